@@ -1,0 +1,39 @@
+"""The one place that pins what would change bits: threads, CPU instruction set, seeds.
+
+Libraries read most of this from the environment once, when they are loaded, so `pin` comes before their import.
+"""
+
+import os
+import sys
+
+__all__ = ["pin", "seed_all"]
+
+INSTRUCTION_SET = {
+    "ATEN_CPU_CAPABILITY": "avx2",  # the newest that all x86-64 machines of the last ten years have
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_CBWR": "COMPATIBLE",  # MKL's other branches differ between Intel and AMD
+}
+
+
+def pin(threads: int) -> None:
+    """Fix the number of threads and the instruction set. Call it before torch is imported."""
+    if "torch" in sys.modules:
+        raise RuntimeError("pin() must be called before torch is imported: it has read its settings by then")
+    os.environ.update(INSTRUCTION_SET)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    os.environ.update({"OMP_DYNAMIC": "FALSE", "MKL_DYNAMIC": "FALSE"})
+    # torch.compile is not used, and importing it takes 3 s of each stage
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+
+
+def seed_all(seed: int) -> None:
+    """Seed every generator that a stage may draw from without having been given one."""
+    import random
+
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)

@@ -1,0 +1,104 @@
+"""What must hold of an exported graph before it is compiled."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import numpy_helper
+from tqdm import tqdm
+
+from bitladder.errors import UserError
+from bitladder.evaluate import Outputs, agreement, sqnr_db
+from bitladder.tasks.task import Split
+
+__all__ = ["check_answers", "check_bias_scales", "graph_names", "run_unoptimised"]
+
+BIASED = {"Conv", "ConvTranspose", "Gemm"}
+
+SCALE_TOLERANCE = 1e-3  # relative; float32 products differ by 1e-7, a wrong scale by orders of magnitude
+
+
+def graph_names(inputs: list[str], outputs: list[str]) -> tuple[list[str], list[str]]:
+    """Names of the exported graph's inputs and outputs. Raise UserError where one name stands for both."""
+    if both := sorted(set(inputs) & set(outputs)):
+        raise UserError(f"task: {both[0]!r} names an input and an output of the model; rename one of them")
+    return inputs, outputs
+
+
+def check_bias_scales(path: Path) -> None:
+    """Refuse a graph whose integer biases are not in units of input scale x weight scale.
+
+    Runtimes read an int32 bias in those units whatever scale stands beside it, so any other scale makes the layer
+    answer nonsense, in silence. Float biases, and integer ones with the right scale, pass.
+
+    Raises UserError that names the first such layer and how many there are.
+    """
+    graph = onnx.load(path).graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    producer = {output: node for node in graph.node for output in node.output}
+
+    def scale_of(tensor: str) -> np.ndarray | None:
+        node = producer.get(tensor)
+        if node is None or node.op_type != "DequantizeLinear" or node.input[1] not in constants:
+            return None
+        return numpy_helper.to_array(constants[node.input[1]])
+
+    wrong: list[str] = []
+    for node in graph.node:
+        if node.op_type not in BIASED or len(node.input) < 3:
+            continue
+        bias, inputs, weights = scale_of(node.input[2]), scale_of(node.input[0]), scale_of(node.input[1])
+        if bias is None:
+            continue
+        if inputs is None or weights is None or not np.allclose(bias, inputs * weights, SCALE_TOLERANCE, 0):
+            wrong.append(node.name)
+    if wrong:
+        raise UserError(
+            f"{path}: the integer bias of {wrong[0]} ({len(wrong)} layers in all) is not in units of input scale x"
+            " weight scale, so the NPU would answer nonsense; export with int32_bias=False, which keeps biases in float"
+        )
+
+
+def run_unoptimised(path: Path, split: Split) -> Outputs:
+    """Run samples through ONNX Runtime's CPU provider one at a time.
+
+    Optimisations are off: with them on, its fused integer kernels are no judge of a QDQ graph.
+    """
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    rows = [
+        session.run(names, {name: values[row : row + 1].numpy() for name, values in split.inputs.items()})
+        for row in tqdm(range(len(split)), desc="check", unit="sample", leave=False)
+    ]
+    return {
+        name: torch.from_numpy(np.concatenate(column))
+        for name, column in zip(names, zip(*rows, strict=True), strict=True)
+    }
+
+
+def check_answers(path: Path, answers: Outputs, simulated: Outputs, min_sqnr_db: float) -> dict[str, Any]:
+    """Refuse a graph that does not answer as its QuantSim does.
+
+    Args:
+        path: of the graph, for the message.
+        answers: the graph's, of some samples.
+        simulated: the QuantSim's, of those samples and maybe more.
+        min_sqnr_db: the limit, export.min_sqnr_db in params.yaml.
+
+    Returns: a metrics/export record. Raises UserError with the figures.
+
+    """
+    samples = len(next(iter(answers.values())))
+    simulated = {name: values[:samples] for name, values in simulated.items()}
+    found = sqnr_db(simulated, answers)
+    if not found >= min_sqnr_db:
+        raise UserError(
+            f"{path}: answers differ from the QuantSim's: {found:.1f} dB on {samples} samples, and"
+            f" export.min_sqnr_db is {min_sqnr_db:g}; the graph is not what was simulated, so it is not compiled"
+        )
+    return {"samples": samples, "sqnr_db": found, "agreement": agreement(simulated, answers)}

@@ -1,0 +1,109 @@
+"""Reading and writing what passes between stages: JSON and safetensors, whole or not at all."""
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bitladder.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "copy_file",
+    "load_tensors",
+    "read_json",
+    "replacing",
+    "save_tensors",
+    "write_csv",
+    "write_json",
+    "write_text",
+]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; what is written there takes its place only if all went well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+def write_json(path: Path, value: Mapping[str, Any], exact: bool = False) -> None:
+    """Write JSON as a diff wants it: keys in the order given, one a line, floats to 6 decimals unless `exact`."""
+    text = json.dumps(value if exact else _rounded(value), indent=2, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """Copy a file, whole or not at all."""
+    with replacing(path) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write these columns of each row as CSV, floats to 6 decimals; None is an empty field."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_rounded(row) for row in rows)
+    write_text(path, text.getvalue())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file. Raise UserError if it is missing or damaged."""
+    try:
+        value: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run `dvc repro`") from None
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro`") from None
+    return value
+
+
+def save_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"]) -> None:
+    """Write named tensors as safetensors, in order of their names, so that the same values give the same bytes."""
+    from safetensors.torch import save_file
+
+    with replacing(path) as temporary:
+        # clone: safetensors refuses tensors that share memory
+        save_file({name: tensors[name].detach().clone().contiguous() for name in sorted(tensors)}, temporary)
+
+
+def load_tensors(path: Path) -> dict[str, "torch.Tensor"]:
+    """Read named tensors. Raise UserError if the file is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run `dvc repro`") from None
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro`") from None
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return value

@@ -1,0 +1,134 @@
+"""AIMET's QuantSim: built, calibrated, carried between stages, and exported."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aimet_torch.onnx
+import torch
+from aimet_torch.quantsim import QuantizationSimModel
+from torch import Tensor, nn
+
+from bitladder.evaluate import predict
+from bitladder.files import load_tensors, replacing, save_tensors
+from bitladder.precision import Precision
+from bitladder.tasks.task import Split
+
+__all__ = [
+    "OPSET",
+    "build_sim",
+    "calibrate",
+    "encodings_of",
+    "export_encodings",
+    "export_qdq",
+    "load_sim",
+    "save_sim",
+]
+
+OPSET = 21
+"""The first ONNX opset whose QuantizeLinear takes 4 and 16 bits."""
+
+RANGE_SETTINGS = {"min-max": "tf", "sqnr": "tf_enhanced"}  # ours, in AIMET's words
+
+_EXTRA = "::"  # parts a quantizer's own state from its name: safetensors has no nested values
+
+
+def build_sim(
+    model: nn.Module,
+    sample: tuple[Tensor, ...],
+    precision: Precision,
+    config: str,
+    range_setting: str = "min-max",
+) -> QuantizationSimModel:
+    """Put quantizers into a prepared network, as the HTP config of a Hexagon generation asks."""
+    return QuantizationSimModel(
+        model,
+        sample,
+        quant_scheme=RANGE_SETTINGS[range_setting],
+        default_output_bw=precision.activations,
+        default_param_bw=precision.weights,
+        config_file=config,
+    )
+
+
+def calibrate(sim: QuantizationSimModel, split: Split, batch_size: int) -> None:
+    """Find the quantizers' ranges from samples."""
+    forward: Callable[[nn.Module], Any] = lambda model: predict(model, split, batch_size, "calibrate")  # noqa: E731
+    sim.compute_encodings(forward)
+
+
+def save_sim(path: Path, sim: QuantizationSimModel) -> None:
+    """Write weights and quantizers as safetensors."""
+    tensors = {}
+    for name, value in sim.model.state_dict().items():
+        if isinstance(value, Tensor):
+            tensors[name] = value
+        else:  # a quantizer's extra state: a dict of tensors, bit-widths among them
+            tensors |= {f"{name}{_EXTRA}{part}": item for part, item in value.items()}
+    save_tensors(path, tensors)
+
+
+def load_sim(sim: QuantizationSimModel, path: Path) -> None:
+    """Put what save_sim wrote into a sim built with the same arguments; stored bit-widths win over the sim's."""
+    state: dict[str, Any] = {}
+    for name, value in load_tensors(path).items():
+        owner, _, part = name.partition(_EXTRA)
+        if part:
+            state.setdefault(owner, {})[part] = value
+        else:
+            state[name] = value
+    sim.model.load_state_dict(state)
+
+
+def encodings_of(sim: QuantizationSimModel) -> dict[str, Any]:
+    """Give every quantizer's encoding by the name it has in the network, scales in full precision."""
+    found = {}
+    for name, quantizer in sorted(sim.named_quantizers()):
+        encodings = quantizer.get_encodings()
+        if encodings is not None:
+            found[name] = encodings.to_qnn_encoding_dict("1.0.0")
+    return found
+
+
+def export_qdq(
+    sim: QuantizationSimModel,
+    sample: tuple[Tensor, ...],
+    names: tuple[list[str], list[str]],
+    path: Path,
+    int32_bias: bool = False,
+) -> None:
+    """Write the sim as ONNX with QuantizeLinear and DequantizeLinear nodes, for a batch of one.
+
+    Biases stay in float: AIMET's default, int32, gives a bias whose convolution has no quantizer of its own at the
+    input a scale that runtimes do not expect, and the NPU then answers nonsense without a word.
+
+    Args:
+        sim: calibrated.
+        sample: the first sample, as the network takes it.
+        names: of the graph's inputs and outputs.
+        path: of the .onnx file.
+        int32_bias: AIMET's default; only for showing what it does.
+
+    """
+    with replacing(path) as temporary, torch.no_grad():
+        aimet_torch.onnx.export(
+            sim,
+            sample,
+            str(temporary),
+            export_int32_bias=int32_bias,
+            prequantize_constants=True,
+            **_graph(names),
+        )
+
+
+def export_encodings(
+    sim: QuantizationSimModel, sample: tuple[Tensor, ...], names: tuple[list[str], list[str]], folder: Path
+) -> None:
+    """Write the plain FP32 graph and AIMET's encodings beside it, as Qualcomm's converters take them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sim.onnx.export(sample, str(folder / "model.onnx"), encoding_version="1.0.0", **_graph(names))
+
+
+def _graph(names: tuple[list[str], list[str]]) -> dict[str, Any]:
+    # dynamo=True leaves files with random names beside the graph
+    return {"input_names": names[0], "output_names": names[1], "opset_version": OPSET, "dynamo": False}

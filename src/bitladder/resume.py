@@ -1,0 +1,56 @@
+"""Where long work keeps what it has done, so that a killed stage goes on where it was.
+
+DVC deletes a stage's outputs before it runs, so this lies elsewhere: in build/work, under a name made from all that
+the work depends on. Changed inputs find nothing there, and finished work leaves nothing.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bitladder.files import replacing
+
+__all__ = ["fingerprint", "load_state", "save_state", "workspace"]
+
+WORK = Path("build/work")
+
+
+def fingerprint(*values: Any, files: tuple[Path, ...] = ()) -> str:
+    """Hash values (by their text), the contents of files, and this package's own code."""
+    digest = hashlib.sha256(repr(values).encode())
+    for path in (*files, *sorted(Path(__file__).parent.rglob("*.py"))):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def workspace(name: str, key: str) -> Iterator[Path]:
+    """Give the folder for one piece of work; it goes when the work ends well, and so do those of older inputs."""
+    folder = WORK / name / key
+    for other in folder.parent.glob("*") if folder.parent.is_dir() else ():
+        if other != folder:
+            shutil.rmtree(other)
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+    shutil.rmtree(folder.parent)
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors and plain values, whole or not at all. For resuming only: no stage reads another's state."""
+    import torch
+
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_state(path: Path) -> dict[str, Any] | None:
+    """Read what save_state wrote; None if there is nothing."""
+    import torch
+
+    if not path.is_file():
+        return None
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    return state

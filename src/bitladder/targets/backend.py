@@ -1,0 +1,94 @@
+"""Qualcomm's Hexagon backend in this process: the only place that touches onnxruntime-qnn.
+
+Its x86-64 Linux build compiles for the NPU as on a device, and emulates it on the CPU. It runs in processes of its
+own (see hexagon.py), since a graph can keep it busy for ever or take the process down. Nothing here imports torch.
+"""
+
+import os
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import onnxruntime_qnn
+
+__all__ = ["CONTEXT_FILE", "Placement", "answer", "compile_context", "redirect_output"]
+
+PROVIDER = "QNNExecutionProvider"
+
+CONTEXT_FILE = "model_ctx.onnx"
+"""The small ONNX file that wraps the context binary."""
+
+QDQ = ("QuantizeLinear", "DequantizeLinear")
+
+Placement = dict[str, list[str]]
+"""Nodes by where they run, `npu` and `cpu`, each as `name (type)`; QDQ nodes are not ops, so they are left out."""
+
+
+def redirect_output(log: str) -> None:
+    """Send what the backend prints (it writes past Python) to a file. For a process that does nothing else."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+
+
+def compile_context(model: str, folder: str, soc_model: int, fp16: bool) -> Placement:
+    """Compile an ONNX model to a context binary in `folder`.
+
+    The working directory becomes the model's: its path as given goes into the binary, which would differ between
+    clones.
+
+    Returns: where the nodes run. If any is left for the CPU there is no context, and `cpu` names them.
+    """
+    context = Path(folder).resolve() / CONTEXT_FILE
+    os.chdir(Path(model).parent)
+    options = _options(soc_model, fp16, fallback=False)
+    options.add_session_config_entry("ep.context_enable", "1")
+    options.add_session_config_entry("ep.context_file_path", str(context))
+    options.add_session_config_entry("ep.context_embed_mode", "0")
+    try:
+        return _placement(ort.InferenceSession(Path(model).name, options))
+    except Exception as refusal:
+        # With fallback allowed the session says which nodes the NPU does not take
+        placement = _placement(ort.InferenceSession(Path(model).name, _options(soc_model, fp16, fallback=True)))
+        if not placement["cpu"]:
+            raise RuntimeError(str(refusal)) from None
+        return placement
+
+
+def answer(context: str, soc_model: int, fp16: bool, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Run one batch on the emulated NPU; the session is opened once a process."""
+    session, names = _open(context, soc_model, fp16)
+    return dict(zip(names, session.run(names, inputs), strict=True))
+
+
+@cache
+def _open(context: str, soc_model: int, fp16: bool) -> tuple[ort.InferenceSession, list[str]]:
+    session = ort.InferenceSession(context, _options(soc_model, fp16, fallback=False))
+    return session, [output.name for output in session.get_outputs()]
+
+
+def _options(soc_model: int, fp16: bool, fallback: bool) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    settings = {"backend_path": onnxruntime_qnn.get_qnn_htp_path(), "soc_model": str(soc_model)}
+    if fp16:
+        settings["enable_htp_fp16_precision"] = "1"
+    options.add_provider_for_devices([_device()], settings)
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "0" if fallback else "1")
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return options
+
+
+@cache
+def _device() -> ort.OrtEpDevice:
+    ort.register_execution_provider_library(PROVIDER, onnxruntime_qnn.get_library_path())
+    return next(device for device in ort.get_ep_devices() if device.ep_name == PROVIDER)
+
+
+def _placement(session: ort.InferenceSession) -> Placement:
+    placement: Placement = {"npu": [], "cpu": []}
+    for subgraph in session.get_provider_graph_assignment_info():
+        nodes = [f"{node.name} ({node.op_type})" for node in subgraph.get_nodes() if node.op_type not in QDQ]
+        placement["npu" if subgraph.ep_name == PROVIDER else "cpu"] += nodes
+    return placement

@@ -1,0 +1,142 @@
+"""MLflow: one run per state of the metrics, one child per rung. The only module that imports MLflow."""
+
+import csv
+import hashlib
+import logging
+import os
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its own 7 wait for minutes
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunStatus, RunTag
+from mlflow.exceptions import MlflowException
+
+from bitladder.errors import UserError
+from bitladder.files import read_json
+from bitladder.params import Params
+from bitladder.report.results import METRICS, Results, read_results
+
+__all__ = ["DEFAULT_URI", "track"]
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+
+FINGERPRINT = "bitladder.fingerprint"
+
+SUMMARY = ("comparison.csv", "decision.json")
+
+
+def track(params: Params) -> str:
+    """Log this commit's metrics to MLflow, unless a finished run holds them already.
+
+    The store is MLFLOW_TRACKING_URI, or a local sqlite file. Runs are found by a fingerprint of all that is logged,
+    so the same metrics are never logged twice, whatever is rerun. A run is marked finished when it is whole; half
+    runs that a killed process left are marked as killed.
+
+    Returns: one line that says what was done. Raises UserError where the metrics are missing or the store is away.
+    """
+    results = read_results(params)
+    fingerprint = _fingerprint(params)
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    mlflow.set_tracking_uri(uri)
+    try:
+        return _track(params, results, fingerprint)
+    except MlflowException as error:
+        reason = str(error).splitlines()[0][:300]
+        raise UserError(f"the MLflow store did not take the metrics ({reason})") from None
+
+
+def _track(params: Params, results: Results, fingerprint: str) -> str:
+    client = MlflowClient()
+    experiment = mlflow.set_experiment(params.track.experiment).experiment_id
+    for run in client.search_runs([experiment], f"tags.`{FINGERPRINT}` = '{fingerprint}'"):
+        if run.info.status == RunStatus.to_string(RunStatus.FINISHED):
+            return f"MLflow: already there as run {run.info.run_name}; nothing logged"
+        client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.KILLED))
+
+    revision, dirty = _git_state()
+    name = f"{revision[:10]}{'-dirty' if dirty else ''}"
+    tags = {FINGERPRINT: "", "git.revision": revision, "git.dirty": str(dirty).lower()}
+    decision = read_json(METRICS / "decision.json")
+    parent = client.create_run(experiment, run_name=name, tags=tags).info.run_id
+    _log(client, parent, _flat(params.model_dump()), {}, {"chosen": str(decision["chosen"])})
+    client.set_tag(parent, "mlflow.note.content", decision["reason"])
+    for file in SUMMARY:
+        client.log_artifact(parent, str(METRICS / file))
+    client.log_artifact(parent, "params.yaml")
+    for rung, record in results.evals.items():
+        child = {"mlflow.parentRunId": parent, "git.revision": revision}
+        run_id = client.create_run(experiment, run_name=f"{name} {rung}", tags=child).info.run_id
+        _log_rung(client, run_id, rung, record, results.targets.get(rung, {}), rung == decision["chosen"])
+        client.set_terminated(run_id)
+    # Only a whole run carries the fingerprint by which it is found
+    client.set_tag(parent, FINGERPRINT, fingerprint)
+    client.set_terminated(parent)
+    return f"MLflow: logged run {name} with {len(results.evals)} children"
+
+
+def _log_rung(
+    client: MlflowClient, run_id: str, rung: str, off: Mapping[str, Any], on: Mapping[str, Any], chosen: bool
+) -> None:
+    values = {f"target.{key}": value for key, value in on.items()} | dict(off)
+    metrics = {key: value for key, value in values.items() if _is_number(value) and not key.endswith("_bits")}
+    described = {key: str(value) for key, value in values.items() if key not in metrics and value is not None}
+    _log(client, run_id, {"rung": rung, **described}, metrics, {"chosen": str(chosen).lower()})
+    history = METRICS / f"qat/{rung}.csv"
+    if history.exists():
+        with history.open(newline="", encoding="utf-8") as file:
+            steps = [
+                Metric(f"qat.{key}", float(value), 0, int(row["epoch"]))
+                for row in csv.DictReader(file)
+                for key, value in row.items()
+                if key != "epoch" and value
+            ]
+        client.log_batch(run_id, metrics=steps)
+
+
+def _log(client: MlflowClient, run_id: str, params: Mapping, metrics: Mapping, tags: Mapping) -> None:
+    client.log_batch(
+        run_id,
+        metrics=[Metric(key, float(value), 0, 0) for key, value in metrics.items()],
+        params=[Param(key, str(value)) for key, value in params.items()],
+        tags=[RunTag(key, value) for key, value in tags.items()],
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _fingerprint(params: Params) -> str:
+    """Hash all that is logged: params, and the metrics files of this commit's rungs."""
+    rungs = ("fp32", "fp16", *params.rungs())
+    names = [*SUMMARY, *(f"{kind}/{rung}.{form}" for rung in rungs for kind, form in _KINDS)]
+    digest = hashlib.sha256(params.model_dump_json().encode())
+    for path in (METRICS / name for name in names):
+        digest.update(path.name.encode() + path.read_bytes() if path.exists() else b"")
+    return digest.hexdigest()
+
+
+_KINDS = (("eval", "json"), ("target", "json"), ("qat", "csv"))
+
+
+def _git_state() -> tuple[str, bool]:
+    """Give the revision and whether the work tree differs from it; `none` outside of git."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
+
+    return git("rev-parse", "HEAD") or "none", bool(git("status", "--porcelain"))

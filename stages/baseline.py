@@ -1,0 +1,33 @@
+"""baseline: what FP32 answers, and the network made fit for AIMET."""
+
+from pathlib import Path
+
+from bitladder.params import Params
+from bitladder.stage import run
+
+
+def main(params: Params) -> None:
+    from bitladder.determinism import seed_all
+    from bitladder.evaluate import Comparison, predict
+    from bitladder.files import save_tensors, write_json
+    from bitladder.model import build_model, load_split, sample_inputs
+    from bitladder.precision import FLOAT
+    from bitladder.quantize.prepare import check_equal, prepare
+    from bitladder.tasks.task import load_task
+
+    seed_all(params.seed)
+    task = load_task(params.task.factory, params.task.args)
+    split = load_split(Path("build/data/evaluation.safetensors"))
+    model = build_model(task, Path("build/train/weights.safetensors"))
+    outputs = predict(model, split, params.evaluate.batch_size, "fp32")
+    result = Comparison(task.metric(outputs, split.targets), 0.0, None, None, len(split))  # the reference itself
+    prepared, rewritten = prepare(model, sample_inputs(split))
+    check_equal(predict(prepared, split, params.evaluate.batch_size, "prepared"), outputs)
+    save_tensors(Path("build/baseline/model.safetensors"), prepared.state_dict())
+    save_tensors(Path("build/baseline/outputs.safetensors"), outputs)
+    technique = "prepared for AIMET" if rewritten else "as it came"
+    write_json(Path("metrics/eval/fp32.json"), result.record(task.metric, technique, FLOAT["fp32"], FLOAT["fp32"]))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,22 @@
+"""compare: all rungs side by side, and which one to ship."""
+
+from dataclasses import asdict
+
+from bitladder.params import Params
+from bitladder.stage import run
+
+
+def main(params: Params) -> None:
+    from bitladder.decide import decide
+    from bitladder.files import write_csv, write_json
+    from bitladder.report.results import METRICS, read_results
+    from bitladder.report.tables import COLUMNS, comparison_rows
+
+    results = read_results(params)
+    decision = decide(params, results.evals, results.targets)
+    write_csv(METRICS / "comparison.csv", COLUMNS, comparison_rows(results.evals, results.targets, decision.chosen))
+    write_json(METRICS / "decision.json", asdict(decision))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,36 @@
+"""export@R: the rung as QDQ ONNX and as AIMET encodings, checked against the QuantSim's own answers."""
+
+from pathlib import Path
+
+from bitladder.params import Params
+from bitladder.stage import run
+
+
+def main(params: Params, rung: str) -> None:
+    from bitladder.determinism import seed_all
+    from bitladder.export.checks import check_answers, check_bias_scales, graph_names, run_unoptimised
+    from bitladder.files import load_tensors, write_json
+    from bitladder.model import load_split, sample_inputs
+    from bitladder.quantize.prepare import load_prepared
+    from bitladder.quantize.simulation import build_sim, export_encodings, export_qdq, load_sim
+    from bitladder.tasks.task import load_task
+
+    seed_all(params.seed)
+    task, bits = load_task(params.task.factory, params.task.args), params.ladder[rung].precision
+    split = load_split(Path("build/data/evaluation.safetensors")).first(params.export.samples)
+    sample = sample_inputs(split)
+    model = load_prepared(task, sample, Path("build/baseline/model.safetensors"))
+    sim = build_sim(model, sample, bits, params.soc.quantsim_config)
+    load_sim(sim, Path(f"build/qat/{rung}/sim.safetensors"))
+    simulated = load_tensors(Path(f"build/qat/{rung}/outputs.safetensors"))
+    names, folder = graph_names(list(split.inputs), list(simulated)), Path("build/export") / rung
+    export_qdq(sim, sample, names, folder / "model.onnx")
+    export_encodings(sim, sample, names, folder / "aimet")
+    check_bias_scales(folder / "model.onnx")
+    answers = run_unoptimised(folder / "model.onnx", split)
+    record = check_answers(folder / "model.onnx", answers, simulated, params.export.min_sqnr_db)
+    write_json(Path(f"metrics/export/{rung}.json"), record)
+
+
+if __name__ == "__main__":
+    run(main)

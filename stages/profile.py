@@ -1,0 +1,40 @@
+"""profile@R: what the target answers, and what it costs there. `fp16` is profiled as the rungs are."""
+
+from pathlib import Path
+
+from bitladder.params import Params
+from bitladder.stage import run
+
+
+def main(params: Params, rung: str) -> None:
+    from bitladder.files import load_tensors, write_json
+    from bitladder.model import load_split
+    from bitladder.resume import fingerprint, workspace
+    from bitladder.targets.profile import not_profiled, profile
+    from bitladder.tasks.task import load_task
+
+    precision = "FP16" if rung == "fp16" else str(params.ladder[rung].precision)
+    metrics = Path(f"metrics/target/{rung}.json")
+    folder = Path("build/target") / rung
+    if precision not in params.soc.takes:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(metrics, not_profiled(params.target, f"{params.target.soc} does not take {precision}"))
+        return
+    model = Path(f"build/export/{rung}/model.onnx")
+    data = Path("build/data/evaluation.safetensors")
+    simulated = Path("build/export/fp16" if rung == "fp16" else f"build/qat/{rung}") / "outputs.safetensors"
+    with workspace(f"profile-{rung}", fingerprint(params.soc, files=(model, data))) as work:
+        result = profile(
+            model,
+            folder,
+            load_task(params.task.factory, params.task.args).metric,
+            load_split(data).first(params.target.samples),
+            (load_tensors(Path("build/baseline/outputs.safetensors")), load_tensors(simulated)),
+            params,
+            work,
+        )
+    write_json(metrics, result)
+
+
+if __name__ == "__main__":
+    run(main)

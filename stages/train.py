@@ -1,0 +1,29 @@
+"""train: FP32 weights from scratch, or those the task's model came with where train.epochs is 0."""
+
+from pathlib import Path
+
+from bitladder.params import Params
+from bitladder.stage import run
+
+
+def main(params: Params) -> None:
+    from bitladder.determinism import seed_all
+    from bitladder.files import save_tensors, write_csv
+    from bitladder.model import load_split
+    from bitladder.resume import fingerprint, workspace
+    from bitladder.tasks.task import load_task
+    from bitladder.training import Recipe, fit
+
+    seed_all(params.seed)
+    task = load_task(params.task.factory, params.task.args)
+    data = Path("build/data/train.safetensors")
+    model = task.model()
+    recipe = Recipe(**params.train.model_dump(), seed=params.seed)
+    with workspace("train", fingerprint(params.task, recipe, params.compute, files=(data,))) as folder:
+        history = fit(model, task, load_split(data), recipe, folder)
+    save_tensors(Path("build/train/weights.safetensors"), model.state_dict())
+    write_csv(Path("metrics/train.csv"), ["epoch", "train_loss"], map(vars, history))
+
+
+if __name__ == "__main__":
+    run(main)

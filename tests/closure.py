@@ -1,0 +1,37 @@
+"""What a script imports of this project, followed from file to file: what DVC must be told, as it follows none."""
+
+import ast
+from pathlib import Path
+
+SRC = Path("src")
+
+
+def import_closure(script: Path, root: Path) -> set[str]:
+    """Give the paths, from the project's root, of the script and of all bitladder modules that it comes to import."""
+    found: set[str] = set()
+    waiting = [script]
+    while waiting:
+        path = waiting.pop()
+        name = path.relative_to(root).as_posix()
+        if name in found:
+            continue
+        found.add(name)
+        for module in _imported(path):
+            parts = module.split(".")
+            for candidate in (
+                (root / SRC).joinpath(*parts).with_suffix(".py"),
+                (root / SRC).joinpath(*parts, "__init__.py"),
+            ):
+                if candidate.exists() and candidate.stat().st_size:
+                    waiting.append(candidate)
+    return found
+
+
+def _imported(path: Path) -> set[str]:
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {module for module in modules if module.split(".")[0] == "bitladder"}
