@@ -1,0 +1,90 @@
+"""What many tests share. Bits are pinned as in the stages, before torch comes in."""
+
+import copy
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from bitladder import determinism
+
+determinism.pin(2)
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def default_params() -> dict[str, Any]:
+    return YAML(typ="safe").load((ROOT / "params.yaml").read_text("utf-8"))
+
+
+@pytest.fixture
+def params_with(default_params: dict[str, Any], tmp_path: Path):
+    """Give a function that writes the project's params.yaml with keys changed, such as {"ladder.tiny.weights": 5}."""
+
+    def write(changes: dict[str, Any]) -> Path:
+        values = copy.deepcopy(default_params)
+        for key, value in changes.items():
+            *parents, last = key.split(".")
+            block = values
+            for parent in parents:
+                block = block[parent]
+            if value is DELETED:
+                del block[last]
+            else:
+                block[last] = value
+        path = tmp_path / "params.yaml"
+        with path.open("w", encoding="utf-8") as file:
+            YAML().dump(values, file)
+        return path
+
+    return write
+
+
+DELETED = object()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A task of few digits, its splits, its FP32 network after a short training, and that made fit for AIMET."""
+
+    task: Any
+    splits: Any
+    model: Any
+    prepared: Any
+    sample: Any
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    import torch
+
+    from bitladder.model import sample_inputs
+    from bitladder.quantize.prepare import prepare
+    from bitladder.tasks.mnist import task as make_task
+    from bitladder.tasks.task import make_splits
+    from bitladder.training import Recipe, fit
+
+    task = make_task(train=1500, calibration=200, evaluation=200)
+    splits = make_splits(task, 0)
+    torch.manual_seed(0)
+    model = task.model()
+    fit(model, task, splits["train"], Recipe(6, 64, 1e-2, 1e-2, 0), tmp_path_factory.mktemp("train"))
+    model.eval()
+    sample = sample_inputs(splits["evaluation"])
+    prepared, _ = prepare(copy.deepcopy(model), sample)
+    return Trained(task, splits, model, prepared, sample)
+
+
+@pytest.fixture
+def python():
+    """Give a function that runs Python code in a new process, with this clone's src first."""
+
+    def run(code: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, **kwargs)
+
+    return run

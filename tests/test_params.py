@@ -1,0 +1,119 @@
+import pytest
+from conftest import DELETED, ROOT
+from typer.testing import CliRunner
+
+from bitladder.cli import app
+from bitladder.errors import UserError
+from bitladder.params import load_params
+from bitladder.precision import Precision
+
+BAD = {
+    "unknown key": ({"extra": 1}, "extra: unknown key"),
+    "unknown key in a block": ({"qat.epoch": 3}, "qat.epoch: unknown key"),
+    "unknown key in a rung": ({"ladder.tiny.bits": 4}, "ladder.tiny.bits: unknown key"),
+    "missing block": ({"target": DELETED}, "target: missing"),
+    "missing key": ({"seed": DELETED}, "seed: missing"),
+    "missing bits": ({"ladder.tiny.weights": DELETED}, "ladder.tiny.weights: missing"),
+    "text for a number": ({"seed": "zero"}, "seed: "),
+    "number in quotes": ({"qat.epochs": "3"}, "qat.epochs: "),
+    "fraction for a count": ({"train.epochs": 1.5}, "train.epochs: "),
+    "boolean for a number": ({"ptq.samples": True}, "ptq.samples: "),
+    "negative seed": ({"seed": -1}, "seed: "),
+    "no threads": ({"compute.threads": 0}, "compute.threads: "),
+    "drop over one": ({"goals.max_drop": 1.5}, "goals.max_drop: "),
+    "drop in percent": ({"goals.max_drop": "1%"}, "goals.max_drop: "),
+    "drop not a number": ({"goals.max_drop": float("nan")}, "goals.max_drop: "),
+    "no memory": ({"goals.max_memory_bytes": 0}, "goals.max_memory_bytes: "),
+    "infinite limit": ({"target.compile_limit_s": float("inf")}, "target.compile_limit_s: "),
+    "learning rate of zero": ({"qat.learning_rate": 0.0}, "qat.learning_rate: "),
+    "empty batch": ({"evaluate.batch_size": 0}, "evaluate.batch_size: "),
+    "unknown choice": ({"qat.when": "sometimes"}, "qat.when: "),
+    "unknown range setting": ({"ptq.range_setting": "entropy"}, "ptq.range_setting: "),
+    "unknown backend": ({"target.backend": "gpu"}, "target.backend: "),
+    "unknown SoC": ({"target.soc": "SM9999"}, "target.soc: 'SM9999' is not a known SoC"),
+    "factory without a name": ({"task.factory": "bitladder.tasks.mnist"}, "task.factory: "),
+    "empty ladder": ({"ladder": {}}, "ladder: "),
+    "rung that is no mapping": ({"ladder.tiny": 4}, "ladder.tiny: "),
+    "bits that AIMET has not": ({"ladder.tiny.weights": 5}, "ladder.tiny: SM8650 does not take W5A8; it takes FP16"),
+    "bits the other way round": ({"ladder.tiny.weights": 16}, "ladder.tiny: SM8650 does not take W16A8"),
+    "bits that this SoC has not": (
+        {"target.soc": "QCS6490", "ladder.balanced.weights": 16},
+        "ladder.balanced: QCS6490 does not take W16A16",
+    ),
+    "rung with a taken name": (
+        {"ladder.fp32": {"weights": 8, "activations": 8, "after": "fp16"}},
+        "ladder.fp32: the name 'fp32' is taken",
+    ),
+    "rung name for no file": (
+        {"ladder.a/b": {"weights": 8, "activations": 8, "after": "fp16"}},
+        "ladder.a/b: ",
+    ),
+    "unknown rung above": ({"ladder.tiny.after": "small"}, "ladder.tiny.after: there is no rung 'small'"),
+    "rung after itself": ({"ladder.tiny.after": "tiny"}, "ladder.tiny.after: the rungs tiny follow each other"),
+    "circle": ({"ladder.balanced.after": "tiny"}, "ladder.balanced.after: the rungs balanced, compact, tiny follow"),
+    "override of what is not PTQ's": ({"ladder.tiny.ptq": {"epochs": 3}}, "ladder.tiny.ptq.epochs: unknown key"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD)
+def test_bad_params_give_one_line_that_names_the_key(params_with, changes, message):
+    result = CliRunner().invoke(app, ["check", "--params", str(params_with(changes))])
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert f"params.yaml: {message}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected keys"),
+        ("- a\n- b\n", "expected keys"),
+        ("seed: [1\n", "not readable as YAML"),
+        ("seed: 0\nseed: 1\n", "not readable as YAML"),
+        ("\ttask: x\n", "not readable as YAML"),
+        (b"\xff\xfe", "not readable as YAML"),
+    ],
+)
+def test_a_damaged_file_is_said_to_be_one(tmp_path, text, message):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=message) as error:
+        load_params(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(UserError, match=r"nowhere\.yaml: no such file"):
+        load_params(ROOT / "nowhere.yaml")
+
+
+def test_rungs_come_in_the_order_of_their_after_keys(params_with):
+    params = load_params(
+        params_with(
+            {
+                "ladder": {
+                    "last": {"weights": 4, "activations": 8, "after": "middle"},
+                    "middle": {"weights": 8, "activations": 8, "after": "first"},
+                    "beside": {"weights": 4, "activations": 16, "after": "first"},
+                    "first": {"weights": 8, "activations": 16, "after": "fp16"},
+                }
+            }
+        )
+    )
+    assert params.rungs() == ("first", "beside", "middle", "last")
+    assert params.ladder["last"].precision == Precision(4, 8)
+    assert str(params.ladder["last"].precision) == "W4A8"
+
+
+def test_a_rung_overrides_the_defaults_of_ptq_and_keeps_the_rest(params_with):
+    params = load_params(params_with({"ladder.tiny.ptq": {"range_setting": "sqnr"}}))
+    assert params.ptq_of("tiny").range_setting == "sqnr"
+    assert params.ptq_of("tiny").samples == params.ptq.samples
+    assert params.ptq_of("compact").range_setting == "min-max"
+
+
+def test_yaml_numbers_mean_what_they_mean_to_dvc(tmp_path):
+    """`1e-4` is text in YAML 1.1 and a number in 1.2, which DVC reads."""
+    text = (ROOT / "params.yaml").read_text("utf-8").replace("learning_rate: 3.0e-4", "learning_rate: 3e-4")
+    (tmp_path / "params.yaml").write_text(text)
+    assert load_params(tmp_path / "params.yaml").qat.learning_rate == 3e-4
