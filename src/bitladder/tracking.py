@@ -13,7 +13,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its own 7 wait 
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunStatus, RunTag
+from mlflow.entities import Metric, Param, Run, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
 
 from bitladder.errors import UserError
@@ -34,8 +34,8 @@ def track(params: Params) -> str:
     """Log this commit's metrics to MLflow, unless a finished run holds them already.
 
     The store is MLFLOW_TRACKING_URI, or a local sqlite file. Runs are found by a fingerprint of all that is logged,
-    so the same metrics are never logged twice, whatever is rerun. A run is marked finished when it is whole; half
-    runs that a killed process left are marked as killed.
+    so the same metrics are never logged twice, whatever is rerun. A run is marked finished when it is whole; a half
+    one that a killed process left is deleted, and logged anew.
 
     Returns: one line that says what was done. Raises UserError where the metrics are missing or the store is away.
     """
@@ -58,11 +58,12 @@ def _track(params: Params, results: Results, fingerprint: str) -> str:
     for run in client.search_runs([experiment], f"tags.`{FINGERPRINT}` = '{fingerprint}'"):
         if run.info.status == RunStatus.to_string(RunStatus.FINISHED):
             return f"MLflow: already there as run {run.info.run_name}; nothing logged"
-        client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.KILLED))
+        for half in (*_children(client, experiment, run.info.run_id), run):
+            client.delete_run(half.info.run_id)
 
     revision, dirty = _git_state()
     name = f"{revision[:10]}{'-dirty' if dirty else ''}"
-    tags = {FINGERPRINT: "", "git.revision": revision, "git.dirty": str(dirty).lower()}
+    tags = {FINGERPRINT: fingerprint, "git.revision": revision, "git.dirty": str(dirty).lower()}
     decision = read_json(METRICS / "decision.json")
     parent = client.create_run(experiment, run_name=name, tags=tags).info.run_id
     _log(client, parent, _flat(params.model_dump()), {}, {"chosen": str(decision["chosen"])})
@@ -75,10 +76,12 @@ def _track(params: Params, results: Results, fingerprint: str) -> str:
         run_id = client.create_run(experiment, run_name=f"{name} {rung}", tags=child).info.run_id
         _log_rung(client, run_id, rung, record, results.targets.get(rung, {}), rung == decision["chosen"])
         client.set_terminated(run_id)
-    # Only a whole run carries the fingerprint by which it is found
-    client.set_tag(parent, FINGERPRINT, fingerprint)
-    client.set_terminated(parent)
+    client.set_terminated(parent)  # last: a run that is finished is whole
     return f"MLflow: logged run {name} with {len(results.evals)} children"
+
+
+def _children(client: MlflowClient, experiment: str, parent: str) -> list[Run]:
+    return list(client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'"))
 
 
 def _log_rung(

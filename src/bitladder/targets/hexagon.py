@@ -124,5 +124,8 @@ def _result(future: Future, work: str, limit: str, workspace: Path) -> Any:
     except ProcessExpired as death:
         log = workspace / LOG_FILE
         raise UserError(f"{work}: its process died ({death}); run again, or see {log}") from None
-    except RuntimeError as error:
+    except Exception as error:
+        # The backend's own errors have no common class; anything else is a fault of ours and keeps its traceback
+        if not isinstance(error, RuntimeError) and not type(error).__module__.startswith("onnxruntime"):
+            raise
         raise UserError(f"{work}: {' '.join(str(error).split())}") from None

@@ -1,0 +1,104 @@
+"""What an exported graph must hold, on graphs that real AIMET exports, right and wrong."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from bitladder.errors import UserError
+from bitladder.evaluate import predict, sqnr_db
+from bitladder.export.checks import check_answers, check_bias_scales, graph_names, run_unoptimised
+from bitladder.params import load_params
+from bitladder.precision import Precision
+from bitladder.quantize.prepare import prepare
+from bitladder.quantize.simulation import build_sim, calibrate, export_encodings, export_qdq
+from bitladder.targets.hexagon import compile_model, run
+from bitladder.tasks.task import Split
+
+NAMES = (["image"], ["output"])
+
+
+class Padded(nn.Module):
+    """Its second convolution has a Pad before it, and so no quantizer of its own at the input: the trap's condition."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.relu = nn.Conv2d(3, 8, 3), nn.ReLU()
+        self.pad, self.padded_conv = nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(8, 8, 3, stride=2)
+        self.flatten, self.head = nn.Flatten(), nn.Linear(8 * 49, 10)
+
+    def forward(self, x):
+        return self.head(self.flatten(self.padded_conv(self.pad(self.relu(self.conv(x))))))
+
+
+@pytest.fixture(scope="module")
+def padded():
+    """Give a function that exports the network at W8A16, with int32 or float biases; and its QuantSim's answers."""
+    torch.manual_seed(0)
+    split = Split({"image": torch.randn(8, 3, 16, 16)}, torch.zeros(8))
+    sample = (split.inputs["image"][:1],)
+    model, _ = prepare(Padded().eval(), sample)
+    sim = build_sim(model, sample, Precision(8, 16), "htp_v75")
+    calibrate(sim, split, 8)
+    simulated = predict(sim.model, split, 8, "")
+
+    def export(path, int32_bias):
+        export_qdq(sim, sample, NAMES, path, int32_bias)
+        return split, simulated
+
+    return export
+
+
+def npu_sqnr(path, split, simulated, folder, params):
+    compiled = compile_model(path, folder, params.soc, False, 60, folder.parent)
+    return sqnr_db(simulated, run(compiled, params.soc, False, split, params.target, folder.parent))
+
+
+def test_the_wrong_export_is_refused_and_the_npu_would_have_answered_nonsense(padded, tmp_path, params_with):
+    path = tmp_path / "wrong.onnx"
+    split, simulated = padded(path, int32_bias=True)
+    with pytest.raises(UserError, match=r"the integer bias of /padded_conv/Conv \(1 layers in all\) is not in units"):
+        check_bias_scales(path)
+    assert npu_sqnr(path, split, simulated, tmp_path / "t", load_params(params_with({}))) < 10
+
+
+def test_the_right_export_passes_and_the_npu_answers_as_the_simulation(padded, tmp_path, params_with):
+    path = tmp_path / "right.onnx"
+    split, simulated = padded(path, int32_bias=False)
+    check_bias_scales(path)
+    assert check_answers(path, run_unoptimised(path, split), simulated, 60)["sqnr_db"] > 60
+    assert npu_sqnr(path, split, simulated, tmp_path / "t", load_params(params_with({}))) > 60
+
+
+def test_integer_biases_of_the_right_scale_pass(trained, tmp_path):
+    """Every convolution of this network has a quantizer at its input, so AIMET's int32 biases are right."""
+    sim = build_sim(copy.deepcopy(trained.prepared), trained.sample, Precision(8, 8), "htp_v75")
+    calibrate(sim, trained.splits["calibration"], 100)
+    export_qdq(sim, trained.sample, NAMES, tmp_path / "model.onnx", int32_bias=True)
+    check_bias_scales(tmp_path / "model.onnx")
+
+
+def test_a_graph_that_answers_otherwise_is_refused_with_the_figures(padded, tmp_path):
+    split, simulated = padded(tmp_path / "right.onnx", int32_bias=False)
+    other = {"output": simulated["output"] * 1.1}
+    with pytest.raises(UserError, match=r"right\.onnx: answers differ .* 20\.0 dB on 8 samples"):
+        check_answers(tmp_path / "right.onnx", other, simulated, 40)
+
+
+def test_encodings_stand_beside_a_float_graph_as_the_converters_want(trained, tmp_path):
+    sim = build_sim(copy.deepcopy(trained.prepared), trained.sample, Precision(4, 8), "htp_v75")
+    calibrate(sim, trained.splits["calibration"], 100)
+    export_encodings(sim, trained.sample, NAMES, tmp_path / "aimet")
+    assert sorted(path.name for path in (tmp_path / "aimet").iterdir()) == ["model.encodings", "model.onnx"]
+
+
+def test_the_same_sim_gives_the_same_bytes(padded, tmp_path):
+    padded(tmp_path / "1.onnx", int32_bias=False)
+    padded(tmp_path / "2.onnx", int32_bias=False)
+    assert (tmp_path / "1.onnx").read_bytes() == (tmp_path / "2.onnx").read_bytes()
+
+
+def test_a_name_cannot_stand_for_an_input_and_an_output():
+    with pytest.raises(UserError, match="'output' names an input and an output"):
+        graph_names(["output"], ["output"])

@@ -1,0 +1,27 @@
+import onnx
+import torch
+from onnx import TensorProto
+
+from bitladder.evaluate import predict, sqnr_db
+from bitladder.export.checks import run_unoptimised
+from bitladder.export.fp16 import HalfPrecision, export_fp16
+
+
+def test_fp16_rounds_as_fp16_does_and_leaves_the_network_as_it_was(trained):
+    split = trained.splits["evaluation"]
+    before = {name: values.clone() for name, values in trained.model.state_dict().items()}
+    reference = predict(trained.model, split, 100, "")
+    found = sqnr_db(reference, predict(HalfPrecision(trained.model), split, 100, ""))
+    assert 45 < found < 90  # 11 bits of mantissa; FP32 against itself would be 200
+    assert all(torch.equal(before[name], values) for name, values in trained.model.state_dict().items())
+
+
+def test_the_exported_graph_computes_in_fp16_and_takes_and_gives_fp32(trained, tmp_path):
+    path, half = tmp_path / "model.onnx", HalfPrecision(trained.model)
+    export_fp16(half, trained.sample, (["image"], ["output"]), path)
+    graph = onnx.load(path).graph
+    assert {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)} == {TensorProto.FLOAT}
+    weights = [tensor for tensor in graph.initializer if len(tensor.dims) == 4]
+    assert weights and {tensor.data_type for tensor in weights} == {TensorProto.FLOAT16}
+    split = trained.splits["evaluation"].first(20)
+    assert sqnr_db(predict(half, split, 20, ""), run_unoptimised(path, split)) > 40

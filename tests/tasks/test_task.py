@@ -1,0 +1,85 @@
+import pytest
+import torch
+
+from bitladder.errors import UserError
+from bitladder.tasks.mnist import network, shift, task
+from bitladder.tasks.task import Split, Task, load_task, make_splits, name_outputs
+
+MNIST = "bitladder.tasks.mnist:task"
+
+
+@pytest.mark.parametrize(
+    ("factory", "args", "message"),
+    [
+        ("nowhere.at_all:task", {}, r"task\.factory: cannot import 'nowhere\.at_all'"),
+        ("bitladder.tasks.mnist:tusk", {}, r"task\.factory: 'bitladder\.tasks\.mnist' has no 'tusk'"),
+        ("bitladder.tasks.mnist:network", {}, r"task\.factory: .* must return a Task, and returned Sequential"),
+        (MNIST, {"images": 3}, r"task\.args: .* it takes \(train"),
+        (MNIST, {"calibration": 0}, r"task\.args\.calibration: must be a whole number of images"),
+        (MNIST, {"train": "all"}, r"task\.args\.train: must be a whole number of images"),
+        (MNIST, {"train": 4500}, r"4500 \+ 500 \+ 1000 images are more than the 5000"),
+    ],
+)
+def test_a_wrong_factory_gives_one_line(factory, args, message):
+    with pytest.raises(UserError, match=message) as error:
+        load_task(factory, args)
+    assert "\n" not in str(error.value)
+
+
+def of(count: int, name: str = "x") -> Split:
+    return Split({name: torch.zeros(count, 2)}, torch.zeros(count))
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ({"train": of(3), "calibration": of(3)}, "gave no 'evaluation' split"),
+        ({"train": of(3), "calibration": of(0), "evaluation": of(3)}, "'calibration' split is empty"),
+        ({"train": of(3), "calibration": of(3), "evaluation": of(3, "y")}, "'evaluation' split has inputs"),
+        (
+            {"train": of(3), "calibration": of(3), "evaluation": Split({"x": torch.zeros(4, 2)}, torch.zeros(3))},
+            "'evaluation' split has 4 samples of 'x' and 3 targets",
+        ),
+    ],
+)
+def test_wrong_splits_give_one_line(splits, message):
+    made = task()
+    wrong = Task(made.model, lambda seed: splits, made.loss, made.metric)
+    with pytest.raises(UserError, match=message):
+        make_splits(wrong, 0)
+
+
+def test_outputs_are_named():
+    a, b = torch.zeros(1), torch.ones(1)
+    assert list(name_outputs(a)) == ["output"]
+    assert list(name_outputs((a, b))) == ["output_0", "output_1"]
+    assert list(name_outputs({"mask": a, "box": b})) == ["mask", "box"]
+    with pytest.raises(UserError, match="it returned str"):
+        name_outputs("logits")
+
+
+def test_mnist_splits_are_real_disjoint_and_follow_the_seed():
+    splits = make_splits(task(train=300, calibration=100, evaluation=100), 0)
+    assert {name: len(split) for name, split in splits.items()} == {"train": 300, "calibration": 100, "evaluation": 100}
+    images = torch.cat([split.inputs["image"] for split in splits.values()])
+    assert len(images.flatten(1).unique(dim=0)) == 500
+    assert images.min() == 0 and images.max() == 1
+    assert set(splits["train"].targets.tolist()) == set(range(10))
+    again, other = make_splits(task(300, 100, 100), 0), make_splits(task(300, 100, 100), 1)
+    assert torch.equal(again["train"].inputs["image"], splits["train"].inputs["image"])
+    assert not torch.equal(other["train"].inputs["image"], splits["train"].inputs["image"])
+
+
+def test_shift_moves_whole_digits_as_its_generator_says():
+    images = torch.zeros(50, 1, 28, 28)
+    images[:, 0, 14, 14] = 1
+    moved = shift({"image": images}, torch.Generator().manual_seed(0))["image"]
+    assert moved.shape == images.shape
+    where = moved[:, 0].nonzero()[:, 1:] - 14
+    assert len(where) == 50
+    assert where.abs().max() == 2 and len(where.unique(dim=0)) > 10
+    assert torch.equal(moved, shift({"image": images}, torch.Generator().manual_seed(0))["image"])
+
+
+def test_the_network_has_the_size_that_it_is_said_to_have():
+    assert sum(values.numel() for values in network().parameters()) == 30_826
