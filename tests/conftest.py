@@ -3,7 +3,6 @@
 import copy
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from bitladder import determinism
+from support import DELETED, ROOT, Trained
 
 determinism.pin(2)
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -43,20 +41,6 @@ def params_with(default_params: dict[str, Any], tmp_path: Path):
         return path
 
     return write
-
-
-DELETED = object()
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A task of few digits, its splits, its FP32 network after a short training, and that made fit for AIMET."""
-
-    task: Any
-    splits: Any
-    model: Any
-    prepared: Any
-    sample: Any
 
 
 @pytest.fixture(scope="session")

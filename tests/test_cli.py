@@ -1,7 +1,8 @@
 import json
 
 import pytest
-from conftest import ROOT
+
+from support import ROOT
 
 HEAVY = {"torch", "aimet_torch", "onnx", "onnxruntime", "mlflow", "pandas"}
 

@@ -1,9 +1,10 @@
 """DVC follows no imports, so what each stage declares is compared with what its script comes to import."""
 
 import pytest
-from closure import import_closure
-from conftest import ROOT
 from ruamel.yaml import YAML
+
+from closure import import_closure
+from support import ROOT
 
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text("utf-8"))["stages"]
 

@@ -1,11 +1,11 @@
 import pytest
-from conftest import DELETED, ROOT
 from typer.testing import CliRunner
 
 from bitladder.cli import app
 from bitladder.errors import UserError
 from bitladder.params import load_params
 from bitladder.precision import Precision
+from support import DELETED, ROOT
 
 BAD = {
     "unknown key": ({"extra": 1}, "extra: unknown key"),

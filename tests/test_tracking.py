@@ -5,10 +5,10 @@ import os
 import shutil
 
 import pytest
-from conftest import ROOT
 
 from bitladder.errors import UserError
 from bitladder.params import load_params
+from support import ROOT
 
 
 @pytest.fixture(scope="module")

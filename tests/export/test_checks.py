@@ -80,7 +80,7 @@ def test_integer_biases_of_the_right_scale_pass(trained, tmp_path):
 
 
 def test_a_graph_that_answers_otherwise_is_refused_with_the_figures(padded, tmp_path):
-    split, simulated = padded(tmp_path / "right.onnx", int32_bias=False)
+    _, simulated = padded(tmp_path / "right.onnx", int32_bias=False)
     other = {"output": simulated["output"] * 1.1}
     with pytest.raises(UserError, match=r"right\.onnx: answers differ .* 20\.0 dB on 8 samples"):
         check_answers(tmp_path / "right.onnx", other, simulated, 40)

@@ -51,7 +51,7 @@ def test_what_cannot_be_traced_is_refused_in_one_line():
         def forward(self, x):
             return self.branch(x) + 1
 
-    with pytest.raises(UserError, match="AIMET cannot prepare the model .*TraceError") as error:
+    with pytest.raises(UserError, match=r"AIMET cannot prepare the model .*TraceError") as error:
         prepare(Model().eval(), (torch.randn(1, 3),))
     assert "\n" not in str(error.value)
 
@@ -60,9 +60,7 @@ def test_a_prepared_network_is_rebuilt_from_its_file(trained, tmp_path):
     save_tensors(tmp_path / "model.safetensors", trained.prepared.state_dict())
     rebuilt = load_prepared(trained.task, trained.sample, tmp_path / "model.safetensors")
     split = trained.splits["evaluation"]
-    assert torch.equal(
-        predict(rebuilt, split, 100, "")["output"], predict(trained.prepared, split, 100, "")["output"]
-    )
+    assert torch.equal(predict(rebuilt, split, 100, "")["output"], predict(trained.prepared, split, 100, "")["output"])
 
 
 def test_a_network_that_answers_otherwise_is_refused():
@@ -77,7 +75,10 @@ def test_a_network_that_answers_otherwise_is_refused():
     [
         (lambda state: state.pop("9.bias"), "has no weights for '9.bias'"),
         (lambda state: state.update(extra=torch.zeros(1)), "has weights for 'extra', which the model does not have"),
-        (lambda state: state.update({"9.bias": torch.zeros(3)}), r"'9.bias' has shape \(3,\), and the model wants \(10,\)"),
+        (
+            lambda state: state.update({"9.bias": torch.zeros(3)}),
+            r"'9.bias' has shape \(3,\), and the model wants \(10,\)",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_named(trained, tmp_path, change, message):

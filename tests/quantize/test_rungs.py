@@ -136,6 +136,8 @@ def test_layer_sqnr_finds_the_layer_that_is_wrong(trained):
 def test_the_comparison_is_with_fp32_on_the_same_samples(trained):
     split = trained.splits["evaluation"]
     reference = answers(trained, trained.prepared)
-    result = compare(trained.task.metric, answers(trained, quantized(trained, Precision(4, 8))[0].model), reference, split.targets)
+    result = compare(
+        trained.task.metric, answers(trained, quantized(trained, Precision(4, 8))[0].model), reference, split.targets
+    )
     assert result.samples == 200
     assert result.drop == pytest.approx(trained.task.metric(reference, split.targets) - result.value)

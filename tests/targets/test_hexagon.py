@@ -69,7 +69,9 @@ def test_a_file_that_is_no_graph_is_one_line(params, tmp_path):
 
 
 def test_a_compile_that_reaches_its_limit_names_the_limit(half, params, tmp_path):
-    with pytest.raises(UserError, match=r"took longer than target\.compile_limit_s = 0\.01 s; raise it in params\.yaml"):
+    with pytest.raises(
+        UserError, match=r"took longer than target\.compile_limit_s = 0\.01 s; raise it in params\.yaml"
+    ):
         compile_model(half, tmp_path / "target", params.soc, True, 0.01, tmp_path)
 
 
@@ -90,7 +92,9 @@ def test_a_sample_that_never_ends_names_the_limit(half, trained, params, tmp_pat
     compiled = compile_model(half, tmp_path / "target", params.soc, True, 60, tmp_path)
     signal_workers_at(20, signal.SIGSTOP, monkeypatch)
     limit = params.target.model_copy(update={"sample_limit_s": 3.0})
-    with pytest.raises(UserError, match=r"sample \d+ on the emulator of SM8650 took longer than target\.sample_limit_s = 3"):
+    with pytest.raises(
+        UserError, match=r"sample \d+ on the emulator of SM8650 took longer than target\.sample_limit_s = 3"
+    ):
         run(compiled, params.soc, True, trained.splits["evaluation"], limit, tmp_path)
 
 

@@ -56,8 +56,11 @@ class Metric:
         return float(value)
 
     def drop(self, reference: float, value: float) -> float:
-        """How much worse `value` is than `reference`; negative if it is better."""
-        return reference - value if self.higher_is_better else value - reference
+        """How much worse `value` is than `reference`; negative if it is better.
+
+        Rounded past what a metric can mean, so that a drop of just the limit is not over it by the last bit.
+        """
+        return round(reference - value if self.higher_is_better else value - reference, 9)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,86 @@
+"""A small real pipeline in a temporary clone: real data, AIMET, backend and MLflow; few samples, two rungs."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from support import ROOT
+
+SMALL = {
+    "task.args": {"train": 600, "calibration": 100, "evaluation": 100},
+    "train.epochs": 4,
+    "goals.max_drop": 1.0,
+    "verify": {"max_drop": 0.05, "min_sqnr_db": 30},
+    "ladder": {
+        "compact": {"weights": 8, "activations": 8, "after": "fp16"},
+        "tiny": {"weights": 4, "activations": 8, "after": "compact"},
+    },
+    "ptq.samples": 100,
+    "qat.when": "always",
+    "qat.epochs": 1,
+    "export": {"samples": 20, "min_sqnr_db": 30},
+    "target.samples": 20,
+    "target.max_gap": 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Repro:
+    """What a `dvc repro` did: the stages that it ran, its exit code and all that it printed."""
+
+    ran: set[str]
+    code: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Clone:
+    """A temporary copy of this commit's files, with params made small."""
+
+    root: Path
+
+    def run(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of the environment, with this clone's code and its own MLflow store."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        settings = {**os.environ, "PATH": path, "PYTHONPATH": str(self.root / "src"), **env}
+        settings.pop("MLFLOW_TRACKING_URI", None)
+        return subprocess.run(words, cwd=self.root, env=settings, capture_output=True, text=True, check=False)
+
+    def repro(self, *words: str, **env: str) -> Repro:
+        done = self.run("dvc", "repro", *words, **env)
+        text = done.stdout + done.stderr
+        return Repro(set(re.findall(r"Running stage '([^']+)'", text)), done.returncode, text)
+
+    def edit(self, changes: dict[str, Any]) -> None:
+        """Change params.yaml, comments and all else kept."""
+        yaml, path = YAML(), self.root / "params.yaml"
+        values = yaml.load(path.read_text("utf-8"))
+        for key, value in changes.items():
+            *parents, last = key.split(".")
+            block = values
+            for parent in parents:
+                block = block[parent]
+            block[last] = value
+        with path.open("w", encoding="utf-8") as file:
+            yaml.dump(values, file)
+
+
+def make_clone(root: Path) -> Clone:
+    """Copy the project's own files, committed or not, into a repository of their own."""
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    for name in names:
+        if (ROOT / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, root / name)
+    subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
+    clone = Clone(root)
+    clone.edit(SMALL)
+    return clone

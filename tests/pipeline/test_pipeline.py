@@ -1,0 +1,132 @@
+"""What `dvc repro` does after an edit, as a user sees it. Each test takes the clone as the one before left it."""
+
+import json
+
+import onnx
+import pytest
+
+from pipeline.clones import SMALL, make_clone
+from support import ROOT
+
+pytestmark = pytest.mark.slow
+
+RUNGS = ("compact", "tiny")
+
+
+def of_rungs(*stages: str) -> set[str]:
+    return {f"{stage}@{rung}" for stage in stages for rung in RUNGS}
+
+
+def test_every_rung_is_measured_and_one_is_decided_on(clone):
+    for rung, bits in (("compact", (8, 8)), ("tiny", (4, 8))):
+        record = json.loads((clone.root / f"metrics/eval/{rung}.json").read_text())
+        assert (record["weights_bits"], record["activations_bits"]) == bits
+        assert record["samples"] == 100 and record["qat"].startswith("run: qat.when is always")
+        target = json.loads((clone.root / f"metrics/target/{rung}.json").read_text())
+        assert target["samples"] == 20 and target["ops_cpu"] == 0 and target["sqnr_db"] > 15
+        assert target["latency_ms"] is None and target["latency_source"] == "none"
+        graph = onnx.load(clone.root / f"build/export/{rung}/model.onnx")
+        assert graph.opset_import[0].version == 21
+        assert [value.name for value in (*graph.graph.input, *graph.graph.output)] == ["image", "output"]
+    memory = {
+        name: json.loads((clone.root / f"metrics/target/{name}.json").read_text())["memory_bytes"]
+        for name in ("fp16", "compact", "tiny")
+    }
+    assert memory["fp16"] > memory["compact"] > memory["tiny"]
+    decision = json.loads((clone.root / "metrics/decision.json").read_text())
+    assert decision["chosen"] == "tiny"
+    assert [entry["rung"] for entry in decision["trail"]] == ["fp16", "compact", "tiny"]
+    shown = clone.run("bitladder", "show").stdout
+    assert decision["reason"] in shown and "| balanced" not in shown
+
+
+def test_nothing_is_pickled_between_stages(clone):
+    suffixes = {path.suffix for path in (clone.root / "build").rglob("*") if path.is_file()}
+    assert suffixes <= {".safetensors", ".json", ".onnx", ".encodings", ".bin"}
+
+
+def test_a_second_run_runs_nothing_and_logs_nothing(clone):
+    assert clone.repro().ran == set()
+    assert "nothing logged" in clone.run("bitladder", "track").stdout
+
+
+def test_a_comment_and_what_changes_no_result_rerun_nothing(clone):
+    path = clone.root / "params.yaml"
+    path.write_text("# A remark\n" + path.read_text())
+    clone.edit({"target.workers": 1, "target.sample_limit_s": 99})
+    assert clone.repro().ran == set()
+
+
+def test_a_bit_width_reruns_its_own_rung_and_nothing_else(clone):
+    clone.edit({"ladder.tiny.activations": 16})
+    done = clone.repro()
+    assert done.ran == {"ptq@tiny", "qat@tiny", "export@tiny", "profile@tiny", "compare", "track"}, done.text[-3000:]
+    record = json.loads((clone.root / "metrics/eval/tiny.json").read_text())
+    assert (record["weights_bits"], record["activations_bits"]) == (4, 16)
+    clone.edit({"ladder.tiny.activations": 8})
+    assert clone.repro().ran == {"compare", "track"}  # the rest comes from DVC's run cache
+
+
+def test_an_edit_of_qat_does_not_rerun_ptq(clone):
+    clone.edit({"qat.learning_rate": 1e-3})
+    ran = clone.repro().ran
+    assert of_rungs("qat") <= ran <= of_rungs("qat", "export", "profile") | {"compare", "track"}
+
+
+def test_a_goal_is_judged_without_quantizing_again(clone):
+    clone.edit({"goals.max_memory_bytes": 1})
+    assert clone.repro().ran == {"compare", "track"}
+    decision = json.loads((clone.root / "metrics/decision.json").read_text())
+    assert decision["chosen"] is None
+    assert "over goals.max_memory_bytes 1" in decision["reason"]
+    clone.edit({"goals.max_memory_bytes": None})
+
+
+def test_bad_params_stop_the_run_with_one_line_and_lose_nothing(clone):
+    kept = (clone.root / "build/ptq/compact/sim.safetensors").read_bytes()
+    clone.edit({"ladder.tiny.weights": 5})
+    done = clone.repro()
+    assert done.code != 0
+    assert "ptq@tiny: params.yaml: ladder.tiny: SM8650 does not take W5A8" in done.text
+    assert "Traceback" not in done.text
+    assert (clone.root / "build/ptq/compact/sim.safetensors").read_bytes() == kept
+    clone.edit({"ladder.tiny.weights": 4})
+
+
+def test_a_failed_w16a16_check_stops_the_run_before_any_rung(clone):
+    clone.edit({"verify.min_sqnr_db": 150})
+    done = clone.repro()
+    assert done.code != 0 and done.ran == {"verify"}
+    assert "verify: W16A16 disagrees with FP32" in done.text and "Traceback" not in done.text
+    assert (clone.root / "build/w16a16-evidence/show.py").exists()
+    assert "up to date" in clone.run("dvc", "status", "data", "train", "baseline").stdout
+    clone.edit({"verify.min_sqnr_db": SMALL["verify"]["min_sqnr_db"]})
+    assert clone.repro().code == 0
+
+
+def test_another_environments_code_is_not_run_in_its_place(clone):
+    done = clone.run("python", "stages/compare.py", PYTHONPATH=str(ROOT / "src"))
+    assert done.returncode == 1
+    assert "compare: bitladder is imported from" in done.stderr and "set PYTHONPATH=src" in done.stderr
+
+
+def test_another_clone_gives_the_same_bytes_whatever_the_environment_says(clone, tmp_path):
+    """dvc.lock holds the hash of every output: data, weights, encodings, ONNX, context binaries, metrics."""
+    other = make_clone(tmp_path)
+    changed = {"qat.learning_rate": 1e-3}  # as the shared clone has it by now
+    other.edit(changed)
+    done = other.repro(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", MKL_CBWR="AUTO", ATEN_CPU_CAPABILITY="default")
+    assert done.code == 0, done.text[-3000:]
+
+    def outputs(root):
+        from ruamel.yaml import YAML
+
+        stages = YAML(typ="safe").load((root / "dvc.lock").read_text())["stages"]
+        return {
+            out["path"]: out["md5"]
+            for name, stage in stages.items()
+            for out in stage.get("outs", [])
+            if "balanced" not in name
+        }
+
+    assert outputs(other.root) == outputs(clone.root)
