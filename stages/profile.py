@@ -23,7 +23,7 @@ def main(params: Params, rung: str) -> None:
     model = Path(f"build/export/{rung}/model.onnx")
     data = Path("build/data/evaluation.safetensors")
     simulated = Path("build/export/fp16" if rung == "fp16" else f"build/qat/{rung}") / "outputs.safetensors"
-    with workspace(f"profile-{rung}", fingerprint(params.soc, files=(model, data))) as work:
+    with workspace(f"profile-{rung}", fingerprint(params.soc, params.target.samples, files=(model, data))) as work:
         result = profile(
             model,
             folder,
