@@ -94,3 +94,36 @@ def timings() -> None:
     for stage, spent in seconds.items():
         typer.echo(f"{spent:8.1f} s  {stage}")
     typer.echo(f"{sum(seconds.values()):8.1f} s  in all")
+
+
+@app.command()
+@one_line_errors
+def latency(
+    model: Annotated[Path | None, typer.Argument(help="An ONNX file: float, FP16 or QDQ.")] = None,
+    device: Annotated[str, typer.Option(help="A device or a SoC; --fit-report lists the devices.")] = "SM8650",
+    precision: Annotated[str, typer.Option(help="fp16, w8a8 or w8a16.")] = "fp16",
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    report: Annotated[
+        bool, typer.Option("--fit-report", help="How far off it is on published models that it has not seen.")
+    ] = False,
+) -> None:
+    """Estimate an ONNX model's latency on a device that is not at hand, from published measurements of others."""
+    from dataclasses import asdict
+
+    from bitladder.latency.estimate import COVERAGE, estimate, fit_report
+    from bitladder.latency.report import format_report
+
+    if report == (model is not None):
+        raise UserError("give one ONNX file, or --fit-report")
+    if model is None:
+        rows = fit_report()
+        typer.echo(json.dumps(rows, indent=2) if as_json else format_report(rows))
+        return
+    found = estimate(model, device, precision)
+    if as_json:
+        typer.echo(json.dumps({**asdict(found), "latency_source": "estimated"}, indent=2))
+        return
+    typer.echo(
+        f"{found.latency_ms:.3f} ms estimated on {found.device} ({found.runtime}, {found.precision});"
+        f" {COVERAGE:.0%} interval {found.low_ms:.3f} to {found.high_ms:.3f} ms"
+    )
