@@ -127,3 +127,48 @@ def latency(
         f"{found.latency_ms:.3f} ms estimated on {found.device} ({found.runtime}, {found.precision});"
         f" {COVERAGE:.0%} interval {found.low_ms:.3f} to {found.high_ms:.3f} ms"
     )
+
+
+@app.command()
+@one_line_errors
+def socs(
+    probe: Annotated[str | None, typer.Option(help="Ask the backend what this SoC takes, by compiling toys.")] = None,
+) -> None:
+    """List the SoCs, with what each takes and what else it is called."""
+    from tabulate import tabulate
+
+    from bitladder.socs import all_socs, find_soc
+
+    if probe is None:
+        rows = [
+            [soc.name, soc.arch, " ".join(soc.takes), ", ".join(soc.aliases), soc.device or "-"]
+            for soc in all_socs().values()
+        ]
+        typer.echo(tabulate(rows, ["SoC", "Hexagon", "takes", "also called", "published latencies of"], "github"))
+        return
+    soc = find_soc(probe)
+    from bitladder.targets.probe import probe as ask
+
+    for verdict in ask(soc):
+        known = "" if verdict.takes == (verdict.precision in soc.takes) else "  (the table says otherwise)"
+        found = f"yes, as {verdict.chip}" if verdict.takes else f"no: {verdict.reason}"
+        typer.echo(f"{soc.name} {verdict.precision:7}{found}{known}")
+
+
+@app.command()
+@one_line_errors
+def ops(rung: str) -> None:
+    """Print what the backend said of each op when a rung was profiled here. Emulated cycles are not the device's."""
+    import csv
+
+    from tabulate import tabulate
+
+    path = Path("build/notes") / rung / "ops.csv"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; run `dvc repro profile@{rung}`")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [
+            [row["op"], row["unit"], int(row["cycles"]), f"{float(row['share']):.1%}", row["source"]]
+            for row in csv.DictReader(file)
+        ]
+    typer.echo(tabulate(rows, ["op", "runs on", "cycles", "share", "cycles are"], "github"))
