@@ -95,7 +95,7 @@ class AiHub:
 
 
 class _Jobs:
-    """The jobs of one model, device and set of samples, by type; their ids are kept in JOBS as soon as they are known."""
+    """The jobs of one model, device and set of samples, by type; their ids are kept in JOBS once they are known."""
 
     def __init__(self, client: "qai_hub.Client", key: str, limit_s: float) -> None:
         self._client, self._key, self._limit_s = client, key, limit_s
