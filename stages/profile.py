@@ -11,6 +11,7 @@ def main(params: Params, rung: str) -> None:
     from bitladder.model import load_split
     from bitladder.resume import fingerprint, workspace
     from bitladder.targets.profile import not_profiled, profile
+    from bitladder.targets.target import Job
     from bitladder.tasks.task import load_task
 
     precision = "FP16" if rung == "fp16" else str(params.ladder[rung].precision)
@@ -24,14 +25,12 @@ def main(params: Params, rung: str) -> None:
     data = Path("build/data/evaluation.safetensors")
     simulated = Path("build/export/fp16" if rung == "fp16" else f"build/qat/{rung}") / "outputs.safetensors"
     with workspace(f"profile-{rung}", fingerprint(params.soc, params.target.samples, files=(model, data))) as work:
+        split = load_split(data).first(params.target.samples)
         result = profile(
-            model,
-            folder,
+            Job(model, precision, split, folder, Path("build/notes") / rung, work),
             load_task(params.task.factory, params.task.args).metric,
-            load_split(data).first(params.target.samples),
             (load_tensors(Path("build/baseline/outputs.safetensors")), load_tensors(simulated)),
             params,
-            work,
         )
     write_json(metrics, result)
 

@@ -94,3 +94,81 @@ def timings() -> None:
     for stage, spent in seconds.items():
         typer.echo(f"{spent:8.1f} s  {stage}")
     typer.echo(f"{sum(seconds.values()):8.1f} s  in all")
+
+
+@app.command()
+@one_line_errors
+def latency(
+    model: Annotated[Path | None, typer.Argument(help="An ONNX file: float, FP16 or QDQ.")] = None,
+    device: Annotated[str, typer.Option(help="A device or a SoC; --fit-report lists the devices.")] = "SM8650",
+    precision: Annotated[str, typer.Option(help="fp16, w8a8 or w8a16.")] = "fp16",
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    report: Annotated[
+        bool, typer.Option("--fit-report", help="How far off it is on published models that it has not seen.")
+    ] = False,
+) -> None:
+    """Estimate an ONNX model's latency on a device that is not at hand, from published measurements of others."""
+    from dataclasses import asdict
+
+    from bitladder.latency.estimate import COVERAGE, estimate, fit_report
+    from bitladder.latency.report import format_report
+
+    if report == (model is not None):
+        raise UserError("give one ONNX file, or --fit-report")
+    if model is None:
+        rows = fit_report()
+        typer.echo(json.dumps(rows, indent=2) if as_json else format_report(rows))
+        return
+    found = estimate(model, device, precision)
+    if as_json:
+        typer.echo(json.dumps({**asdict(found), "latency_source": "estimated"}, indent=2))
+        return
+    typer.echo(
+        f"{found.latency_ms:.3f} ms estimated on {found.device} ({found.runtime}, {found.precision});"
+        f" {COVERAGE:.0%} interval {found.low_ms:.3f} to {found.high_ms:.3f} ms"
+    )
+
+
+@app.command()
+@one_line_errors
+def socs(
+    probe: Annotated[str | None, typer.Option(help="Ask the backend what this SoC takes, by compiling toys.")] = None,
+) -> None:
+    """List the SoCs, with what each takes and what else it is called."""
+    from tabulate import tabulate
+
+    from bitladder.socs import all_socs, find_soc
+
+    if probe is None:
+        rows = [
+            [soc.name, soc.arch, " ".join(soc.takes), ", ".join(soc.aliases), soc.device or "-"]
+            for soc in all_socs().values()
+        ]
+        typer.echo(tabulate(rows, ["SoC", "Hexagon", "takes", "also called", "published latencies of"], "github"))
+        return
+    soc = find_soc(probe)
+    from bitladder.targets.probe import probe as ask
+
+    for verdict in ask(soc):
+        known = "" if verdict.takes == (verdict.precision in soc.takes) else "  (the table says otherwise)"
+        found = f"yes, as {verdict.chip}" if verdict.takes else f"no: {verdict.reason}"
+        typer.echo(f"{soc.name} {verdict.precision:7}{found}{known}")
+
+
+@app.command()
+@one_line_errors
+def ops(rung: str) -> None:
+    """Print what the backend said of each op when a rung was profiled here. Emulated cycles are not the device's."""
+    import csv
+
+    from tabulate import tabulate
+
+    path = Path("build/notes") / rung / "ops.csv"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; run `dvc repro profile@{rung}`")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [
+            [row["op"], row["unit"], int(row["cycles"]), f"{float(row['share']):.1%}", row["source"]]
+            for row in csv.DictReader(file)
+        ]
+    typer.echo(tabulate(rows, ["op", "runs on", "cycles", "share", "cycles are"], "github"))

@@ -130,13 +130,16 @@ class ExportParams(_Block):
 class TargetParams(_Block):
     """Where a model is measured."""
 
-    backend: Literal["hexagon-emulator"]
+    backend: Literal["hexagon-emulator", "snapdragon", "ai-hub"]
     soc: Annotated[str, _checked(find_soc)]
     samples: Count
     max_gap: Fraction
     workers: Count
     compile_limit_s: Positive
     sample_limit_s: Positive
+    warmup: Annotated[int, Field(ge=0)] = 10
+    runs: Count = 100
+    job_limit_s: Positive = 3600
 
 
 class TrackParams(_Block):

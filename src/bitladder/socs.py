@@ -1,5 +1,6 @@
 """SoC facts as data: what each chip's NPU is called, and which precisions it takes."""
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -8,17 +9,26 @@ from ruamel.yaml import YAML
 
 from bitladder.errors import UserError
 
-__all__ = ["Soc", "all_socs", "find_soc"]
+__all__ = ["Soc", "all_socs", "find_soc", "normalised"]
 
 
 @dataclass(frozen=True)
 class Soc:
-    """One chip. `soc_model` is the number by which the Hexagon backend knows it."""
+    """One chip. `soc_model` is the number by which the Hexagon backend knows it.
+
+    `device` is the one that published latencies of this chip are of, None where there are none.
+    """
 
     name: str
     soc_model: int
     arch: str
     takes: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
+    device: str | None = None
+
+    def is_called(self, name: str) -> bool:
+        """Whether this is its name or an alias, however spelt."""
+        return normalised(name) in {normalised(known) for known in (self.name, *self.aliases)}
 
     @property
     def quantsim_config(self) -> str:
@@ -30,12 +40,29 @@ class Soc:
 def all_socs() -> dict[str, Soc]:
     """Give every known SoC by name. Source of the figures: the header of socs.yaml."""
     rows = YAML(typ="safe").load(files("bitladder").joinpath("socs.yaml").read_text("utf-8"))
-    return {name: Soc(name, row["soc_model"], row["arch"], tuple(row["takes"])) for name, row in rows.items()}
+    return {
+        name: Soc(
+            name,
+            row["soc_model"],
+            row["arch"],
+            tuple(row["takes"]),
+            tuple(row.get("aliases", ())),
+            row.get("device"),
+        )
+        for name, row in rows.items()
+    }
 
 
 def find_soc(name: str) -> Soc:
-    """Give the SoC of this name. Raise UserError, with the known names, if there is none."""
-    try:
-        return all_socs()[name]
-    except KeyError:
-        raise UserError(f"{name!r} is not a known SoC; use one of {', '.join(sorted(all_socs()))}") from None
+    """Give the SoC of this name or alias, however spelt. Raise UserError, with the known names, if there is none."""
+    for soc in all_socs().values():
+        if soc.is_called(name):
+            return soc
+    raise UserError(
+        f"{name!r} is not a known SoC; use one of {', '.join(sorted(all_socs()))} (`bitladder socs` lists them)"
+    )
+
+
+def normalised(name: str) -> str:
+    """Reduce a name to what tells it from others: `Snapdragon 8 Gen 3` and `snapdragon-8-gen-3` are one."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())

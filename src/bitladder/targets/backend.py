@@ -5,24 +5,59 @@ own (see hexagon.py), since a graph can keep it busy for ever or take the proces
 """
 
 import os
-from functools import cache
+import time
+from collections.abc import Callable
+from functools import cache, wraps
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import onnxruntime as ort
 import onnxruntime_qnn
 
-__all__ = ["CONTEXT_FILE", "Placement", "answer", "compile_context", "redirect_output"]
+__all__ = [
+    "CONTEXT_FILE",
+    "PROFILE_FILE",
+    "Placement",
+    "answer",
+    "check_backend",
+    "compile_context",
+    "has_npu",
+    "redirect_output",
+    "time_runs",
+    "write_profile",
+]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 PROVIDER = "QNNExecutionProvider"
 
 CONTEXT_FILE = "model_ctx.onnx"
 """The small ONNX file that wraps the context binary."""
 
+PROFILE_FILE = "profile.csv"
+"""The backend's events of one inference, per op."""
+
 QDQ = ("QuantizeLinear", "DequantizeLinear")
 
 Placement = dict[str, list[str]]
 """Nodes by where they run, `npu` and `cpu`, each as `name (type)`; QDQ nodes are not ops, so they are left out."""
+
+
+def _plain_errors(work: Callable[P, T]) -> Callable[P, T]:
+    """Raise RuntimeError for what ONNX Runtime raises: its own kinds of error share no base but Exception."""
+
+    @wraps(work)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return work(*args, **kwargs)
+        except Exception as error:
+            if type(error).__module__.startswith("onnxruntime"):
+                raise RuntimeError(str(error)) from None
+            raise
+
+    return wrapped
 
 
 def redirect_output(log: str) -> None:
@@ -32,6 +67,7 @@ def redirect_output(log: str) -> None:
     os.dup2(descriptor, 2)
 
 
+@_plain_errors
 def compile_context(model: str, folder: str, soc_model: int, fp16: bool) -> Placement:
     """Compile an ONNX model to a context binary in `folder`.
 
@@ -56,10 +92,46 @@ def compile_context(model: str, folder: str, soc_model: int, fp16: bool) -> Plac
         return placement
 
 
+@_plain_errors
 def answer(context: str, soc_model: int, fp16: bool, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Run one batch on the emulated NPU; the session is opened once a process."""
     session, names = _open(context, soc_model, fp16)
     return dict(zip(names, session.run(names, inputs), strict=True))
+
+
+@_plain_errors
+def time_runs(
+    context: str, soc_model: int, fp16: bool, inputs: dict[str, np.ndarray], warmup: int, runs: int
+) -> list[float]:
+    """Time inferences one by one, in ms, after some that do not count."""
+    session, names = _open(context, soc_model, fp16)
+    times = []
+    for _ in range(warmup + runs):
+        start = time.perf_counter()
+        session.run(names, inputs)
+        times.append((time.perf_counter() - start) * 1e3)
+    return times[warmup:]
+
+
+@_plain_errors
+def write_profile(context: str, folder: str, soc_model: int, fp16: bool, inputs: dict[str, np.ndarray]) -> None:
+    """Run once with profiling on; the backend writes its events to PROFILE_FILE in `folder`."""
+    path = Path(folder).resolve() / PROFILE_FILE
+    settings = {"profiling_level": "detailed", "profiling_file_path": str(path)}
+    session = ort.InferenceSession(context, _options(soc_model, fp16, fallback=False, more=settings))
+    session.run(None, inputs)
+
+
+def check_backend() -> None:
+    """Find the backend's library. Raises FileNotFoundError where the installed package has none."""
+    for path in (onnxruntime_qnn.get_library_path(), onnxruntime_qnn.get_qnn_htp_path()):
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"onnxruntime-qnn has no {Path(path).name}; install it again, for this machine")
+
+
+def has_npu() -> bool:
+    """Whether this machine has an NPU that the backend can use, rather than emulate."""
+    return _device().device.type == ort.OrtHardwareDeviceType.NPU
 
 
 @cache
@@ -68,10 +140,10 @@ def _open(context: str, soc_model: int, fp16: bool) -> tuple[ort.InferenceSessio
     return session, [output.name for output in session.get_outputs()]
 
 
-def _options(soc_model: int, fp16: bool, fallback: bool) -> ort.SessionOptions:
+def _options(soc_model: int, fp16: bool, fallback: bool, more: dict[str, str] | None = None) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    settings = {"backend_path": onnxruntime_qnn.get_qnn_htp_path(), "soc_model": str(soc_model)}
+    settings = {"backend_path": onnxruntime_qnn.get_qnn_htp_path(), "soc_model": str(soc_model), **(more or {})}
     if fp16:
         settings["enable_htp_fp16_precision"] = "1"
     options.add_provider_for_devices([_device()], settings)
@@ -82,8 +154,11 @@ def _options(soc_model: int, fp16: bool, fallback: bool) -> ort.SessionOptions:
 
 @cache
 def _device() -> ort.OrtEpDevice:
+    check_backend()
     ort.register_execution_provider_library(PROVIDER, onnxruntime_qnn.get_library_path())
-    return next(device for device in ort.get_ep_devices() if device.ep_name == PROVIDER)
+    found = [device for device in ort.get_ep_devices() if device.ep_name == PROVIDER]
+    # A Snapdragon machine lists its NPU beside the CPU; elsewhere there is only the CPU, which emulates one
+    return max(found, key=lambda device: device.device.type == ort.OrtHardwareDeviceType.NPU)
 
 
 def _placement(session: ort.InferenceSession) -> Placement:

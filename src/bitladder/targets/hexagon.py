@@ -1,15 +1,14 @@
-"""The Hexagon emulator as a target: compiling and running in processes that can be given up."""
+"""Qualcomm's Hexagon backend as a target, emulated or on a Snapdragon's own NPU, in processes that can be given up."""
 
+import shutil
 import time
-from concurrent.futures import Future
+from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pebble import ProcessExpired, ProcessPool
 from tqdm import tqdm
 
 from bitladder.errors import UserError
@@ -17,14 +16,84 @@ from bitladder.evaluate import Outputs
 from bitladder.files import load_tensors, save_tensors
 from bitladder.params import TargetParams
 from bitladder.socs import Soc
-from bitladder.targets.backend import CONTEXT_FILE, Placement, answer, compile_context, redirect_output
+from bitladder.targets.backend import (
+    CONTEXT_FILE,
+    Placement,
+    answer,
+    compile_context,
+    has_npu,
+    time_runs,
+    write_profile,
+)
+from bitladder.targets.estimated import estimated_latency
+from bitladder.targets.ops import OPS_FILE, weights_bytes, write_ops
+from bitladder.targets.target import Job, Latency, Measured
+from bitladder.targets.workers import result, worker_pool
 from bitladder.tasks.task import Split
 
-__all__ = ["Compiled", "compile_model", "run"]
-
-LOG_FILE = "backend.log"
+__all__ = ["Compiled", "Hexagon", "Snapdragon", "compile_model", "run"]
 
 SAVE_EVERY_S = 10.0  # how much emulation a killed run loses at most
+
+
+@dataclass(frozen=True)
+class Hexagon:
+    """The emulator: answers as the NPU's, on this machine's CPU; its time says nothing of the device's."""
+
+    soc: Soc
+    settings: TargetParams
+
+    def measure(self, job: Job) -> Measured:
+        """Compile, run every sample, and profile one inference into OPS_FILE; the latency is an estimate."""
+        compiled, answers = self._run(job, "emulated")
+        return _measured(job, compiled, answers, estimated_latency(job.model, job.precision, self.soc))
+
+    def _run(self, job: Job, source: str) -> tuple["Compiled", Outputs]:
+        limit_s, fp16 = self.settings.compile_limit_s, job.precision == "FP16"
+        compiled = compile_model(job.model, job.folder, self.soc, fp16, limit_s, job.workspace)
+        answers = run(compiled, self.soc, fp16, job.split, self.settings, job.workspace)
+        arguments = (str(compiled.context), str(job.workspace), self.soc.soc_model, fp16, _row(job.split, 0))
+        self._in_worker(job, write_profile, arguments, 1)
+        write_ops(job.workspace, job.notes / OPS_FILE, source)
+        return compiled, answers
+
+    def _in_worker(self, job: Job, work: Callable, arguments: tuple, inferences: int) -> Any:
+        limit_s = self.settings.sample_limit_s * inferences
+        with worker_pool(1, job.workspace) as pool:
+            future = pool.schedule(work, args=arguments, timeout=limit_s)
+            limit = f"target.sample_limit_s = {self.settings.sample_limit_s:g} s an inference"
+            return result(future, f"{job.model} on {self.soc.name}", limit, job.workspace)
+
+
+@dataclass(frozen=True)
+class Snapdragon(Hexagon):
+    """The NPU of the machine that this runs on, through the same backend; its latency is measured."""
+
+    def measure(self, job: Job) -> Measured:
+        """Compile, run every sample, and time inferences of the first. Raise UserError where there is no such NPU."""
+        if not self._in_worker(job, has_npu, (), 1):
+            raise UserError(
+                "target.backend: snapdragon needs a machine with a Snapdragon NPU (Windows or Linux on Arm), and this"
+                " one has none; use hexagon-emulator or ai-hub"
+            )
+        compiled, answers = self._run(job, "measured")
+        return _measured(job, compiled, answers, self.time(job, compiled))
+
+    def time(self, job: Job, compiled: "Compiled") -> Latency:
+        """Time inferences of the first sample, after some that warm up."""
+        warmup, runs = self.settings.warmup, self.settings.runs
+        fp16 = job.precision == "FP16"
+        arguments = (str(compiled.context), self.soc.soc_model, fp16, _row(job.split, 0), warmup, runs)
+        times = self._in_worker(job, time_runs, arguments, warmup + runs)
+        median, p90 = (float(value) for value in np.quantile(times, [0.5, 0.9]))
+        reason = f"latency: median of {runs} runs after {warmup} to warm up, on this machine's NPU"
+        return Latency("measured", reason, median, p90_ms=p90)
+
+
+def _measured(job: Job, compiled: "Compiled", answers: Outputs, latency: Latency) -> Measured:
+    return Measured(
+        answers, compiled.memory_bytes, weights_bytes(job.model), compiled.ops_npu, compiled.ops_cpu, latency
+    )
 
 
 @dataclass(frozen=True)
@@ -42,10 +111,13 @@ def compile_model(model: Path, folder: Path, soc: Soc, fp16: bool, limit_s: floa
 
     Raises UserError where the NPU refuses ops (named), the compiler fails, or the limit is reached.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with _pool(1, workspace) as pool:
-        job = (str(model), str(folder), soc.soc_model, fp16)
-        placement: Placement = _result(
+    # What a killed compile left is no context, and the backend refuses to write over one
+    unfinished = workspace / "context"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    with worker_pool(1, workspace) as pool:
+        job = (str(model.resolve()), str(unfinished), soc.soc_model, fp16)
+        placement: Placement = result(
             pool.schedule(compile_context, args=job, timeout=limit_s),
             f"{model}: compiling for {soc.name}",
             f"target.compile_limit_s = {limit_s:g} s",
@@ -54,7 +126,10 @@ def compile_model(model: Path, folder: Path, soc: Soc, fp16: bool, limit_s: floa
     if placement["cpu"]:
         named = ", ".join(placement["cpu"][:5])
         raise UserError(f"{model}: the NPU of {soc.name} does not take {len(placement['cpu'])} of its ops: {named}")
-    size = sum(path.stat().st_size for path in folder.glob("*.bin"))
+    size = sum(path.stat().st_size for path in unfinished.glob("*.bin"))
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(unfinished, folder)
     return Compiled(folder / CONTEXT_FILE, size, len(placement["npu"]), len(placement["cpu"]))
 
 
@@ -70,7 +145,7 @@ def run(compiled: Compiled, soc: Soc, fp16: bool, split: Split, params: TargetPa
     done = len(next(iter(answers.values()))) if answers else 0
     rows: list[dict[str, np.ndarray]] = []
     with (
-        _pool(params.workers, workspace) as pool,
+        worker_pool(params.workers, workspace) as pool,
         tqdm(total=len(split), initial=done, desc="emulate", unit="sample") as bar,
     ):
         futures = [
@@ -85,7 +160,7 @@ def run(compiled: Compiled, soc: Soc, fp16: bool, split: Split, params: TargetPa
         try:
             for index, future in enumerate(futures, start=done):
                 limit = f"target.sample_limit_s = {params.sample_limit_s:g} s"
-                rows.append(_result(future, f"sample {index} on the emulator of {soc.name}", limit, workspace))
+                rows.append(result(future, f"sample {index} on the emulator of {soc.name}", limit, workspace))
                 bar.update()
                 if time.monotonic() - saved > SAVE_EVERY_S:
                     save_tensors(kept, _joined(answers, rows))
@@ -98,12 +173,6 @@ def run(compiled: Compiled, soc: Soc, fp16: bool, split: Split, params: TargetPa
     return _joined(answers, rows)
 
 
-def _pool(workers: int, workspace: Path) -> ProcessPool:
-    # spawn: the backend must not start in a copy of a process that runs torch's threads
-    log = str((workspace / LOG_FILE).resolve())
-    return ProcessPool(workers, initializer=redirect_output, initargs=(log,), context=get_context("spawn"))
-
-
 def _row(split: Split, index: int) -> dict[str, np.ndarray]:
     return {name: values[index : index + 1].numpy() for name, values in split.inputs.items()}
 
@@ -113,19 +182,3 @@ def _joined(answers: Outputs, rows: list[dict[str, np.ndarray]]) -> Outputs:
         return answers
     fresh = {name: torch.from_numpy(np.concatenate([row[name] for row in rows])) for name in rows[0]}
     return {name: torch.cat([answers[name], value]) if answers else value for name, value in fresh.items()}
-
-
-def _result(future: Future, work: str, limit: str, workspace: Path) -> Any:
-    """Wait for a process's result, and put into one line what went wrong with it."""
-    try:
-        return future.result()
-    except TimeoutError:
-        raise UserError(f"{work} took longer than {limit}; raise it in params.yaml") from None
-    except ProcessExpired as death:
-        log = workspace / LOG_FILE
-        raise UserError(f"{work}: its process died ({death}); run again, or see {log}") from None
-    except Exception as error:
-        # The backend's own errors have no common class; anything else is a fault of ours and keeps its traceback
-        if not isinstance(error, RuntimeError) and not type(error).__module__.startswith("onnxruntime"):
-            raise
-        raise UserError(f"{work}: {' '.join(str(error).split())}") from None

@@ -1,14 +1,14 @@
 """What a target says of a rung, in one form for every backend: the metrics/target/*.json files."""
 
-from pathlib import Path
 from typing import Any
 
 from bitladder.evaluate import Outputs, agreement, sqnr_db
 from bitladder.params import Params, TargetParams
-from bitladder.targets.hexagon import compile_model, run
-from bitladder.tasks.task import Metric, Split
+from bitladder.socs import find_soc
+from bitladder.targets.target import Job, Target
+from bitladder.tasks.task import Metric
 
-__all__ = ["not_profiled", "profile"]
+__all__ = ["find_target", "not_profiled", "profile"]
 
 MEASURED = (
     "value",
@@ -18,31 +18,25 @@ MEASURED = (
     "agreement",
     "sqnr_db",
     "memory_bytes",
+    "weights_bytes",
     "ops_npu",
     "ops_cpu",
+    "latency_ms",
+    "latency_low_ms",
+    "latency_high_ms",
+    "latency_p90_ms",
 )
 
 
-def profile(
-    model: Path,
-    folder: Path,
-    metric: Metric,
-    split: Split,
-    references: tuple[Outputs, Outputs],
-    params: Params,
-    workspace: Path,
-) -> dict[str, Any]:
-    """Compile a model for the target, run samples on it, and compare its answers.
+def profile(job: Job, metric: Metric, references: tuple[Outputs, Outputs], params: Params) -> dict[str, Any]:
+    """Measure a model on the target that `target.backend` names, and compare its answers.
 
     Args:
-        model: ONNX, float or QDQ.
-        folder: takes the context binary and its wrapper ONNX.
+        job: the model, the samples, and where things go.
         metric: the task's.
-        split: the samples.
         references: what FP32 and what the simulation (QuantSim, or the FP16 module) answer; of the whole split or
             more: the first samples count.
         params: target and limits.
-        workspace: where a killed run finds what it has done.
 
     Returns: a metrics/target record. `drop` is against FP32, `agreement`, `sqnr_db` and `gap` against the simulation,
     all on the same samples; `reference_value` is the simulation's metric on them.
@@ -50,42 +44,52 @@ def profile(
     Raises UserError where the target refuses the model, fails, or takes too long.
 
     """
-    soc, settings = params.soc, params.target
-    fp16 = model.parent.name == "fp16"
-    compiled = compile_model(model, folder, soc, fp16, settings.compile_limit_s, workspace)
-    answers = run(compiled, soc, fp16, split, settings, workspace)
+    found, split = find_target(params).measure(job), job.split
     fp32, simulated = ({name: values[: len(split)] for name, values in outputs.items()} for outputs in references)
-    value, reference_value = metric(answers, split.targets), metric(simulated, split.targets)
+    value, reference_value = metric(found.answers, split.targets), metric(simulated, split.targets)
     return {
-        **_header(settings),
+        **_header(params.target),
         "samples": len(split),
         "value": value,
         "drop": metric.drop(metric(fp32, split.targets), value),
         "reference_value": reference_value,
         "gap": abs(reference_value - value),
-        "agreement": agreement(simulated, answers),
-        "sqnr_db": sqnr_db(simulated, answers),
-        "memory_bytes": compiled.memory_bytes,
-        "latency_ms": None,
-        "latency_source": "none",
-        "ops_npu": compiled.ops_npu,
-        "ops_cpu": compiled.ops_cpu,
-        "reason": "latency: the emulator's time is the host's, not the device's",
+        "agreement": agreement(simulated, found.answers),
+        "sqnr_db": sqnr_db(simulated, found.answers),
+        "memory_bytes": found.memory_bytes,
+        "weights_bytes": found.weights_bytes,
+        "ops_npu": found.ops_npu,
+        "ops_cpu": found.ops_cpu,
+        "latency_ms": found.latency.ms,
+        "latency_low_ms": found.latency.low_ms,
+        "latency_high_ms": found.latency.high_ms,
+        "latency_p90_ms": found.latency.p90_ms,
+        "latency_source": found.latency.source,
+        "reason": found.latency.reason,
     }
+
+
+def find_target(params: Params) -> Target:
+    """Give the target that `target.backend` names. The import of each stays here: one may lack what another needs."""
+    if params.target.backend == "ai-hub":
+        from bitladder.targets.aihub import AiHub
+
+        return AiHub(params.soc, params.target)
+    from bitladder.targets.hexagon import Hexagon, Snapdragon
+
+    return {"hexagon-emulator": Hexagon, "snapdragon": Snapdragon}[params.target.backend](params.soc, params.target)
 
 
 def not_profiled(settings: TargetParams, reason: str) -> dict[str, Any]:
     """Give the record of a model that the target does not take: nothing measured, and why."""
-    nothing = dict.fromkeys(MEASURED)
     return {
         **_header(settings),
         "samples": 0,
-        **nothing,
-        "latency_ms": None,
+        **dict.fromkeys(MEASURED),
         "latency_source": "none",
         "reason": reason,
     }
 
 
 def _header(settings: TargetParams) -> dict[str, Any]:
-    return {"backend": settings.backend, "soc": settings.soc}
+    return {"backend": settings.backend, "soc": find_soc(settings.soc).name}

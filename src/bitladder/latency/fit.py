@@ -1,0 +1,118 @@
+"""The latency model and its fit: a sum of costs, each a product of factors that devices and precisions share.
+
+    latency(device, precision) = sum over features of  value x unit cost
+    log unit cost = belief + feature + feature@precision + device + device@part + device@part@precision
+
+Every factor but the device's own has a narrow normal prior around nothing, so that seventeen networks suffice: what one
+device or precision has not shown is taken from the others. Errors are relative, and outliers count less.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from bitladder.latency.work import FEATURES
+
+__all__ = ["Model", "fit"]
+
+ERROR = 0.1  # relative error at which a measurement is good, and past which it counts as an outlier
+DEVICE, DEVICE_PART, DEVICE_PART_PRECISION = 1.0, 0.3, 0.08  # spreads of the priors
+STEPS = 60
+ENOUGH = 1e-7  # relative gain of a step below which the fit is done
+
+HOPELESS = 1e9  # damping past which no step helps any more
+
+_NOTHING = 1e-12  # stands for zero under a logarithm
+
+Place = tuple[str, str]  # device and precision
+
+
+@dataclass(frozen=True)
+class Model:
+    """Fitted unit costs by place, and the factors they are made of."""
+
+    unit_ms: dict[Place, np.ndarray]
+    factors: dict[tuple[str, ...], float]
+
+    def latency_ms(self, place: Place, values: np.ndarray) -> float:
+        """Estimate the latency of a graph with these feature values on a device at a precision."""
+        return float(self.unit_ms[place] @ values)
+
+
+@threadpool_limits.wrap(limits=1)  # small matrices: threads only get in each other's way, and change the last bits
+def fit(places: Sequence[Place], values: np.ndarray, latency_ms: np.ndarray, start: Model | None = None) -> Model:
+    """Fit the model to measurements, by damped Gauss-Newton with reweighting; deterministic.
+
+    Args:
+        places: device and precision of each measurement.
+        values: features of its graph, measurements x features.
+        latency_ms: what was measured.
+        start: a model to start from, such as one of more measurements.
+
+    """
+    known = sorted(set(places))
+    chosen, beliefs, spreads = _design(known)
+    rows = np.array([known.index(place) for place in places])
+    offsets, target, all_rows = np.log(values + _NOTHING), np.log(latency_ms), np.arange(len(rows))
+    tightness = 1 / np.array(list(spreads.values())) ** 2
+
+    def log_unit_ms(factors: np.ndarray) -> np.ndarray:
+        return factors[chosen].sum(2) + beliefs
+
+    def cost(factors: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        parts = np.exp(log_unit_ms(factors)[rows] + offsets)
+        total = parts.sum(1)
+        errors = (np.log(total) - target) / ERROR
+        loss = 2 * float((np.sqrt(1 + errors**2) - 1).sum()) + float(tightness @ factors**2)
+        return loss, errors, parts / total[:, None]
+
+    factors, damping = np.array([start.factors.get(name, 0.0) if start else 0.0 for name in spreads]), 1e-3
+    loss, errors, shares = cost(factors)
+    for _ in range(STEPS):
+        weights = 1 / np.sqrt(1 + errors**2)
+        jacobian = np.zeros((len(rows), len(factors)))
+        for feature, slot in np.ndindex(*chosen.shape[1:]):
+            jacobian[all_rows, chosen[rows, feature, slot]] += shares[:, feature] / ERROR
+        curvature = jacobian.T @ (jacobian * weights[:, None]) + np.diag(tightness)
+        slope = jacobian.T @ (weights * errors) + tightness * factors
+        while damping < HOPELESS:
+            step = np.linalg.solve(curvature + damping * np.diag(np.diag(curvature)), slope)
+            tried = cost(factors - step)
+            if tried[0] <= loss:
+                break
+            damping *= 4
+        else:
+            break
+        gain, factors, damping = loss - tried[0], factors - step, max(damping / 4, 1e-6)
+        loss, errors, shares = tried
+        if gain < ENOUGH * loss:
+            break
+    unit_ms = dict(zip(known, np.exp(log_unit_ms(factors)), strict=True))
+    return Model(unit_ms, dict(zip(spreads, factors.tolist(), strict=True)))
+
+
+def _design(places: Sequence[Place]) -> tuple[np.ndarray, np.ndarray, dict[tuple[str, ...], float]]:
+    """Say which factors make up each place's unit costs.
+
+    Returns: their indices, places x features x 5; the beliefs, places x features; each factor's spread.
+    """
+    spreads: dict[tuple[str, ...], float] = {}
+    chosen = []
+    for device, precision in places:
+        for name, feature in FEATURES.items():
+            made_of = {
+                ("feature", name): feature.spread,
+                ("feature", name, precision): feature.by_precision,
+                ("device", device): DEVICE,
+                ("device", device, feature.part): DEVICE_PART,
+                ("device", device, feature.part, precision): DEVICE_PART_PRECISION,
+            }
+            spreads |= made_of
+            chosen.append(list(made_of))
+    columns = {factor: column for column, factor in enumerate(spreads)}
+    indices = np.array([[columns[factor] for factor in made_of] for made_of in chosen])
+    beliefs = [[math.log(feature.unit_ms[precision]) for feature in FEATURES.values()] for _, precision in places]
+    return indices.reshape(len(places), len(FEATURES), -1), np.array(beliefs), spreads

@@ -1,0 +1,51 @@
+"""What the backend says of each op, and what a graph's weights take."""
+
+import csv
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import TensorProto, helper
+
+from bitladder.files import write_csv
+from bitladder.targets.backend import PROFILE_FILE
+
+__all__ = ["OPS_FILE", "read_profile", "weights_bytes", "write_ops"]
+
+OPS_FILE = "ops.csv"
+
+COLUMNS = ("op", "unit", "cycles", "share", "source")
+
+_NODE = re.compile(r"(?P<op>.*?)[: ]OpId_\d+ \(cycles\)$")
+
+_HALF_BYTES = {TensorProto.INT4, TensorProto.UINT4}
+
+
+def read_profile(path: Path, source: str) -> list[dict[str, Any]]:
+    """Read the backend's events of one inference: a row per op, in order, with its share of all cycles.
+
+    `source` says whose cycles they are: emulated ones are the host's, and say little of the device's.
+    """
+    rows: list[dict[str, Any]] = []
+    with path.open(newline="", encoding="utf-8") as file:
+        for event in csv.DictReader(file):
+            if found := _NODE.match(event["Message"]):
+                rows.append({"op": found["op"], "unit": "npu", "cycles": int(event["Time"]), "source": source})
+    total = sum(row["cycles"] for row in rows) or 1
+    return [{**row, "share": row["cycles"] / total} for row in rows]
+
+
+def write_ops(workspace: Path, path: Path, source: str) -> None:
+    """Turn the profile that the backend left in `workspace` into a table."""
+    write_csv(path, COLUMNS, read_profile(workspace / PROFILE_FILE, source))
+
+
+def weights_bytes(model: Path) -> int:
+    """Sum the bytes of a graph's constants, as they are stored in it: weights, biases and the quantizers' scales."""
+    total = 0.0
+    for tensor in onnx.load(model).graph.initializer:
+        size = 0.5 if tensor.data_type in _HALF_BYTES else helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        total += math.prod(tensor.dims) * size
+    return math.ceil(total)

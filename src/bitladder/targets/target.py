@@ -1,0 +1,57 @@
+"""The interface of a target: it takes a model and samples, and says what it answers and what it costs there."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from bitladder.evaluate import Outputs
+from bitladder.tasks.task import Split
+
+__all__ = ["Job", "Latency", "Measured", "Target"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a target is asked to do.
+
+    `model` is ONNX, float or QDQ, at `precision` (FP16, W8A8, ...). `folder` takes what is compiled, `notes` what is
+    told beside it and differs from run to run (cycles, job ids); `workspace` is where a killed run finds what it did.
+    """
+
+    model: Path
+    precision: str
+    split: Split
+    folder: Path
+    notes: Path
+    workspace: Path
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Latency of an inference in ms: an estimate has an interval, a measurement a median (`ms`) and p90."""
+
+    source: str
+    reason: str
+    ms: float | None = None
+    low_ms: float | None = None
+    high_ms: float | None = None
+    p90_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a target found. `memory_bytes` is the compiled model's size, None where the target does not tell."""
+
+    answers: Outputs
+    memory_bytes: int | None
+    weights_bytes: int | None
+    ops_npu: int
+    ops_cpu: int
+    latency: Latency
+
+
+class Target(Protocol):
+    """Where a model runs."""
+
+    def measure(self, job: Job) -> Measured:
+        """Compile and run. Raise UserError where the target refuses the model, fails, or takes too long."""

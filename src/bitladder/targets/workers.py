@@ -1,0 +1,41 @@
+"""Processes that work with the backend and can be given up, and what went wrong with them in one line."""
+
+import shutil
+from concurrent.futures import Future
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
+
+from bitladder.errors import UserError
+from bitladder.targets.backend import redirect_output
+
+__all__ = ["LOG_FILE", "result", "worker_pool"]
+
+LOG_FILE = "backend.log"
+
+FULL = 1 << 20  # free bytes under which a disk counts as full
+
+
+def worker_pool(workers: int, workspace: Path) -> ProcessPool:
+    """Give processes whose backend prints to LOG_FILE in `workspace`."""
+    # spawn: the backend must not start in a copy of a process that runs torch's threads
+    log = str((workspace / LOG_FILE).resolve())
+    return ProcessPool(workers, initializer=redirect_output, initargs=(log,), context=get_context("spawn"))
+
+
+def result(future: Future, work: str, limit: str, workspace: Path) -> Any:
+    """Wait for a process's result. Raise UserError, in one line, for what went wrong with it."""
+    try:
+        return future.result()
+    except TimeoutError:
+        raise UserError(f"{work} took longer than {limit}; raise it in params.yaml") from None
+    except ProcessExpired as death:
+        log = workspace / LOG_FILE
+        raise UserError(f"{work}: its process died ({death}); run again, or see {log}") from None
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:500]
+        if shutil.disk_usage(workspace).free < FULL:
+            reason = f"the disk that holds {workspace} is full; make room, and run again ({reason})"
+        raise UserError(f"{work}: {reason}") from None

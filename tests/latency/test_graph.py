@@ -1,0 +1,86 @@
+"""Work counted from a graph: the same whether the graph is float or QDQ, and whoever exported it."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from bitladder.latency.graph import read_ops
+from bitladder.latency.work import sum_work
+
+
+def export(network: nn.Module, path: Path, shape: tuple[int, ...], opset: int) -> Path:
+    torch.onnx.export(network.eval(), (torch.zeros(shape),), str(path), dynamo=False, opset_version=opset)
+    return path
+
+
+def qdq(path: Path) -> Path:
+    """The float model of a 1x1 convolution with quantizers around everything."""
+    scale = numpy_helper.from_array(np.array(0.1, np.float32), "s")
+    zero, weight_zero = (
+        numpy_helper.from_array(np.array(0, kind), name) for kind, name in ((np.uint8, "z"), (np.int8, "wz"))
+    )
+    weights = numpy_helper.from_array(np.ones((8, 4, 1, 1), np.int8), "w")
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
+        helper.make_node("DequantizeLinear", ["w", "s", "wz"], ["wd"]),
+        helper.make_node("Conv", ["xd", "wd"], ["y"], "conv"),
+        helper.make_node("QuantizeLinear", ["y", "s", "z"], ["yq"]),
+        helper.make_node("DequantizeLinear", ["yq", "s", "z"], ["out"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 6, 6])
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 8, 6, 6])
+    graph = helper.make_graph(nodes, "g", [x], [out], [scale, zero, weight_zero, weights])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    return path
+
+
+def test_quantizers_are_no_ops(tmp_path):
+    plain = sum_work(read_ops(export(nn.Conv2d(4, 8, 1, bias=False), tmp_path / "float.onnx", (1, 4, 6, 6), 17)))
+    quantized = sum_work(read_ops(qdq(tmp_path / "qdq.onnx")))
+    assert quantized == plain
+    assert quantized["conv"].macs == 4 * 8 * 36
+    assert quantized["conv"].weights == 32
+
+
+@pytest.mark.parametrize(
+    ("network", "kind", "macs"),
+    [
+        (nn.Conv2d(8, 8, 3, padding=1, groups=8), "depthwise", 9 * 8 * 100),
+        (nn.Conv2d(64, 64, 1, groups=16), "conv", 4 * 64 * 100),
+        (nn.Sequential(nn.Flatten(), nn.Linear(800, 10)), "linear", 8000),
+    ],
+)
+def test_macs(network, kind, macs, tmp_path):
+    channels = 64 if kind == "conv" else 8
+    work = sum_work(read_ops(export(network, tmp_path / "model.onnx", (1, channels, 10, 10), 17)))
+    assert (work[kind].ops, work[kind].macs) == (1, macs)
+    assert sum(of.ops for of in work.values()) == 1
+
+
+def test_grouped_convolution_fills_the_matrix_unit(tmp_path):
+    (op,) = read_ops(export(nn.Conv2d(64, 64, 1, groups=16), tmp_path / "model.onnx", (1, 64, 10, 10), 17))
+    assert op.padded_macs == 2 * 32 * 32 * 100  # 16 groups of 4 channels, 8 at a time
+
+
+def test_gelu_and_layer_norm_count_once_however_they_are_written(tmp_path):
+    network = nn.Sequential(nn.LayerNorm(16), nn.GELU(), nn.Softmax(-1))
+    whole = [op.kind for op in read_ops(export(network, tmp_path / "20.onnx", (1, 4, 16), 20))]
+    spelled = [op.kind for op in read_ops(export(network, tmp_path / "14.onnx", (1, 4, 16), 14))]
+    assert whole == ["norm", "curve", "softmax"]
+    assert [kind for kind in spelled if kind != "pointwise"] == whole
+
+
+def test_shapes_that_the_graph_computes_are_known(tmp_path):
+    class Shuffle(nn.Module):
+        def forward(self, x):
+            batch, channels, height, width = x.shape
+            return x.view(batch, 2, channels // 2, height, width).transpose(1, 2).reshape(x.shape)
+
+    ops = read_ops(export(Shuffle(), tmp_path / "model.onnx", (1, 8, 4, 4), 17))
+    assert [op.kind for op in ops] == ["move"]
