@@ -4,23 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from bitladder.evaluate import Outputs, agreement, sqnr_db
-from bitladder.params import Params, TargetParams
+from bitladder.params import Params
 from bitladder.targets.hexagon import compile_model, run
+from bitladder.targets.record import header
 from bitladder.tasks.task import Metric, Split
 
-__all__ = ["not_profiled", "profile"]
-
-MEASURED = (
-    "value",
-    "drop",
-    "reference_value",
-    "gap",
-    "agreement",
-    "sqnr_db",
-    "memory_bytes",
-    "ops_npu",
-    "ops_cpu",
-)
+__all__ = ["profile"]
 
 
 def profile(
@@ -57,7 +46,7 @@ def profile(
     fp32, simulated = ({name: values[: len(split)] for name, values in outputs.items()} for outputs in references)
     value, reference_value = metric(answers, split.targets), metric(simulated, split.targets)
     return {
-        **_header(settings),
+        **header(settings),
         "samples": len(split),
         "value": value,
         "drop": metric.drop(metric(fp32, split.targets), value),
@@ -72,20 +61,3 @@ def profile(
         "ops_cpu": compiled.ops_cpu,
         "reason": "latency: the emulator's time is the host's, not the device's",
     }
-
-
-def not_profiled(settings: TargetParams, reason: str) -> dict[str, Any]:
-    """Give the record of a model that the target does not take: nothing measured, and why."""
-    nothing = dict.fromkeys(MEASURED)
-    return {
-        **_header(settings),
-        "samples": 0,
-        **nothing,
-        "latency_ms": None,
-        "latency_source": "none",
-        "reason": reason,
-    }
-
-
-def _header(settings: TargetParams) -> dict[str, Any]:
-    return {"backend": settings.backend, "soc": settings.soc}
