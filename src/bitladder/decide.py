@@ -108,7 +108,9 @@ def _texts(verdict: Verdict) -> str:
 
 
 def _distance(verdict: Verdict) -> tuple[int, float]:
-    return len(verdict.misses), max(miss.excess for miss in verdict.misses)
+    """Order by how many goals are missed, then by the widest miss that can be told."""
+    known = [miss.excess for miss in verdict.misses if math.isfinite(miss.excess)]
+    return len(verdict.misses), max(known, default=math.inf)
 
 
 def _entry(verdict: Verdict, followed: str, front: set[str]) -> dict[str, Any]:

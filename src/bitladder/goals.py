@@ -65,7 +65,8 @@ def judge(params: Params, rung: str, off: Record, on: Record, fp32: Record) -> V
 
     """
     goals, settings = params.goals, params.target
-    asked = {**goals.model_dump(exclude={"policy", "objective"}, exclude_none=True), "max_gap": settings.max_gap}
+    silent = {"policy", "objective"} | ({"accept_latency_estimates"} if goals.max_latency_ms is None else set())
+    asked = {**goals.model_dump(exclude=silent, exclude_none=True), "max_gap": settings.max_gap}
     found = {
         "value": off["value"],
         "drop": off["drop"],
@@ -180,7 +181,8 @@ def _sources(off: Record, on: Record) -> dict[str, str]:
     else:
         target = f"{on['backend']}, {on['soc']}, {on['samples']} samples"
         memory = f"context binary compiled for {on['soc']}"
-    latency = on["latency_source"] if on["latency_ms"] is not None else f"none: {on['reason']}"
+    why = on["reason"].removeprefix("latency: ")
+    latency = on["latency_source"] if on["latency_ms"] is not None else f"none: {why}"
     return {
         "off_target": f"{simulated} on the CPU, {off['samples']} samples",
         "on_target": target,

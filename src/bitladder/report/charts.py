@@ -20,11 +20,12 @@ KIB = 1024
 LAYERS = 40  # more rows than this are not looked at: the worst are shown
 
 
-def pareto(rows: Rows, floor: float | None, max_memory_bytes: int | None) -> Spec:
+def pareto(rows: Rows, rungs: Sequence[str], floor: float | None, max_memory_bytes: int | None) -> Spec:
     """Show accuracy on target against memory, a point a rung; the front as a line, goals as dashed lines.
 
     Args:
         rows: of the comparison, those with figures from the target.
+        rungs: all, by which colours are given.
         floor: the worst value that the goals allow, if they say so.
         max_memory_bytes: the goal, if there is one.
 
@@ -35,13 +36,15 @@ def pareto(rows: Rows, floor: float | None, max_memory_bytes: int | None) -> Spe
         y=alt.Y("target_value:Q", title=f"{rows[0]['metric']} on target", scale=alt.Scale(zero=False, padding=24)),
     )
     front = base.transform_filter("datum.front").mark_line(color=GREY, strokeDash=[2, 3], interpolate="linear")
-    dots = base.mark_point(size=130, filled=True, opacity=1).encode(
-        color=_rung_colour(rows),
-        shape=alt.Shape("chosen:N", scale=alt.Scale(domain=[False, True], range=["circle", "diamond"]), legend=None),
-        size=alt.Size("chosen:N", scale=alt.Scale(domain=[False, True], range=[110, 260]), legend=None),
+    dots = base.mark_point(filled=True, opacity=1).encode(
+        color=alt.Color("rung:N", scale=_rung_scale(rungs), legend=None),
+        shape=alt.condition("datum.chosen", alt.value("diamond"), alt.value("circle")),
+        size=alt.condition("datum.chosen", alt.value(260), alt.value(110)),
         tooltip=_tips("rung", "precision", "technique", "target_value", "target_drop", "memory_bytes", "then"),
     )
-    names = base.mark_text(dy=-14, fontSize=12).encode(text="rung:N", color=_rung_colour(rows))
+    names = base.mark_text(dy=-14, fontSize=12).encode(
+        text="rung:N", color=alt.Color("rung:N", scale=_rung_scale(rungs), legend=None)
+    )
     layers = [front, *_limit("y", floor), *_limit("x", max_memory_bytes and max_memory_bytes / KIB), dots, names]
     return _spec(alt.layer(*layers), 300)
 
@@ -71,7 +74,7 @@ def off_and_on_target(rows: Rows, fp32: float) -> Spec:
         shape=alt.Shape("where:N", sort=["simulated", "on target"], legend=None),
         tooltip=_tips("rung", "where", "value"),
     )
-    return _spec(alt.layer(*_limit("x", fp32), gap, dots), alt.Step(36))
+    return _spec(alt.layer(*_limit("x", fp32), gap, dots), 36 * len(rows))
 
 
 def qat_curves(rows: Rows, metric: str, rungs: Sequence[str]) -> Spec:
@@ -82,7 +85,7 @@ def qat_curves(rows: Rows, metric: str, rungs: Sequence[str]) -> Spec:
         .encode(
             x=alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d"), title="epoch (0: PTQ)"),
             y=alt.Y("value:Q", title=f"{metric}, calibration split", scale=alt.Scale(zero=False)),
-            color=alt.Color("rung:N", title=None, scale=_rung_scale(rungs), legend=alt.Legend(orient="top")),
+            color=alt.Color("rung:N", title=None, scale=_rung_scale(rungs), legend=_legend(rows)),
             tooltip=_tips("rung", "epoch", "value", "train_loss"),
         )
     )
@@ -103,10 +106,10 @@ def sqnr_by_layer(rows: Rows, rungs: Sequence[str]) -> Spec:
     dots = base.mark_point(size=60, filled=True, opacity=1).encode(
         y=y,
         x=alt.X("sqnr_db:Q", title="SQNR of the layer's output, dB"),
-        color=alt.Color("rung:N", title=None, scale=_rung_scale(rungs), legend=alt.Legend(orient="top")),
+        color=alt.Color("rung:N", title=None, scale=_rung_scale(rungs), legend=_legend(rows)),
         tooltip=_tips("layer", "kind", "rung", "sqnr_db"),
     )
-    return _spec(alt.layer(span, dots), alt.Step(17))
+    return _spec(alt.layer(span, dots), 17 * len(order))
 
 
 def sensitivity(rows: Rows, column: str, title: str) -> Spec:
@@ -120,18 +123,19 @@ def sensitivity(rows: Rows, column: str, title: str) -> Spec:
             tooltip=_tips("layer", column),
         )
     )
-    return _spec(chart, alt.Step(17))
+    return _spec(chart, 17 * min(LAYERS, len(rows)))
 
 
 def ranges(rows: Rows, what: str, rungs: Sequence[str], layer: str) -> Spec:
     """Show a range of a layer, a bar a rung; `what` is weight or output, the page sets the signal `layer`."""
     points = [row for row in rows if row[f"{what}_min"] is not None]
+    tried = [rung for rung in rungs if any(row["rung"] == rung for row in rows)]
     chosen = alt.param(name="layer", value=layer)
     chart = (
         alt.Chart(alt.Data(values=points))
         .mark_bar(height=12)
         .encode(
-            y=alt.Y("rung:N", sort=list(rungs), title=None, scale=alt.Scale(domain=list(rungs))),
+            y=alt.Y("rung:N", sort=list(rungs), title=None, scale=alt.Scale(domain=tried)),
             x=alt.X(f"{what}_min:Q", title=f"{what} range"),
             x2=f"{what}_max:Q",
             color=alt.Color("rung:N", scale=_rung_scale(rungs), legend=None),
@@ -140,7 +144,7 @@ def ranges(rows: Rows, what: str, rungs: Sequence[str], layer: str) -> Spec:
         .add_params(chosen)
         .transform_filter("datum.layer == layer")
     )
-    return _spec(chart, alt.Step(30))
+    return _spec(chart, 30 * len(tried))
 
 
 def channels(rows: Rows, rung: str, layer: str) -> Spec:
@@ -168,8 +172,9 @@ def _limit(axis: str, value: float | None) -> list[alt.Chart]:
     return [rule.encode(y="limit:Q") if axis == "y" else rule.encode(x="limit:Q")]
 
 
-def _rung_colour(rows: Rows) -> alt.Color:
-    return alt.Color("rung:N", scale=_rung_scale([row["rung"] for row in rows]), legend=None)
+def _legend(rows: Rows) -> alt.Legend:
+    # Two columns fit a phone
+    return alt.Legend(orient="top", columns=2, values=list(dict.fromkeys(row["rung"] for row in rows)))
 
 
 def _rung_scale(rungs: Sequence[str]) -> alt.Scale:
@@ -180,6 +185,7 @@ def _tips(*fields: str) -> list[alt.Tooltip]:
     return [alt.Tooltip(field=field, type="nominal", title=field.replace("_", " ")) for field in fields]
 
 
-def _spec(chart: Any, height: Any) -> Spec:
-    spec: Spec = chart.properties(width="container", height=height).to_dict()
+def _spec(chart: Any, height: int) -> Spec:
+    fitted = alt.AutoSizeParams(type="fit-x", contains="padding")
+    spec: Spec = chart.properties(width="container", height=height, autosize=fitted).to_dict()
     return spec

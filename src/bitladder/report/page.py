@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def _plots(params: Params, rows: Rows, decision: Mapping[str, Any]) -> tuple[Row
     measured = [row for row in rows if row["target_value"] is not None]
     if measured:
         note = "Diamond: chosen. Dotted: the front, which no other rung beats. Red: goals."
-        drawn = charts.pareto(measured, _floor(params, rows), params.goals.max_memory_bytes)
+        drawn = charts.pareto(measured, rungs, _floor(params, rows), params.goals.max_memory_bytes)
         add("Accuracy against memory", {"pareto": drawn}, note)
     tried = [row for row in rows[1:] if row["value"] is not None]
     drawn = charts.off_and_on_target(tried, rows[0]["value"])
@@ -114,31 +115,37 @@ def _plots(params: Params, rows: Rows, decision: Mapping[str, Any]) -> tuple[Row
     layers = [{**row, "rung": rung} for rung in params.rungs() for row in _table(METRICS / f"layers/{rung}.csv")]
     if layers:
         note = f"After PTQ, against FP32, on a few samples. Of a large network the {charts.LAYERS} worst layers."
-        shown = {"sqnr": charts.sqnr_by_layer(layers, rungs)}
-        add("SQNR by layer", shown, note, wide=not SENSITIVITY.exists() and bool(history))
+        add("SQNR by layer", {"sqnr": charts.sqnr_by_layer(layers, rungs)}, note)
     sensitive = _table(SENSITIVITY)
     columns = [name for name in ("drop", "sqnr_db") if sensitive and isinstance(sensitive[0].get(name), float)]
     if columns:
         title = {"drop": "drop with this layer quantized alone", "sqnr_db": "SQNR with this layer quantized alone, dB"}
         add("Sensitivity by layer", {"sensitivity": charts.sensitivity(sensitive, columns[0], title[columns[0]])})
     if layers:
-        _add_ranges(add, layers, params.rungs(), decision["chosen"])
+        _add_ranges(add, layers, rungs, decision["chosen"])
     return plots, specs
 
 
 def _add_ranges(add: Any, layers: Rows, rungs: tuple[str, ...], chosen: str | None) -> None:
-    # A layer whose output is fused into the next has no quantizer there
+    _hand_back_fused(layers)
     names = list(dict.fromkeys(row["layer"] for row in layers if row["weight_min"] is not None))
     tried = [rung for rung in rungs if any(row["rung"] == rung for row in layers)]
     rung = chosen if chosen in tried else tried[-1]
-    drawn = {f"range_{what}": charts.ranges(layers, what, tried, names[0]) for what in ("weight", "output")}
-    note = "Ranges that the quantizers cover after PTQ. A layer fused with the next has no output range of its own."
+    drawn = {f"range_{what}": charts.ranges(layers, what, rungs, names[0]) for what in ("weight", "output")}
+    note = "Ranges that the quantizers cover after PTQ. The output range is that of an activation fused with the layer."
     weights = _channels(Path(f"build/ptq/{rung}/encodings.json"), names)
     if weights:
         drawn["channels"] = charts.channels(weights, rung, names[0])
     else:
         note += f" Weights channel by channel need build/ptq/{rung}, which is not here: run `dvc pull`."
     add("Ranges of a layer", drawn, note, wide=True, layers=names)
+
+
+def _hand_back_fused(layers: Rows) -> None:
+    """Give a layer that has no output quantizer the range of the activation that is fused with it."""
+    for row, following in pairwise(layers):
+        if row["weight_min"] is not None and row["output_min"] is None and row["rung"] == following["rung"]:
+            row |= {key: following[key] for key in ("outputs_bits", "output_min", "output_max")}
 
 
 def _floor(params: Params, rows: Rows) -> float | None:
