@@ -1,6 +1,5 @@
 """The decision, over records: each verdict of the ladder, and the sources that figures may have."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,59 +7,8 @@ import pytest
 from bitladder.decide import Decision, decide
 from bitladder.errors import UserError
 from bitladder.goals import judge, qat_verdict
-from bitladder.params import GoalsParams, Params, load_params
-
-ROOT = Path(__file__).parents[1]
-RUNGS = ("fp16", "balanced", "compact", "tiny")
-SIZES = {"fp16": 4000, "balanced": 3000, "compact": 2000, "tiny": 1000}
-BITS = {"fp16": (16, 16), "balanced": (8, 16), "compact": (8, 8), "tiny": (4, 8)}
-
-
-def with_goals(soc: str = "SM8650", **goals: Any) -> Params:
-    data = load_params(ROOT / "params.yaml").model_dump()
-    nothing = dict.fromkeys(("max_drop", "max_relative_drop", "min_value", "max_memory_bytes", "max_latency_ms"))
-    data["goals"] = {**nothing, "max_drop": 0.01, **goals}
-    data["target"]["soc"] = soc
-    return Params.model_validate(data)
-
-
-def off(rung: str, drop: float = 0.0, **more: Any) -> dict[str, Any]:
-    weights, activations = BITS[rung]
-    return {
-        "metric": "accuracy",
-        "higher_is_better": True,
-        "value": 0.9 - drop,
-        "drop": drop,
-        "samples": 100,
-        "technique": "fp16" if rung == "fp16" else "ptq:bn-fold+min-max",
-        "weights_bits": weights,
-        "activations_bits": activations,
-        **more,
-    }
-
-
-def on(rung: str, drop: float = 0.0, **more: Any) -> dict[str, Any]:
-    return {
-        "backend": "hexagon-emulator",
-        "soc": "SM8650",
-        "samples": 100,
-        "value": 0.9 - drop,
-        "drop": drop,
-        "gap": 0.0,
-        "memory_bytes": SIZES[rung],
-        "latency_ms": None,
-        "latency_source": "none",
-        "reason": "latency: the emulator's time is the host's",
-        **more,
-    }
-
-
-def skipped_off(rung: str) -> dict[str, Any]:
-    return {**off(rung), "value": None, "drop": None, "technique": None, "samples": 0, "skipped": "stopped above"}
-
-
-def refused(rung: str, reason: str) -> dict[str, Any]:
-    return {**on(rung), "value": None, "drop": None, "gap": None, "memory_bytes": None, "samples": 0, "reason": reason}
+from bitladder.params import GoalsParams, Params
+from records import RUNGS, off, on, refused, skipped_off, with_goals
 
 
 def decided(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
+from statistics import median
 from typing import Any
 
 from tabulate import tabulate
@@ -146,6 +147,9 @@ def _layers(before: Revision, after: Revision, rungs: Row) -> Iterator[Row]:
         if rung not in before.rungs or rung not in after.rungs:
             continue
         old, new = before.layers(rung), after.layers(rung)
+        if bool(old) != bool(new):
+            side = after if old else before
+            side.unseen.append(f"metrics/layers/{rung}.csv at {side.label}: not there, or the rung was skipped")
         both = [layer for layer in new if layer in old]
         for kind in ("weights", "outputs"):
             bits = [name for name in both if old[name][f"{kind}_bits"] != new[name][f"{kind}_bits"]]
@@ -155,10 +159,11 @@ def _layers(before: Revision, after: Revision, rungs: Row) -> Iterator[Row]:
                 same = {(old[name][f"{kind}_bits"], new[name][f"{kind}_bits"]) for name in bits}
                 others = "" if len(same) == 1 else f" in {first}, others otherwise"
                 yield rung, kind, f"{change}{others}: {_named(bits, len(both))}"
-        falls = sorted(both, key=lambda name: float(new[name]["sqnr_db"]) - float(old[name]["sqnr_db"]))
-        if falls and old != new:
-            worst = falls[0]
-            yield rung, "SQNR", f"{worst} {old[worst]['sqnr_db']} -> {new[worst]['sqnr_db']} dB, the most for the worse"
+        gains = {name: float(new[name]["sqnr_db"]) - float(old[name]["sqnr_db"]) for name in both}
+        if gains and old != new:
+            most = max(gains, key=lambda name: abs(gains[name]))
+            sides = " -> ".join(f"{float(side[most]['sqnr_db']):.1f}" for side in (old, new))
+            yield rung, "SQNR", f"median {median(gains.values()):+.1f} dB; {most} {sides} dB, the most"
         yield from _scales(before, after, rung)
 
 
@@ -178,7 +183,7 @@ def _scales(before: Revision, after: Revision, rung: str) -> Iterator[Row]:
     changed = [name for name, ratio in ratios.items() if ratio]
     if changed:
         most = max(changed, key=lambda name: ratios[name])
-        change = f"{len(changed)} of {len(ratios)} quantizers; {most} by {ratios[most]:+.1%}, the most"
+        change = f"{len(changed)} of {len(ratios)} quantizers; {most} by {ratios[most]:.1%}, the most"
         yield rung, "scales", change
 
 

@@ -52,8 +52,8 @@ class Revision:
         return json.loads(text) if text else {}
 
     def layers(self, rung: str) -> dict[str, dict[str, str]]:
-        """Rows of metrics/layers/<rung>.csv by layer."""
-        text = self._text(f"metrics/layers/{rung}.csv")
+        """Rows of metrics/layers/<rung>.csv by layer; none where there is no such file."""
+        text = self._text(f"metrics/layers/{rung}.csv", note=False)
         return {row["layer"]: row for row in csv.DictReader(io.StringIO(text or ""))}
 
     def encodings(self, rung: str) -> dict[str, Any] | None:
@@ -67,12 +67,12 @@ class Revision:
             return None
         return dict(json.loads(cached.read_text("utf-8")))
 
-    def _text(self, path: str) -> str | None:
+    def _text(self, path: str, note: bool = True) -> str | None:
         if self.name is None:
             text = Path(path).read_text("utf-8") if Path(path).exists() else None
         else:
             text = _git("show", f"{self.name}:./{path}")
-        if text is None:
+        if text is None and note:
             self.unseen.append(f"{path} at {self.label}: not there")
         return text
 
