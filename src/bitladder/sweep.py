@@ -4,6 +4,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tabulate import tabulate
 
@@ -100,5 +101,8 @@ def _experiments() -> dict[str, str]:
 
 
 def _dvc(*words: str) -> int:
-    # Relative, so that the stages of an experiment import the code of its own copy
-    return subprocess.run(["dvc", *words], env={**os.environ, "PYTHONPATH": "src"}, check=False).returncode
+    store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+    # Python's path is relative, so that an experiment imports the code of its own copy; MLflow's store is not, so
+    # that all of them end up in this folder's
+    environment = {**os.environ, "PYTHONPATH": "src", "MLFLOW_TRACKING_URI": store}
+    return subprocess.run(["dvc", *words], env=environment, check=False).returncode
