@@ -18,6 +18,7 @@ export PYTHONPATH := $(CURDIR)/src
 run: $(STAMP)
 	bitladder check
 	dvc repro
+	bitladder report
 	bitladder track
 	bitladder timings
 	bitladder show

@@ -13,9 +13,9 @@ def main(params: Params) -> None:
     from bitladder.report.tables import COLUMNS, comparison_rows
 
     results = read_results(params)
-    decision = decide(params, results.evals, results.targets)
-    write_csv(METRICS / "comparison.csv", COLUMNS, comparison_rows(results.evals, results.targets, decision.chosen))
-    write_json(METRICS / "decision.json", asdict(decision))
+    decision = asdict(decide(params, results.evals, results.targets))
+    write_csv(METRICS / "comparison.csv", COLUMNS, comparison_rows(results.evals, results.targets, decision))
+    write_json(METRICS / "decision.json", decision)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,11 @@ from bitladder.stage import run
 
 
 def main(params: Params, rung: str) -> None:
+    from bitladder.gates import is_skipped, skip_export
+
+    if is_skipped(Path(f"build/qat/{rung}/sim.safetensors")):
+        skip_export(rung)
+        return
     from bitladder.determinism import seed_all
     from bitladder.export.checks import check_answers, check_bias_scales, graph_names, run_unoptimised
     from bitladder.files import load_tensors, write_json

@@ -8,20 +8,25 @@ from bitladder.stage import run
 
 def main(params: Params, rung: str) -> None:
     from bitladder.files import load_tensors, write_json
-    from bitladder.model import load_split
-    from bitladder.resume import fingerprint, workspace
-    from bitladder.targets.profile import not_profiled, profile
-    from bitladder.targets.target import Job
-    from bitladder.tasks.task import load_task
+    from bitladder.gates import SKIPPED, is_skipped
+    from bitladder.targets.record import not_profiled
 
     precision = "FP16" if rung == "fp16" else str(params.ladder[rung].precision)
     metrics = Path(f"metrics/target/{rung}.json")
     folder = Path("build/target") / rung
-    if precision not in params.soc.takes:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(metrics, not_profiled(params.target, f"{params.target.soc} does not take {precision}"))
-        return
     model = Path(f"build/export/{rung}/model.onnx")
+    refused = precision not in params.soc.takes
+    if refused or is_skipped(model):
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = f"{params.target.soc} does not take {precision}" if refused else f"skipped: {SKIPPED}"
+        write_json(metrics, not_profiled(params.target, reason))
+        return
+    from bitladder.model import load_split
+    from bitladder.resume import fingerprint, workspace
+    from bitladder.targets.profile import profile
+    from bitladder.targets.target import Job
+    from bitladder.tasks.task import load_task
+
     data = Path("build/data/evaluation.safetensors")
     simulated = Path("build/export/fp16" if rung == "fp16" else f"build/qat/{rung}") / "outputs.safetensors"
     with workspace(f"profile-{rung}", fingerprint(params.soc, params.target.samples, files=(model, data))) as work:

@@ -7,10 +7,16 @@ from bitladder.stage import run
 
 
 def main(params: Params, rung: str) -> None:
+    from bitladder.gates import LAYER_COLUMNS, descends, skip_ptq
+
+    if not descends(params.ladder[rung].after):
+        skip_ptq(params, rung)
+        return
     from bitladder.determinism import seed_all
     from bitladder.evaluate import compare, predict
-    from bitladder.files import load_tensors, save_tensors, write_json
+    from bitladder.files import load_tensors, save_tensors, write_csv, write_json
     from bitladder.model import load_split, sample_inputs
+    from bitladder.quantize.layers import layer_rows
     from bitladder.quantize.prepare import load_prepared
     from bitladder.quantize.ptq import quantize
     from bitladder.quantize.simulation import encodings_of, save_sim
@@ -31,6 +37,7 @@ def main(params: Params, rung: str) -> None:
     save_sim(folder / "sim.safetensors", sim)
     save_tensors(folder / "outputs.safetensors", outputs)
     write_json(folder / "encodings.json", encodings_of(sim), exact=True)
+    write_csv(Path(f"metrics/layers/{rung}.csv"), LAYER_COLUMNS, layer_rows(model, sim, split))
     record = result.record(task.metric, technique, bits.weights, bits.activations)
     write_json(Path(f"metrics/ptq/{rung}.json"), record)
 

@@ -8,13 +8,17 @@ from bitladder.stage import run
 
 
 def main(params: Params, rung: str) -> None:
-    from bitladder.decide import qat_verdict
     from bitladder.files import copy_file, read_json, write_csv, write_json
+    from bitladder.gates import is_skipped, skip_qat
+    from bitladder.goals import qat_verdict
 
     source, folder = Path("build/ptq") / rung, Path("build/qat") / rung
+    if is_skipped(source / "sim.safetensors"):
+        skip_qat(rung)
+        return
     record = read_json(Path(f"metrics/ptq/{rung}.json"))
     history: list[dict[str, Any]] = []
-    needed, why = qat_verdict(params.qat.when, record["drop"], params.goals.max_drop)
+    needed, why = qat_verdict(params.qat.when, params.goals, record, read_json(Path("metrics/eval/fp32.json")))
     if needed:
         trained, history = train(params, rung, source, folder)
         why += "" if trained else "; no epoch beat PTQ on the calibration split, so PTQ's model stays"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from enum import StrEnum
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Walk a PyTorch model down the precision ladder of a Qualcomm NPU. The pipeline itself runs by `dvc repro`.",
 )
+
+
+class DiffForm(StrEnum):
+    """How a diff is written."""
+
+    TEXT = "text"
+    MARKDOWN = "markdown"
+    HTML = "html"
+
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The params.yaml to read.")]
 
@@ -64,10 +74,63 @@ def show(
     if as_json:
         typer.echo(json.dumps(decision, indent=2))
         return
-    typer.echo(format_table(comparison_rows(results.evals, results.targets, decision["chosen"])))
+    typer.echo(format_table(comparison_rows(results.evals, results.targets, decision)))
     typer.echo(f"\nDecision: {decision['reason']}.")
     for entry in decision["trail"]:
         typer.echo(f"  {entry['rung']} ({entry['precision']}): {entry['then']}")
+    for step in decision["next"]:
+        typer.echo(f"Next: {step}.")
+
+
+@app.command()
+@one_line_errors
+def report(
+    params: ParamsFile = Path("params.yaml"),
+    output: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("reports/index.html"),
+) -> None:
+    """Write the decision, the figures and the plots as one HTML page that works offline."""
+    from bitladder.files import write_text
+    from bitladder.params import load_params
+    from bitladder.report.page import render
+
+    write_text(output, render(load_params(params)))
+    typer.echo(f"{output}: written")
+
+
+@app.command()
+@one_line_errors
+def diff(
+    before: Annotated[str, typer.Argument(metavar="REV1", help="A git revision: a branch, a tag, a commit.")],
+    after: Annotated[str | None, typer.Argument(metavar="[REV2]", help="Another; the work tree if left out.")] = None,
+    form: Annotated[DiffForm, typer.Option("--format", help="How to write it.")] = DiffForm.TEXT,
+    check_goals: Annotated[
+        bool, typer.Option("--check", help="Exit with 1 where goals that held at REV1 no longer hold.")
+    ] = False,
+) -> None:
+    """Say what changed between two revisions: decision, params, figures, layers, files."""
+    from bitladder.report.diff import diff as compare
+    from bitladder.report.diff import format_diff, lost
+    from bitladder.report.revisions import read_revision
+
+    old, new = read_revision(before), read_revision(after)
+    typer.echo(format_diff(compare(old, new), form.value))
+    if check_goals and (missed := lost(old, new)):
+        raise UserError(missed)
+
+
+@app.command()
+@one_line_errors
+def sweep(
+    values: Annotated[list[str], typer.Argument(metavar="KEY=VALUE,VALUE...", help="Keys of params.yaml to try.")],
+    jobs: Annotated[int, typer.Option(min=1, help="Experiments at a time.")] = 1,
+) -> None:
+    """Run the pipeline for every combination of values, as DVC experiments, and print what came out."""
+    from bitladder.sweep import format_outcomes
+    from bitladder.sweep import sweep as run_all
+
+    outcomes = run_all(values, jobs)
+    typer.echo(format_outcomes(outcomes, values))
+    typer.echo("\n`dvc exp apply NAME` takes one into the work tree; `bitladder diff HEAD NAME` compares.")
 
 
 @app.command()

@@ -1,40 +1,39 @@
-"""Goals, the ladder, the decision and its reasons. Plain numbers from metrics files; no torch."""
+"""The ladder and its decision: which rung to ship, and why not the others. Plain numbers; no torch."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bitladder.params import GoalsParams, Params
+from bitladder.advice import advise
+from bitladder.goals import Verdict, judge
+from bitladder.params import Params
 
-__all__ = ["Decision", "decide", "qat_verdict"]
+__all__ = ["Decision", "decide", "pareto_front"]
 
 Records = Mapping[str, Mapping[str, Any]]
 
-TOLERANCE = 5e-7  # metrics files hold 6 decimals: a drop of exactly max_drop must pass
-
-
-def qat_verdict(when: str, drop: float, max_drop: float) -> tuple[bool, str]:
-    """Say whether a rung is trained, from `qat.when` and the drop that PTQ left; and why."""
-    if when == "never":
-        return False, "not run: qat.when is never"
-    if when == "always":
-        return True, "run: qat.when is always"
-    if drop > max_drop + TOLERANCE:
-        return True, f"run: PTQ dropped {drop:.4f}, more than goals.max_drop {max_drop:g}"
-    return False, f"not needed: PTQ dropped {drop:.4f}, within goals.max_drop {max_drop:g}"
+BEST = {"smallest": "the smallest", "fastest": "the fastest", "most-accurate": "the most accurate"}
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What to ship. `chosen` is None where nothing meets the goals; `trail` has one entry a rung, from the top."""
+    """What to ship. `chosen` is None where nothing meets the goals; `trail` has one entry a rung, from the top.
+
+    `nearest` and `next` say, where nothing is chosen, which rung came nearest and what to try.
+    """
 
     chosen: str | None
     reason: str
+    policy: str
+    objective: str
+    nearest: str | None
+    next: tuple[str, ...]
     trail: tuple[dict[str, Any], ...]
 
 
 def decide(params: Params, evals: Records, targets: Records) -> Decision:
-    """Choose the lowest rung that meets every goal, off and on target.
+    """Choose a rung by goals.policy and goals.objective among those that meet every goal, off and on target.
 
     Args:
         params: goals and ladder.
@@ -42,73 +41,98 @@ def decide(params: Params, evals: Records, targets: Records) -> Decision:
         targets: metrics/target records of fp16 and every rung.
 
     """
-    trail = [_judge(params, name, evals[name], targets[name]) for name in ("fp16", *params.rungs())]
-    good = [entry for entry in trail if not entry["misses"]]
-    if not good:
-        nearest = min(trail, key=lambda entry: (len(entry["misses"]), _worst_drop(evals, targets, entry["rung"])))
-        for entry in trail:
-            entry["then"] = "not chosen: " + "; ".join(entry["misses"])
-        reason = (
-            f"no rung meets the goals; nearest is {nearest['rung']} ({nearest['precision']}):"
-            f" {'; '.join(nearest['misses'])}"
-        )
-        return Decision(None, reason, tuple(trail))
-    chosen = good[-1]
-    for entry in trail:
-        if entry is chosen:
-            entry["then"] = "chosen: the lowest rung that meets every goal"
-        elif entry["misses"]:
-            entry["then"] = "not chosen: " + "; ".join(entry["misses"])
-        else:
-            entry["then"] = f"not chosen: meets the goals, and {chosen['rung']}, which is lower, does too"
-    target, record = targets[chosen["rung"]], evals[chosen["rung"]]
-    reason = (
-        f"{chosen['rung']} ({chosen['precision']}, {record['technique']}) is the lowest rung that meets the goals:"
-        f" {record['metric']} {record['value']:.4f} off target (drop {record['drop']:+.4f}),"
-        f" {target['value']:.4f} on {target['soc']} by {target['backend']} (drop {target['drop']:+.4f},"
-        f" {target['samples']} samples), {target['memory_bytes']:,} bytes"
-    )
-    return Decision(chosen["rung"], reason, tuple(trail))
-
-
-def _judge(params: Params, name: str, off: Mapping[str, Any], on: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the trail's entry of a rung: what was asked, what was found, and which goals it misses."""
     goals = params.goals
-    precision = "FP16" if name == "fp16" else str(params.ladder[name].precision)
-    found = {
-        "drop": off["drop"],
-        "target_drop": on["drop"],
-        "target_gap": on["gap"],
-        "memory_bytes": on["memory_bytes"],
-        "latency_ms": on["latency_ms"],
-        "latency_source": on["latency_source"],
+    verdicts = [judge(params, name, evals[name], targets[name], evals["fp32"]) for name in ("fp16", *params.rungs())]
+    good = [verdict for verdict in verdicts if verdict.good]
+    front = pareto_front(targets)
+    if not good:
+        nearest = min((verdict for verdict in verdicts if not verdict.skipped), key=_distance)
+        reason = f"no rung meets the goals; nearest is {nearest.label}: {_texts(nearest)}"
+        trail = tuple(_entry(verdict, _missed(verdict), front) for verdict in verdicts)
+        return Decision(
+            None, reason, goals.policy, goals.objective, nearest.rung, advise(params, nearest, evals), trail
+        )
+    if goals.policy == "step-down":
+        chosen, claim = good[0], "the first rung from the top that meets every goal"
+    else:
+        chosen = min(good, key=lambda verdict: _rank(verdict, goals.objective, verdicts))
+        claim = f"{BEST[goals.objective]} rung that meets every goal"
+    followed = {verdict.rung: _followed(verdict, chosen, claim) for verdict in verdicts}
+    trail = tuple(_entry(verdict, followed[verdict.rung], front) for verdict in verdicts)
+    reason = f"{chosen.rung} ({chosen.precision}, {evals[chosen.rung]['technique']}) is {claim}: " + _figures(
+        evals[chosen.rung], targets[chosen.rung]
+    )
+    return Decision(chosen.rung, reason, goals.policy, goals.objective, None, (), trail)
+
+
+def pareto_front(targets: Records) -> set[str]:
+    """Name the rungs that no other beats: none is both smaller and as accurate on target, or as small and better."""
+    points = {
+        name: (record["memory_bytes"], record["drop"])
+        for name, record in targets.items()
+        if record["memory_bytes"] is not None and record["drop"] is not None
     }
-    asked = {**goals.model_dump(exclude_none=True), "max_gap": params.target.max_gap}
-    misses = _misses(goals, params.target.max_gap, found, on["reason"])
-    return {"rung": name, "precision": precision, "asked": asked, "found": found, "misses": misses}
+    return {
+        name
+        for name, (size, drop) in points.items()
+        if not any(other != (size, drop) and other[0] <= size and other[1] <= drop for other in points.values())
+    }
 
 
-def _misses(goals: GoalsParams, max_gap: float, found: Mapping[str, Any], reason: str) -> list[str]:
-    if found["target_drop"] is None:
-        return [f"not measured on target: {reason}"]
-    limits = [
-        ("drop off target", found["drop"], goals.max_drop, "goals.max_drop"),
-        ("drop on target", found["target_drop"], goals.max_drop, "goals.max_drop"),
-        ("gap between target and simulation", found["target_gap"], max_gap, "target.max_gap"),
-        ("context binary in bytes", found["memory_bytes"], goals.max_memory_bytes, "goals.max_memory_bytes"),
-        ("latency in ms", found["latency_ms"], goals.max_latency_ms, "goals.max_latency_ms"),
-    ]
-    misses = []
-    for what, value, limit, key in limits:
-        if limit is None:
-            continue
-        if value is None:
-            misses.append(f"{what} not measured, and {key} asks for {limit:g}")
-        elif value > limit + TOLERANCE:
-            misses.append(f"{what} {value:,.6g} over {key} {limit:,.6g}")
-    return misses
+def _rank(verdict: Verdict, objective: str, verdicts: Sequence[Verdict]) -> tuple[float, float, int]:
+    """Order by the objective, then by accuracy or size, then the lower rung first."""
+    found, depth = verdict.found, -verdicts.index(verdict)
+    size, drop = found["memory_bytes"], found["target_drop"]
+    size = math.inf if size is None else size
+    if objective == "fastest":
+        return found["latency_ms"], size, depth
+    return (drop, size, depth) if objective == "most-accurate" else (size, drop, depth)
 
 
-def _worst_drop(evals: Records, targets: Records, name: str) -> float:
-    on = targets[name]["drop"]
-    return max(evals[name]["drop"], float("inf") if on is None else on)
+def _followed(verdict: Verdict, chosen: Verdict, claim: str) -> str:
+    if verdict is chosen:
+        return f"chosen: {claim}"
+    if verdict.skipped:
+        return f"skipped: {chosen.label} meets every goal, and goals.policy is step-down"
+    if verdict.misses:
+        return _missed(verdict)
+    return f"not chosen: meets the goals, but {chosen.rung} is {claim}"
+
+
+def _missed(verdict: Verdict) -> str:
+    return f"skipped: {verdict.skipped}" if verdict.skipped else f"not chosen: {_texts(verdict)}"
+
+
+def _texts(verdict: Verdict) -> str:
+    return "; ".join(miss.text for miss in verdict.misses)
+
+
+def _distance(verdict: Verdict) -> tuple[int, float]:
+    """Order by how many goals are missed, then by the widest miss that can be told."""
+    known = [miss.excess for miss in verdict.misses if math.isfinite(miss.excess)]
+    return len(verdict.misses), max(known, default=math.inf)
+
+
+def _entry(verdict: Verdict, followed: str, front: set[str]) -> dict[str, Any]:
+    return {
+        "rung": verdict.rung,
+        "precision": verdict.precision,
+        "technique": verdict.technique,
+        "asked": verdict.asked,
+        "found": verdict.found,
+        "sources": verdict.sources,
+        "misses": [miss.text for miss in verdict.misses],
+        "qat": verdict.qat,
+        "pareto": verdict.rung in front,
+        "then": followed,
+    }
+
+
+def _figures(off: Mapping[str, Any], on: Mapping[str, Any]) -> str:
+    memory = "" if on["memory_bytes"] is None else f", {on['memory_bytes']:,} bytes"
+    latency = "" if on["latency_ms"] is None else f", {on['latency_ms']:.3f} ms ({on['latency_source']})"
+    return (
+        f"{off['metric']} {off['value']:.4f} off target (drop {off['drop']:+.4f}),"
+        f" {on['value']:.4f} on {on['soc']} by {on['backend']} (drop {on['drop']:+.4f}, {on['samples']} samples)"
+        f"{memory}{latency}"
+    )

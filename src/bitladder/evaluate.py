@@ -36,6 +36,7 @@ class Comparison:
         """Give what a metrics/eval/*.json file holds."""
         return {
             "metric": metric.name,
+            "higher_is_better": metric.higher_is_better,
             **asdict(self),
             "technique": technique,
             "weights_bits": weights_bits,

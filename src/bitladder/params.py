@@ -12,7 +12,7 @@ from bitladder.errors import UserError
 from bitladder.precision import FLOAT, Precision
 from bitladder.socs import Soc, find_soc
 
-__all__ = ["Params", "Rung", "load_params"]
+__all__ = ["GoalsParams", "Params", "Rung", "load_params"]
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -66,11 +66,23 @@ class EvaluateParams(_Block):
 
 
 class GoalsParams(_Block):
-    """What a rung must hold to be shipped."""
+    """What a rung must hold to be shipped, and how one is chosen of those that do."""
 
-    max_drop: Fraction
+    # No defaults: DVC tracks these three by name, and refuses a file without them
+    max_drop: Fraction | None
+    max_relative_drop: Fraction | None
+    min_value: Finite | None
     max_memory_bytes: Count | None = None
     max_latency_ms: Positive | None = None
+    accept_latency_estimates: bool = False
+    policy: Literal["sweep", "step-down"] = "sweep"
+    objective: Literal["smallest", "fastest", "most-accurate"] = "smallest"
+
+    @model_validator(mode="after")
+    def _accuracy_has_a_goal(self) -> "GoalsParams":
+        if self.max_drop is None and self.max_relative_drop is None and self.min_value is None:
+            raise ValueError("one of max_drop, max_relative_drop and min_value must be set")
+        return self
 
 
 class VerifyParams(_Block):
@@ -146,6 +158,7 @@ class TrackParams(_Block):
     """MLflow."""
 
     experiment: Annotated[str, Field(min_length=1)]
+    register_as: Annotated[str, Field(min_length=1)] | None = None
 
 
 class Params(_Block):

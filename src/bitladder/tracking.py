@@ -1,11 +1,13 @@
 """MLflow: one run per state of the metrics, one child per rung. The only module that imports MLflow."""
 
+import contextlib
 import csv
 import hashlib
 import logging
 import os
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -19,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from bitladder.errors import UserError
 from bitladder.files import read_json
 from bitladder.params import Params
+from bitladder.report.page import render
 from bitladder.report.results import METRICS, Results, read_results
 
 __all__ = ["DEFAULT_URI", "track"]
@@ -26,6 +29,8 @@ __all__ = ["DEFAULT_URI", "track"]
 DEFAULT_URI = "sqlite:///mlflow.db"
 
 FINGERPRINT = "bitladder.fingerprint"
+
+ALIAS = "chosen"
 
 SUMMARY = ("comparison.csv", "decision.json")
 
@@ -66,15 +71,19 @@ def _track(params: Params, results: Results, fingerprint: str) -> str:
     tags = {FINGERPRINT: fingerprint, "git.revision": revision, "git.dirty": str(dirty).lower()}
     decision = read_json(METRICS / "decision.json")
     parent = client.create_run(experiment, run_name=name, tags=tags).info.run_id
-    _log(client, parent, _flat(params.model_dump()), {}, {"chosen": str(decision["chosen"])})
+    tags = {"chosen": str(decision["chosen"]), "policy": decision["policy"], "soc": params.target.soc}
+    _log(client, parent, _flat(params.model_dump()), _chosen_figures(decision), tags)
     client.set_tag(parent, "mlflow.note.content", decision["reason"])
+    client.log_text(parent, render(params), "report.html")
     for file in SUMMARY:
         client.log_artifact(parent, str(METRICS / file))
     client.log_artifact(parent, "params.yaml")
     for rung, record in results.evals.items():
         child = {"mlflow.parentRunId": parent, "git.revision": revision}
         run_id = client.create_run(experiment, run_name=f"{name} {rung}", tags=child).info.run_id
-        _log_rung(client, run_id, rung, record, results.targets.get(rung, {}), rung == decision["chosen"])
+        _log_rung(client, run_id, rung, record, results.targets.get(rung, {}), _rung_tags(decision, rung))
+        if params.track.register_as and rung == decision["chosen"]:
+            _register(client, run_id, rung, params.track.register_as, name)
         client.set_terminated(run_id)
     client.set_terminated(parent)  # last: a run that is finished is whole
     return f"MLflow: logged run {name} with {len(results.evals)} children"
@@ -85,12 +94,17 @@ def _children(client: MlflowClient, experiment: str, parent: str) -> list[Run]:
 
 
 def _log_rung(
-    client: MlflowClient, run_id: str, rung: str, off: Mapping[str, Any], on: Mapping[str, Any], chosen: bool
+    client: MlflowClient,
+    run_id: str,
+    rung: str,
+    off: Mapping[str, Any],
+    on: Mapping[str, Any],
+    tags: Mapping[str, str],
 ) -> None:
     values = {f"target.{key}": value for key, value in on.items()} | dict(off)
     metrics = {key: value for key, value in values.items() if _is_number(value) and not key.endswith("_bits")}
     described = {key: str(value) for key, value in values.items() if key not in metrics and value is not None}
-    _log(client, run_id, {"rung": rung, **described}, metrics, {"chosen": str(chosen).lower()})
+    _log(client, run_id, {"rung": rung, **described}, metrics, tags)
     history = METRICS / f"qat/{rung}.csv"
     if history.exists():
         with history.open(newline="", encoding="utf-8") as file:
@@ -101,6 +115,38 @@ def _log_rung(
                 if key != "epoch" and value
             ]
         client.log_batch(run_id, metrics=steps)
+
+
+def _chosen_figures(decision: Mapping[str, Any]) -> dict[str, float]:
+    """Give the chosen rung's figures for the parent run, so that parents compare as rungs do."""
+    entry = next((entry for entry in decision["trail"] if entry["rung"] == decision["chosen"]), None)
+    found = entry["found"] if entry else {}
+    return {f"chosen.{key}": value for key, value in found.items() if _is_number(value)}
+
+
+def _rung_tags(decision: Mapping[str, Any], rung: str) -> dict[str, str]:
+    """Say of a rung's run whether it was chosen, its precision, and what followed."""
+    entry = next((entry for entry in decision["trail"] if entry["rung"] == rung), None)
+    tags = {"chosen": str(rung == decision["chosen"]).lower()}
+    if entry:
+        tags |= {"precision": entry["precision"], "pareto": str(entry["pareto"]).lower(), "verdict": entry["then"]}
+    return tags
+
+
+def _register(client: MlflowClient, run_id: str, rung: str, model: str, revision: str) -> None:
+    """Register the chosen rung's ONNX as a version of a model, and point the alias `chosen` at it.
+
+    Raises UserError where the graph is not on this machine.
+    """
+    graph = Path(f"build/export/{rung}/model.onnx")
+    if not graph.exists():
+        raise UserError(f"{graph}: not here, and track.register_as asks for it; run `dvc pull {graph}`")
+    client.log_artifact(run_id, str(graph), "model")
+    with contextlib.suppress(MlflowException):  # it is there already, or the next call says what is wrong
+        client.create_registered_model(model)
+    source = f"{client.get_run(run_id).info.artifact_uri}/model"
+    version = client.create_model_version(model, source, run_id, tags={"rung": rung, "revision": revision})
+    client.set_registered_model_alias(model, ALIAS, version.version)
 
 
 def _log(client: MlflowClient, run_id: str, params: Mapping, metrics: Mapping, tags: Mapping) -> None:

@@ -7,20 +7,29 @@ from tabulate import tabulate
 
 from bitladder.precision import FLOAT, Precision
 
-__all__ = ["COLUMNS", "comparison_rows", "format_table"]
+__all__ = ["COLUMNS", "comparison_rows", "format_table", "mark"]
 
 OFF_TARGET = ("metric", "value", "drop", "sqnr_db", "agreement", "technique")
 ON_TARGET = ("value", "drop", "gap", "sqnr_db", "agreement", "samples")
 COST = ("memory_bytes", "latency_ms", "latency_source", "ops_npu", "ops_cpu", "backend", "soc")
 
-COLUMNS = ("rung", "precision", *OFF_TARGET, *(f"target_{name}" for name in ON_TARGET), *COST, "chosen")
-"""Columns of metrics/comparison.csv; target_* and what follows are the target's, the rest is off target."""
+DECIDED = ("pareto", "chosen", "then")
+
+COLUMNS = ("rung", "precision", *OFF_TARGET, *(f"target_{name}" for name in ON_TARGET), *COST, *DECIDED)
+"""Columns of metrics/comparison.csv; target_* and what follows are the target's, the rest is off target.
+
+`pareto` marks rungs that no other beats in size and in accuracy on target; `then` says what followed, and why.
+"""
 
 Records = Mapping[str, Mapping[str, Any]]
 
 
-def comparison_rows(evals: Records, targets: Records, chosen: str | None) -> list[dict[str, Any]]:
-    """Give a row for FP32 and for each rung, in the order of `evals`. What was not measured is None."""
+def comparison_rows(evals: Records, targets: Records, decision: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Give a row for FP32 and for each rung, in the order of `evals`. What was not measured is None.
+
+    `decision` is what metrics/decision.json holds.
+    """
+    trail = {entry["rung"]: entry for entry in decision["trail"]}
     rows = []
     for name, off in evals.items():
         on = targets.get(name, {})
@@ -29,7 +38,8 @@ def comparison_rows(evals: Records, targets: Records, chosen: str | None) -> lis
             | {column: off[column] for column in OFF_TARGET}
             | {f"target_{column}": on.get(column) for column in ON_TARGET}
             | {column: on.get(column) for column in COST}
-            | {"chosen": name == chosen}
+            | {"chosen": name == decision["chosen"]}
+            | {key: trail.get(name, {}).get(key) for key in ("pareto", "then")}
         )
     return rows
 
@@ -44,7 +54,7 @@ def format_table(rows: list[dict[str, Any]]) -> str:
         [
             row["rung"],
             row["precision"],
-            row["technique"],
+            row["technique"] or "-",
             _number(row["value"], ".4f"),
             _number(row["drop"], "+.4f"),
             _number(row["sqnr_db"], ".1f"),
@@ -53,12 +63,24 @@ def format_table(rows: list[dict[str, Any]]) -> str:
             _number(row["target_gap"], ".4f"),
             _number(row["target_sqnr_db"], ".1f"),
             _number(row["memory_bytes"], ","),
-            _number(row["latency_ms"], ".3f"),
-            "<- chosen" if row["chosen"] else "",
+            _latency(row),
+            mark(row),
         ]
         for row in rows
     ]
     return tabulate(table, headers, tablefmt="github", disable_numparse=True)
+
+
+def mark(row: Mapping[str, Any]) -> str:
+    """Say in a word or two what became of a row's rung."""
+    if row["chosen"]:
+        return "<- chosen"
+    return "skipped" if (row["then"] or "").startswith("skipped") else "Pareto" if row["pareto"] else ""
+
+
+def _latency(row: Mapping[str, Any]) -> str:
+    estimated = " (estimated)" if row["latency_source"] == "estimated" else ""
+    return _number(row["latency_ms"], ".3f") + estimated
 
 
 def _number(value: float | None, form: str) -> str:

@@ -3,29 +3,12 @@
 from typing import Any
 
 from bitladder.evaluate import Outputs, agreement, sqnr_db
-from bitladder.params import Params, TargetParams
-from bitladder.socs import find_soc
+from bitladder.params import Params
+from bitladder.targets.record import header
 from bitladder.targets.target import Job, Target
 from bitladder.tasks.task import Metric
 
-__all__ = ["find_target", "not_profiled", "profile"]
-
-MEASURED = (
-    "value",
-    "drop",
-    "reference_value",
-    "gap",
-    "agreement",
-    "sqnr_db",
-    "memory_bytes",
-    "weights_bytes",
-    "ops_npu",
-    "ops_cpu",
-    "latency_ms",
-    "latency_low_ms",
-    "latency_high_ms",
-    "latency_p90_ms",
-)
+__all__ = ["find_target", "profile"]
 
 
 def profile(job: Job, metric: Metric, references: tuple[Outputs, Outputs], params: Params) -> dict[str, Any]:
@@ -48,7 +31,7 @@ def profile(job: Job, metric: Metric, references: tuple[Outputs, Outputs], param
     fp32, simulated = ({name: values[: len(split)] for name, values in outputs.items()} for outputs in references)
     value, reference_value = metric(found.answers, split.targets), metric(simulated, split.targets)
     return {
-        **_header(params.target),
+        **header(params.target),
         "samples": len(split),
         "value": value,
         "drop": metric.drop(metric(fp32, split.targets), value),
@@ -78,18 +61,3 @@ def find_target(params: Params) -> Target:
     from bitladder.targets.hexagon import Hexagon, Snapdragon
 
     return {"hexagon-emulator": Hexagon, "snapdragon": Snapdragon}[params.target.backend](params.soc, params.target)
-
-
-def not_profiled(settings: TargetParams, reason: str) -> dict[str, Any]:
-    """Give the record of a model that the target does not take: nothing measured, and why."""
-    return {
-        **_header(settings),
-        "samples": 0,
-        **dict.fromkeys(MEASURED),
-        "latency_source": "none",
-        "reason": reason,
-    }
-
-
-def _header(settings: TargetParams) -> dict[str, Any]:
-    return {"backend": settings.backend, "soc": find_soc(settings.soc).name}

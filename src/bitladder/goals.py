@@ -1,0 +1,191 @@
+"""What the goals ask of one rung, and what was found. Plain numbers from metrics files; no torch."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bitladder.errors import UserError
+from bitladder.params import GoalsParams, Params
+
+__all__ = ["Miss", "Verdict", "judge", "qat_verdict", "summary"]
+
+Record = Mapping[str, Any]
+
+TOLERANCE = 5e-7  # metrics files hold 6 decimals: a drop of exactly max_drop must pass
+
+
+@dataclass(frozen=True)
+class Miss:
+    """A goal that a rung misses. `excess` is by how much, as a share of the limit; infinite where nothing is known."""
+
+    goal: str
+    text: str
+    excess: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was asked of a rung and what was found. `skipped` is the reason where nothing was measured on purpose."""
+
+    rung: str
+    precision: str
+    technique: str | None
+    qat: str | None
+    asked: dict[str, Any]
+    found: dict[str, Any]
+    sources: dict[str, str]
+    misses: tuple[Miss, ...]
+    skipped: str | None
+
+    @property
+    def good(self) -> bool:
+        """Whether the rung was measured and meets every goal."""
+        return not self.misses and not self.skipped
+
+    def descends(self, policy: str) -> bool:
+        """Whether the rungs after it are to be tried: in a sweep always, else where it was tried and misses a goal."""
+        return policy == "sweep" or bool(self.misses)
+
+    @property
+    def label(self) -> str:
+        """Name and precision, as `tiny (W4A8)`."""
+        return f"{self.rung} ({self.precision})"
+
+
+def judge(params: Params, rung: str, off: Record, on: Record, fp32: Record) -> Verdict:
+    """Hold a rung against the goals.
+
+    Args:
+        params: goals and target.max_gap.
+        rung: its name, or fp16.
+        off: its metrics/eval record.
+        on: its metrics/target record.
+        fp32: FP32's metrics/eval record.
+
+    """
+    goals, settings = params.goals, params.target
+    silent = {"policy", "objective"} | ({"accept_latency_estimates"} if goals.max_latency_ms is None else set())
+    asked = {**goals.model_dump(exclude=silent, exclude_none=True), "max_gap": settings.max_gap}
+    found = {
+        "value": off["value"],
+        "drop": off["drop"],
+        "target_value": on["value"],
+        "target_drop": on["drop"],
+        "target_gap": on["gap"],
+        "memory_bytes": on["memory_bytes"],
+        "latency_ms": on["latency_ms"],
+        "latency_source": on["latency_source"],
+    }
+    skipped = off.get("skipped")
+    misses: tuple[Miss, ...] = ()
+    if not skipped:
+        misses = (*_accuracy(goals, "off target", off, fp32), *_on_target(params, on, fp32))
+    precision = "FP16" if rung == "fp16" else str(params.ladder[rung].precision)
+    return Verdict(rung, precision, off["technique"], off.get("qat"), asked, found, _sources(off, on), misses, skipped)
+
+
+def qat_verdict(when: str, goals: GoalsParams, ptq: Record, fp32: Record) -> tuple[bool, str]:
+    """Say whether a rung is trained, from `qat.when` and what PTQ left of the metric; and why."""
+    if when == "never":
+        return False, "not run: qat.when is never"
+    if when == "always":
+        return True, "run: qat.when is always"
+    misses = _accuracy(goals, "of PTQ", ptq, fp32)
+    if misses:
+        return True, f"run: {misses[0].text}"
+    return False, f"not needed: PTQ meets the accuracy goals (drop {ptq['drop']:.4f})"
+
+
+def summary(verdict: Verdict) -> dict[str, Any]:
+    """Give the figures of a rung in one row, as `dvc metrics show` and `dvc metrics diff` print them."""
+    if verdict.skipped:
+        says = "skipped"
+    else:
+        says = f"misses {len(verdict.misses)} goals" if verdict.misses else "meets every goal"
+    columns = ("value", "drop", "target_value", "target_drop", "target_gap", "memory_bytes", "latency_ms")
+    return {
+        "precision": verdict.precision,
+        "technique": verdict.technique,
+        **{column: verdict.found[column] for column in columns},
+        "verdict": says.replace("misses 1 goals", "misses 1 goal"),
+    }
+
+
+def _accuracy(goals: GoalsParams, where: str, record: Record, fp32: Record) -> list[Miss]:
+    higher = fp32["higher_is_better"]
+    if goals.min_value is not None and not higher:
+        raise UserError(
+            f"params.yaml: goals.min_value: of {fp32['metric']} lower is better; use goals.max_drop instead"
+        )
+    reference = abs(record["value"] + (record["drop"] if higher else -record["drop"]))
+    relative = record["drop"] / reference if reference else math.inf
+    return [
+        *_over(f"drop {where}", record["drop"], goals.max_drop, "goals.max_drop"),
+        *_over(f"relative drop {where}", relative, goals.max_relative_drop, "goals.max_relative_drop"),
+        *_under(f"{fp32['metric']} {where}", record["value"], goals.min_value, "goals.min_value"),
+    ]
+
+
+def _on_target(params: Params, on: Record, fp32: Record) -> list[Miss]:
+    goals = params.goals
+    if on["value"] is None:
+        return [Miss("target", f"not measured on target: {on['reason']}", math.inf)]
+    return [
+        *_accuracy(goals, "on target", on, fp32),
+        *_over("gap between target and simulation", on["gap"], params.target.max_gap, "target.max_gap"),
+        *_over("context binary in bytes", on["memory_bytes"], goals.max_memory_bytes, "goals.max_memory_bytes"),
+        *_latency(goals, on),
+    ]
+
+
+def _latency(goals: GoalsParams, on: Record) -> list[Miss]:
+    """Judge the latency where a limit or the objective asks for one."""
+    key, limit = "goals.max_latency_ms", goals.max_latency_ms
+    fastest = goals.policy == "sweep" and goals.objective == "fastest"
+    if limit is None and not fastest:
+        return []
+    asks = f"{key} asks for {limit:g}" if limit is not None else "goals.objective is fastest"
+    if on["latency_ms"] is None:
+        return [Miss(key, f"latency in ms not measured, and {asks}", math.inf)]
+    if on["latency_source"] == "estimated" and not goals.accept_latency_estimates:
+        text = f"latency {on['latency_ms']:.3g} ms is an estimate, {asks} and goals.accept_latency_estimates is false"
+        return [Miss(key, text, math.inf)]
+    return _over(f"latency in ms ({on['latency_source']})", on["latency_ms"], limit, key)
+
+
+def _over(what: str, value: float | None, limit: float | None, key: str) -> list[Miss]:
+    if limit is None:
+        return []
+    if value is None:
+        return [Miss(key, f"{what} not measured, and {key} asks for {limit:g}", math.inf)]
+    if value <= limit + TOLERANCE:
+        return []
+    excess = (value - limit) / limit if limit else math.inf
+    return [Miss(key, f"{what} {value:,.6g} over {key} {limit:,.6g}", excess)]
+
+
+def _under(what: str, value: float, limit: float | None, key: str) -> list[Miss]:
+    if limit is None or value >= limit - TOLERANCE:
+        return []
+    excess = (limit - value) / abs(limit) if limit else math.inf
+    return [Miss(key, f"{what} {value:,.6g} under {key} {limit:,.6g}", excess)]
+
+
+def _sources(off: Record, on: Record) -> dict[str, str]:
+    if off.get("skipped"):
+        return dict.fromkeys(("off_target", "on_target", "memory", "latency"), "none: skipped")
+    simulated = "FP16 module" if off["technique"] == "fp16" else "QuantSim"
+    if on["value"] is None:
+        target = memory = f"none: {on['reason']}"
+    else:
+        target = f"{on['backend']}, {on['soc']}, {on['samples']} samples"
+        memory = f"context binary compiled for {on['soc']}"
+    why = on["reason"].removeprefix("latency: ")
+    latency = on["latency_source"] if on["latency_ms"] is not None else f"none: {why}"
+    return {
+        "off_target": f"{simulated} on the CPU, {off['samples']} samples",
+        "on_target": target,
+        "memory": memory,
+        "latency": latency,
+    }

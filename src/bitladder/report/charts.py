@@ -1,0 +1,191 @@
+"""The report's plots, as Vega-Lite specs. Each spans its container, so that a phone shows it too."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+
+__all__ = ["channels", "off_and_on_target", "pareto", "qat_curves", "ranges", "sensitivity", "sqnr_by_layer"]
+
+Rows = Sequence[Mapping[str, Any]]
+Spec = dict[str, Any]
+
+COLOURS = ("#3b82c4", "#e08a2e", "#2a9d75", "#c2528b", "#8a6fd1", "#b0a12c", "#5aa9b8", "#a0705a")
+"""Told apart by people with colour-blindness, on white and on black."""
+
+GREY = "#8a8f98"
+
+KIB = 1024
+
+LAYERS = 40  # more rows than this are not looked at: the worst are shown
+
+
+def pareto(rows: Rows, rungs: Sequence[str], floor: float | None, max_memory_bytes: int | None) -> Spec:
+    """Show accuracy on target against memory, a point a rung; the front as a line, goals as dashed lines.
+
+    Args:
+        rows: of the comparison, those with figures from the target.
+        rungs: all, by which colours are given.
+        floor: the worst value that the goals allow, if they say so.
+        max_memory_bytes: the goal, if there is one.
+
+    """
+    points = [{**row, "memory": row["memory_bytes"] / KIB, "front": bool(row["pareto"])} for row in rows]
+    base = alt.Chart(alt.Data(values=points)).encode(
+        x=alt.X("memory:Q", title="context binary, KiB", scale=alt.Scale(zero=False, nice=True, padding=40)),
+        y=alt.Y("target_value:Q", title=f"{rows[0]['metric']} on target", scale=alt.Scale(zero=False, padding=24)),
+    )
+    front = base.transform_filter("datum.front").mark_line(color=GREY, strokeDash=[2, 3], interpolate="linear")
+    dots = base.mark_point(filled=True, opacity=1).encode(
+        color=alt.Color("rung:N", scale=_rung_scale(rungs), legend=None),
+        shape=alt.condition("datum.chosen", alt.value("diamond"), alt.value("circle")),
+        size=alt.condition("datum.chosen", alt.value(260), alt.value(110)),
+        tooltip=_tips("rung", "precision", "technique", "target_value", "target_drop", "memory_bytes", "then"),
+    )
+    names = base.mark_text(dy=-14, fontSize=12).encode(
+        text="rung:N", color=alt.Color("rung:N", scale=_rung_scale(rungs), legend=None)
+    )
+    layers = [front, *_limit("y", floor), *_limit("x", max_memory_bytes and max_memory_bytes / KIB), dots, names]
+    return _spec(alt.layer(*layers), 300)
+
+
+def off_and_on_target(rows: Rows, fp32: float) -> Spec:
+    """Show the metric of each rung simulated and on the target, joined by a line; FP32 as a dashed line."""
+    points = [
+        {"rung": row["rung"], "where": where, "value": row[key]}
+        for row in rows
+        for where, key in (("simulated", "value"), ("on target", "target_value"))
+        if row[key] is not None
+    ]
+    y = alt.Y("rung:N", title=None, sort=[row["rung"] for row in rows])
+    x = alt.X("value:Q", title=rows[0]["metric"], scale=alt.Scale(zero=False, padding=20))
+    base = alt.Chart(alt.Data(values=points))
+    gap = base.mark_line(color=GREY, strokeWidth=2).encode(x=x, y=y, detail="rung:N")
+    dots = base.mark_point(size=110, filled=True, opacity=1).encode(
+        x=x,
+        y=y,
+        color=alt.Color(
+            "where:N",
+            title=None,
+            sort=["simulated", "on target"],
+            scale=alt.Scale(domain=["simulated", "on target"], range=list(COLOURS[:2])),
+            legend=alt.Legend(orient="top"),
+        ),
+        shape=alt.Shape("where:N", sort=["simulated", "on target"], legend=None),
+        tooltip=_tips("rung", "where", "value"),
+    )
+    return _spec(alt.layer(*_limit("x", fp32), gap, dots), 36 * len(rows))
+
+
+def qat_curves(rows: Rows, metric: str, rungs: Sequence[str]) -> Spec:
+    """Show the metric on the held-out split by epoch, a line a rung; epoch 0 is PTQ."""
+    chart = (
+        alt.Chart(alt.Data(values=list(rows)))
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d"), title="epoch (0: PTQ)"),
+            y=alt.Y("value:Q", title=f"{metric}, calibration split", scale=alt.Scale(zero=False)),
+            color=alt.Color("rung:N", title=None, scale=_rung_scale(rungs), legend=_legend(rows)),
+            tooltip=_tips("rung", "epoch", "value", "train_loss"),
+        )
+    )
+    return _spec(chart, 280)
+
+
+def sqnr_by_layer(rows: Rows, rungs: Sequence[str]) -> Spec:
+    """Show the SQNR of each layer's output after PTQ, a point a rung; of a large network the worst layers."""
+    worst: dict[str, float] = {}
+    for row in rows:
+        worst[row["layer"]] = min(row["sqnr_db"], worst.get(row["layer"], row["sqnr_db"]))
+    shown = sorted(worst, key=lambda layer: worst[layer])[:LAYERS]
+    order = [layer for layer in worst if layer in shown]
+    points = [row for row in rows if row["layer"] in shown]
+    y = alt.Y("layer:N", sort=order, title=None, axis=alt.Axis(labelLimit=130))
+    base = alt.Chart(alt.Data(values=points))
+    span = base.mark_rule(color=GREY, opacity=0.5).encode(y=y, x="min(sqnr_db):Q", x2="max(sqnr_db):Q")
+    dots = base.mark_point(size=60, filled=True, opacity=1).encode(
+        y=y,
+        x=alt.X("sqnr_db:Q", title="SQNR of the layer's output, dB"),
+        color=alt.Color("rung:N", title=None, scale=_rung_scale(rungs), legend=_legend(rows)),
+        tooltip=_tips("layer", "kind", "rung", "sqnr_db"),
+    )
+    return _spec(alt.layer(span, dots), 17 * len(order))
+
+
+def sensitivity(rows: Rows, column: str, title: str) -> Spec:
+    """Show what each layer alone costs when it is quantized; the most sensitive first."""
+    chart = (
+        alt.Chart(alt.Data(values=list(rows)[:LAYERS]))
+        .mark_bar(color=COLOURS[1])
+        .encode(
+            y=alt.Y("layer:N", sort=None, title=None, axis=alt.Axis(labelLimit=130)),
+            x=alt.X(f"{column}:Q", title=title),
+            tooltip=_tips("layer", column),
+        )
+    )
+    return _spec(chart, 17 * min(LAYERS, len(rows)))
+
+
+def ranges(rows: Rows, what: str, rungs: Sequence[str], layer: str) -> Spec:
+    """Show a range of a layer, a bar a rung; `what` is weight or output, the page sets the signal `layer`."""
+    points = [row for row in rows if row[f"{what}_min"] is not None]
+    tried = [rung for rung in rungs if any(row["rung"] == rung for row in rows)]
+    chosen = alt.param(name="layer", value=layer)
+    chart = (
+        alt.Chart(alt.Data(values=points))
+        .mark_bar(height=12)
+        .encode(
+            y=alt.Y("rung:N", sort=list(rungs), title=None, scale=alt.Scale(domain=tried)),
+            x=alt.X(f"{what}_min:Q", title=f"{what} range"),
+            x2=f"{what}_max:Q",
+            color=alt.Color("rung:N", scale=_rung_scale(rungs), legend=None),
+            tooltip=_tips("rung", f"{what}_min", f"{what}_max", "weights_bits" if what == "weight" else "outputs_bits"),
+        )
+        .add_params(chosen)
+        .transform_filter("datum.layer == layer")
+    )
+    return _spec(chart, 30 * len(tried))
+
+
+def channels(rows: Rows, rung: str, layer: str) -> Spec:
+    """Show the weight range of each output channel of a layer; the page sets the signal `layer`."""
+    chosen = alt.param(name="layer", value=layer)
+    chart = (
+        alt.Chart(alt.Data(values=list(rows)))
+        .mark_rule(color=COLOURS[0], strokeWidth=2)
+        .encode(
+            x=alt.X("channel:Q", title="output channel", axis=alt.Axis(tickMinStep=1, format="d")),
+            y=alt.Y("low:Q", title=f"weights, {rung}"),
+            y2="high:Q",
+            tooltip=_tips("channel", "low", "high"),
+        )
+        .add_params(chosen)
+        .transform_filter("datum.layer == layer")
+    )
+    return _spec(chart, 220)
+
+
+def _limit(axis: str, value: float | None) -> list[alt.Chart]:
+    if value is None:
+        return []
+    rule = alt.Chart(alt.Data(values=[{"limit": value}])).mark_rule(color="#d1495b", strokeDash=[6, 4])
+    return [rule.encode(y="limit:Q") if axis == "y" else rule.encode(x="limit:Q")]
+
+
+def _legend(rows: Rows) -> alt.Legend:
+    # Two columns fit a phone
+    return alt.Legend(orient="top", columns=2, values=list(dict.fromkeys(row["rung"] for row in rows)))
+
+
+def _rung_scale(rungs: Sequence[str]) -> alt.Scale:
+    return alt.Scale(domain=list(rungs), range=[COLOURS[index % len(COLOURS)] for index in range(len(rungs))])
+
+
+def _tips(*fields: str) -> list[alt.Tooltip]:
+    return [alt.Tooltip(field=field, type="nominal", title=field.replace("_", " ")) for field in fields]
+
+
+def _spec(chart: Any, height: int) -> Spec:
+    fitted = alt.AutoSizeParams(type="fit-x", contains="padding")
+    spec: Spec = chart.properties(width="container", height=height, autosize=fitted).to_dict()
+    return spec

@@ -1,0 +1,233 @@
+"""The report: one HTML page that works offline, from the metrics files. Starts without torch."""
+
+import csv
+import json
+import subprocess
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import vl_convert
+from markupsafe import Markup
+from ruamel.yaml import YAML
+
+from bitladder.files import read_json
+from bitladder.params import Params
+from bitladder.report import charts
+from bitladder.report.results import METRICS, read_results
+from bitladder.report.tables import comparison_rows, mark
+
+__all__ = ["PAGE", "render"]
+
+PAGE = Path("reports/index.html")
+
+SENSITIVITY = METRICS / "sensitivity.csv"
+
+PACKAGES = ("bitladder", "aimet-torch", "torch", "onnx", "onnxruntime", "onnxruntime-qnn", "dvc")
+
+Rows = list[dict[str, Any]]
+
+
+def render(params: Params) -> str:
+    """Give the page for what metrics/ and build/ hold. Raise UserError where the metrics are missing.
+
+    What only the DVC cache holds (weights channel by channel) is left out where it is not there, and the page says so.
+    """
+    results, decision = read_results(params), read_json(METRICS / "decision.json")
+    rows = comparison_rows(results.evals, results.targets, decision)
+    plots, specs = _plots(params, rows, decision)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    template = environment.from_string(files("bitladder.report").joinpath("page.html").read_text("utf-8"))
+    chosen = next((row for row in rows if row["chosen"]), None)
+    return template.render(
+        title=params.task.factory,
+        headline=_headline(chosen, params),
+        decision=decision,
+        goals=", ".join(f"{key} {value}" for key, value in decision["trail"][0]["asked"].items()),
+        metric=rows[0]["metric"],
+        table=[{"state": _state(row), "cells": _cells(row)} for row in rows],
+        plots=plots,
+        facts=_facts(params),
+        params=Path("params.yaml").read_text("utf-8"),
+        library=Markup(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")),  # noqa: S704
+        # A name from the user's task could close the script element
+        specs=Markup(json.dumps(specs).replace("<", "\\u003c")),  # noqa: S704
+    )
+
+
+def _headline(chosen: Mapping[str, Any] | None, params: Params) -> str:
+    if chosen is None:
+        return "No rung meets the goals"
+    return f"Ship {chosen['rung']} ({chosen['precision']}) on {params.target.soc}"
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    return "chosen" if row["chosen"] else "skipped" if mark(row) == "skipped" else ""
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    def number(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    memory = row["memory_bytes"]
+    estimated = " (estimated)" if row["latency_source"] == "estimated" else ""
+    return [
+        row["rung"],
+        row["precision"],
+        row["technique"] or "-",
+        number(row["value"], ".4f"),
+        number(row["drop"], "+.4f"),
+        number(row["target_value"], ".4f"),
+        number(row["target_drop"], "+.4f"),
+        number(row["target_gap"], ".4f"),
+        number(row["target_sqnr_db"], ".1f"),
+        number(memory and memory / charts.KIB, ",.0f"),
+        number(row["latency_ms"], ".3f") + estimated,
+        mark(row).removeprefix("<- "),
+    ]
+
+
+def _plots(params: Params, rows: Rows, decision: Mapping[str, Any]) -> tuple[Rows, dict[str, Any]]:
+    """Give the page's plots (title, ids of charts, note) and the specs of the charts by id."""
+    plots: Rows = []
+    specs: dict[str, Any] = {}
+
+    def add(title: str, drawn: Mapping[str, Any], note: str = "", **more: Any) -> None:
+        plots.append({"title": title, "charts": list(drawn), "note": note, "wide": False, "layers": [], **more})
+        specs.update(drawn)
+
+    rungs = ("fp16", *params.rungs())
+    measured = [row for row in rows if row["target_value"] is not None]
+    if measured:
+        note = "Diamond: chosen. Dotted: the front, which no other rung beats. Red: goals."
+        drawn = charts.pareto(measured, rungs, _floor(params, rows), params.goals.max_memory_bytes)
+        add("Accuracy against memory", {"pareto": drawn}, note)
+    tried = [row for row in rows[1:] if row["value"] is not None]
+    drawn = charts.off_and_on_target(tried, rows[0]["value"])
+    add("Simulated and on target", {"gap": drawn}, f"Red: FP32, {rows[0]['value']:.4f}.")
+    history = _histories(params)
+    if history:
+        add("Quantization-aware training", {"qat": charts.qat_curves(history, rows[0]["metric"], rungs)})
+    layers = [{**row, "rung": rung} for rung in params.rungs() for row in _table(METRICS / f"layers/{rung}.csv")]
+    if layers:
+        note = f"After PTQ, against FP32, on a few samples. Of a large network the {charts.LAYERS} worst layers."
+        add("SQNR by layer", {"sqnr": charts.sqnr_by_layer(layers, rungs)}, note)
+    sensitive = _table(SENSITIVITY)
+    columns = [name for name in ("drop", "sqnr_db") if sensitive and isinstance(sensitive[0].get(name), float)]
+    if columns:
+        title = {"drop": "drop with this layer quantized alone", "sqnr_db": "SQNR with this layer quantized alone, dB"}
+        add("Sensitivity by layer", {"sensitivity": charts.sensitivity(sensitive, columns[0], title[columns[0]])})
+    if layers:
+        _add_ranges(add, layers, rungs, decision["chosen"])
+    return plots, specs
+
+
+def _add_ranges(add: Any, layers: Rows, rungs: tuple[str, ...], chosen: str | None) -> None:
+    _hand_back_fused(layers)
+    names = list(dict.fromkeys(row["layer"] for row in layers if row["weight_min"] is not None))
+    tried = [rung for rung in rungs if any(row["rung"] == rung for row in layers)]
+    rung = chosen if chosen in tried else tried[-1]
+    drawn = {f"range_{what}": charts.ranges(layers, what, rungs, names[0]) for what in ("weight", "output")}
+    note = "Ranges that the quantizers cover after PTQ. The output range is that of an activation fused with the layer."
+    weights = _channels(Path(f"build/ptq/{rung}/encodings.json"), names)
+    if weights:
+        drawn["channels"] = charts.channels(weights, rung, names[0])
+    else:
+        note += f" Weights channel by channel need build/ptq/{rung}, which is not here: run `dvc pull`."
+    add("Ranges of a layer", drawn, note, wide=True, layers=names)
+
+
+def _hand_back_fused(layers: Rows) -> None:
+    """Give a layer that has no output quantizer the range of the activation that is fused with it."""
+    for row, following in pairwise(layers):
+        if row["weight_min"] is not None and row["output_min"] is None and row["rung"] == following["rung"]:
+            row |= {key: following[key] for key in ("outputs_bits", "output_min", "output_max")}
+
+
+def _floor(params: Params, rows: Rows) -> float | None:
+    """Give the value at which goals.max_drop ends, on target, by the first rung measured there."""
+    row = next(row for row in rows if row["target_value"] is not None)
+    higher = read_json(METRICS / "eval/fp32.json")["higher_is_better"]
+    limit = params.goals.max_drop
+    if limit is None:
+        return params.goals.min_value
+    sign = 1 if higher else -1
+    floor: float = row["target_value"] + sign * row["target_drop"] - sign * limit
+    return floor
+
+
+def _histories(params: Params) -> Rows:
+    rows = [{**row, "rung": rung} for rung in params.rungs() for row in _table(METRICS / f"qat/{rung}.csv")]
+    return [row for row in rows if row["value"] is not None]
+
+
+def _channels(path: Path, layers: Iterable[str]) -> Rows:
+    """Give the weight range of every channel, from scales: an encoding of b bits spans 2^b steps."""
+    encodings = read_json(path) if path.exists() else {}
+    rows: Rows = []
+    for layer in layers:
+        encoding = encodings.get(f"{layer}.param_quantizers.weight")
+        if encoding is None:
+            continue
+        steps = 2 ** (encoding["bw"] - 1)
+        rows += [
+            {"layer": layer, "channel": index, "low": -steps * scale, "high": (steps - 1) * scale}
+            for index, scale in enumerate(encoding["scale"])
+        ]
+    return rows
+
+
+def _table(path: Path) -> Rows:
+    """Read a CSV, numbers as numbers, empty fields as None; no rows where there is no such file."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{key: _value(key, text) for key, text in row.items()} for row in csv.DictReader(file)]
+
+
+def _value(column: str, text: str) -> str | float | None:
+    if column in {"layer", "kind"}:  # a layer's name may be a number
+        return text
+    return float(text) if text else None
+
+
+def _facts(params: Params) -> list[tuple[str, str]]:
+    """Name what the figures were made from: revision, data, weights, versions."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
+
+    def installed(package: str) -> str:
+        try:
+            return f"{package} {version(package)}"
+        except PackageNotFoundError:
+            return f"{package} not installed"
+
+    changed = [line[3:] for line in git("status", "--porcelain").splitlines()]
+    revision = git("rev-parse", "HEAD") or "not in git"
+    if changed:
+        revision += f", and changes not committed in {len(changed)} files"
+    facts = [
+        ("git revision", revision),
+        ("task", f"{params.task.factory} {json.dumps(params.task.args)}"),
+        ("target", f"{params.target.soc} ({params.soc.arch}) by {params.target.backend}"),
+        ("seed", str(params.seed)),
+    ]
+    facts += [(f"md5 of {path}", digest) for path, digest in _hashes(("data", "train"))]
+    return [*facts, ("versions here", ", ".join(map(installed, PACKAGES)))]
+
+
+def _hashes(stages: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Give path and hash of the outputs of stages, from dvc.lock."""
+    lock = Path("dvc.lock")
+    recorded = YAML(typ="safe").load(lock.read_text("utf-8"))["stages"] if lock.exists() else {}
+    return [
+        (out["path"], out["md5"])
+        for stage in stages
+        for out in recorded.get(stage, {}).get("outs", [])
+        if out["path"].startswith("build/")
+    ]

@@ -1,0 +1,111 @@
+"""What git, and the DVC cache where it is there, hold of one revision of a project."""
+
+import csv
+import io
+import json
+import subprocess
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from bitladder.errors import UserError
+
+__all__ = ["Revision", "read_revision"]
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One revision, or the work tree where `name` is None. Files are read as asked for; `unseen` lists what was not."""
+
+    name: str | None
+    label: str
+    unseen: list[str] = field(default_factory=list)
+
+    @cached_property
+    def params(self) -> dict[str, Any]:
+        """What params.yaml holds; not validated, as an older one has other keys."""
+        return dict(YAML(typ="safe").load(self._text("params.yaml") or "") or {})
+
+    @cached_property
+    def rungs(self) -> tuple[str, ...]:
+        """FP16 and the rungs, as params.yaml lists them."""
+        return ("fp16", *self.params.get("ladder", {}))
+
+    @cached_property
+    def decision(self) -> dict[str, Any]:
+        """What metrics/decision.json holds; empty if there is none."""
+        return self.record("metrics/decision.json")
+
+    @cached_property
+    def outputs(self) -> dict[str, dict[str, Any]]:
+        """Size and hash by path of all that DVC made, from dvc.lock."""
+        text = self._text("dvc.lock")
+        stages = YAML(typ="safe").load(text)["stages"] if text else {}
+        return {out["path"]: out for stage in stages.values() for out in stage.get("outs", [])}
+
+    def record(self, path: str) -> dict[str, Any]:
+        """Read a JSON file; empty, and noted in `unseen`, if it is not there."""
+        text = self._text(path)
+        return json.loads(text) if text else {}
+
+    def layers(self, rung: str) -> dict[str, dict[str, str]]:
+        """Rows of metrics/layers/<rung>.csv by layer; none where there is no such file."""
+        text = self._text(f"metrics/layers/{rung}.csv", note=False)
+        return {row["layer"]: row for row in csv.DictReader(io.StringIO(text or ""))}
+
+    def encodings(self, rung: str) -> dict[str, Any] | None:
+        """Scales and bits of every quantizer after PTQ, from the DVC cache; None where they are not there."""
+        path = f"build/ptq/{rung}/encodings.json"
+        if self.name is None and Path(path).exists():
+            return dict(json.loads(Path(path).read_text("utf-8")))
+        cached = _cached(self.outputs.get(path, {}).get("md5"))
+        if cached is None:
+            self.unseen.append(f"{path} at {self.label}: not in the DVC cache here; `dvc fetch` brings it")
+            return None
+        return dict(json.loads(cached.read_text("utf-8")))
+
+    def _text(self, path: str, note: bool = True) -> str | None:
+        if self.name is None:
+            text = Path(path).read_text("utf-8") if Path(path).exists() else None
+        else:
+            text = _git("show", f"{self.name}:./{path}")
+        if text is None and note:
+            self.unseen.append(f"{path} at {self.label}: not there")
+        return text
+
+
+def read_revision(name: str | None) -> Revision:
+    """Find a revision, None for the work tree. Raise UserError if git does not know it, or it has no params.yaml."""
+    if name is None:
+        return Revision(None, "work tree")
+    known = _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    if known is None:
+        raise UserError(f"{name}: git knows no such revision here; is it spelled right, and fetched?")
+    if _git("cat-file", "-e", f"{name}:./params.yaml") is None:
+        raise UserError(f"{name}: has no params.yaml in this folder; run this in the folder of the pipeline")
+    return Revision(known.strip(), name)
+
+
+def _git(*words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *words], capture_output=True, text=True, check=False, encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError("git is not installed, and bitladder diff reads revisions from it") from None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _cached(digest: str | None) -> Path | None:
+    """Find a file in the DVC cache by its hash, wherever DVC's config puts the cache."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    if digest is None:
+        return None
+    try:
+        path = Path(Repo(".").cache.local.oid_to_path(digest))
+    except DvcException:
+        return None
+    return path if path.exists() else None

@@ -1,0 +1,108 @@
+"""Trying many values at once: a thin guide over `dvc exp run --queue`, with a table at the end."""
+
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tabulate import tabulate
+
+from bitladder.errors import UserError
+from bitladder.report.revisions import Revision
+
+__all__ = ["Outcome", "format_outcomes", "sweep"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One experiment of a sweep: its name in DVC, what it set, and what came out."""
+
+    name: str
+    values: tuple[str, ...]
+    chosen: str
+    value: float | None
+    memory_bytes: int | None
+    latency_ms: float | None
+
+
+def sweep(overrides: Sequence[str], jobs: int) -> list[Outcome]:
+    """Run the pipeline for every combination of values, each in a temporary copy of this folder.
+
+    Args:
+        overrides: `key=value,value,...` as `dvc exp run --set-param` takes them.
+        jobs: experiments at a time.
+
+    Returns: the finished experiments. Raises UserError where nothing could be queued, or no experiment finished.
+
+    """
+    if wrong := [override for override in overrides if "=" not in override]:
+        raise UserError(f"{wrong[0]}: expected key=value,value, for instance ladder.tiny.weights=4,8")
+    before = set(_experiments())
+    settings = [word for override in overrides for word in ("--set-param", override)]
+    if _dvc("exp", "run", "--queue", *settings):
+        raise UserError("dvc queued nothing; it says why above")
+    failed = _dvc("exp", "run", "--run-all", "--jobs", str(jobs))
+    fresh = {name: revision for name, revision in _experiments().items() if name not in before}
+    if not fresh:
+        raise UserError("no experiment finished; `dvc queue logs NAME` tells what one of them said")
+    if failed:
+        print("Some experiments failed: `dvc queue status` lists them, `dvc queue logs NAME` says why.")  # noqa: T201
+    keys = [override.split("=", 1)[0] for override in overrides]
+    return [_outcome(name, revision, keys) for name, revision in sorted(fresh.items())]
+
+
+def format_outcomes(outcomes: Sequence[Outcome], overrides: Sequence[str]) -> str:
+    """Give the outcomes as a Markdown table, smallest first, those without a rung to ship last."""
+    headers = ["experiment", *(override.split("=", 1)[0] for override in overrides)]
+    headers += ["chosen", "on target", "bytes", "latency ms"]
+    ordered = sorted(outcomes, key=lambda outcome: (outcome.memory_bytes is None, outcome.memory_bytes, outcome.name))
+    rows = [
+        [
+            outcome.name,
+            *outcome.values,
+            outcome.chosen,
+            "-" if outcome.value is None else f"{outcome.value:.4f}",
+            "-" if outcome.memory_bytes is None else f"{outcome.memory_bytes:,}",
+            "-" if outcome.latency_ms is None else f"{outcome.latency_ms:.3f}",
+        ]
+        for outcome in ordered
+    ]
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def _outcome(name: str, revision: str, keys: Sequence[str]) -> Outcome:
+    found = Revision(revision, name)
+    chosen = found.decision.get("chosen")
+    entry = next((entry for entry in found.decision.get("trail", []) if entry["rung"] == chosen), None)
+    figures = entry["found"] if entry else {}
+    return Outcome(
+        name,
+        tuple(_value(found.params, key) for key in keys),
+        f"{chosen} ({entry['precision']})" if entry else "none",
+        figures.get("target_value"),
+        figures.get("memory_bytes"),
+        figures.get("latency_ms"),
+    )
+
+
+def _value(params: dict, key: str) -> str:
+    value: object = params
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return str(value)
+
+
+def _experiments() -> dict[str, str]:
+    """Give the revision of every experiment that started from this commit, by name."""
+    from dvc.repo import Repo
+
+    return {name: revision for found in Repo(".").experiments.ls().values() for name, revision in found}
+
+
+def _dvc(*words: str) -> int:
+    store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+    # Python's path is relative, so that an experiment imports the code of its own copy; MLflow's store is not, so
+    # that all of them end up in this folder's
+    environment = {**os.environ, "PYTHONPATH": "src", "MLFLOW_TRACKING_URI": store}
+    return subprocess.run(["dvc", *words], env=environment, check=False).returncode

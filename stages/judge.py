@@ -1,0 +1,21 @@
+"""judge@R: what the goals say of a rung, and whether to descend below it. `fp16` is judged as the rungs are."""
+
+from pathlib import Path
+
+from bitladder.params import Params
+from bitladder.stage import run
+
+
+def main(params: Params, rung: str) -> None:
+    from bitladder.files import read_json, write_json
+    from bitladder.gates import write_gate
+    from bitladder.goals import judge, summary
+
+    off, on = (read_json(Path(f"metrics/{kind}/{rung}.json")) for kind in ("eval", "target"))
+    verdict = judge(params, rung, off, on, read_json(Path("metrics/eval/fp32.json")))
+    write_gate(rung, verdict.descends(params.goals.policy))
+    write_json(Path(f"metrics/rungs/{rung}.json"), summary(verdict))
+
+
+if __name__ == "__main__":
+    run(main)

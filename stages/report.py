@@ -1,0 +1,18 @@
+"""report: the decision, the figures and the plots as one HTML page. `bitladder report` does the same.
+
+The page names the git revision, so that it is no output of DVC's: its bits would differ from commit to commit.
+"""
+
+from bitladder.params import Params
+from bitladder.stage import run
+
+
+def main(params: Params) -> None:
+    from bitladder.files import write_text
+    from bitladder.report.page import PAGE, render
+
+    write_text(PAGE, render(params))
+
+
+if __name__ == "__main__":
+    run(main)

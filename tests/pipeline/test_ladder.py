@@ -1,0 +1,167 @@
+"""The ladder as DVC runs it: one small clone, its goals edited step by step, each step reusing what is done.
+
+Verdicts that need no run of their own (estimates, ties, objectives) are in tests/test_decide.py.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from bitladder.decide import Decision
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.slow
+
+
+class Clone:
+    """A copy of the project with a small task and two rungs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        listed = subprocess.run(
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        for name in listed.stdout.splitlines():
+            if not name.startswith(("metrics/", "gates/")) and name != "dvc.lock" and (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, folder / name)
+        subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+
+    def edit(self, change: Callable[[dict[str, Any]], None]) -> None:
+        yaml = YAML()
+        path = self.folder / "params.yaml"
+        data = yaml.load(path)
+        change(data)
+        yaml.dump(data, path)
+
+    def repro(self, *targets: str) -> set[str]:
+        """Run the pipeline up to these stages (all but MLflow's if none is named); name the stages that ran."""
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, "PYTHONPATH": str(self.folder / "src")}
+        done = subprocess.run(
+            ["dvc", "repro", *(targets or ("report", "judge@compact"))],
+            cwd=self.folder, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        return set(re.findall(r"Running stage '([^']+)'", done.stdout))
+
+    def json(self, path: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / path).read_text())
+        return found
+
+    def then(self) -> dict[str, str]:
+        return {entry["rung"]: entry["then"] for entry in self.json("metrics/decision.json")["trail"]}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    made = Clone(tmp_path_factory.mktemp("ladder"))
+
+    def small(data: dict[str, Any]) -> None:
+        data["task"]["args"] = {"train": 600, "calibration": 100, "evaluation": 100}
+        data["train"] |= {"epochs": 4}
+        data["ladder"] = {
+            "balanced": {"weights": 8, "activations": 16, "after": "fp16"},
+            "compact": {"weights": 8, "activations": 8, "after": "balanced"},
+        }
+        data["ptq"]["samples"] = 100
+        data["qat"] |= {"epochs": 2}
+        data["verify"] = {"max_drop": 1.0, "min_sqnr_db": 20}
+        data["export"]["samples"] = data["target"]["samples"] = 20
+        data["target"]["max_gap"] = 1.0
+        data["goals"] |= {"policy": "step-down", "max_drop": 1.0}
+
+    made.edit(small)
+    return made
+
+
+def work_of(rung: str) -> set[str]:
+    return {f"{stage}@{rung}" for stage in ("ptq", "qat", "export", "profile", "judge")}
+
+
+def test_first_rung_good_so_the_rest_is_skipped_and_says_so(clone: Clone) -> None:
+    ran = clone.repro()
+    assert work_of("balanced") | work_of("compact") <= ran
+    assert clone.json("metrics/decision.json")["chosen"] == "fp16"
+    assert clone.json("gates/fp16.json") == clone.json("gates/compact.json") == {"descend": False}
+    reason = "skipped: fp16 (FP16) meets every goal, and goals.policy is step-down"
+    assert clone.then()["balanced"] == clone.then()["compact"] == reason
+    for path in ("metrics/ptq/compact.json", "metrics/eval/compact.json", "metrics/export/compact.json"):
+        assert "goals.policy is step-down" in clone.json(path)["skipped"]
+    record = clone.json("metrics/target/compact.json")
+    assert record["value"] is None
+    assert record["reason"].startswith("skipped: ")
+    assert clone.json("metrics/rungs/compact.json")["verdict"] == "skipped"
+    assert "compact,W8A8,accuracy,," in (clone.folder / "metrics/comparison.csv").read_text()
+    assert reason in (clone.folder / "metrics/comparison.csv").read_text()
+    assert "skipped" in (clone.folder / "reports/index.html").read_text()
+    # No AIMET, no torch: the tensors of a skipped rung are empty files
+    assert not (clone.folder / "build/qat/compact/sim.safetensors").stat().st_size
+    assert clone.repro() == set()
+
+
+def test_first_rung_too_big_so_the_second_is_tried(clone: Clone) -> None:
+    size = clone.json("metrics/target/fp16.json")["memory_bytes"]
+    clone.edit(lambda data: data["goals"].update(max_memory_bytes=size - 1))
+    ran = clone.repro()
+    decision = clone.json("metrics/decision.json")
+    assert decision["chosen"] == "balanced"
+    assert "over goals.max_memory_bytes" in clone.then()["fp16"]
+    assert clone.then()["compact"].startswith("skipped: balanced")
+    assert {"ptq@balanced", "profile@balanced"} <= ran
+    assert set(decision) == set(Decision.__annotations__)
+    # Goals are judged apart from profiling: an edit of one emulates nothing again
+    assert "profile-fp16" not in ran
+
+
+def test_an_upstream_edit_that_does_not_change_the_verdict_reruns_nothing_below(clone: Clone) -> None:
+    before = clone.json("metrics/ptq/balanced.json")
+    clone.edit(lambda data: data["ladder"]["balanced"].update(ptq={"samples": 20}))
+    ran = clone.repro()
+    assert clone.json("metrics/ptq/balanced.json") != before
+    assert work_of("balanced") <= ran
+    assert not ran & work_of("compact")
+
+
+def test_ptq_bad_then_qat_good(clone: Clone) -> None:
+    # Four epochs leave FP32 room to learn, so QAT raises every rung over what PTQ reached
+    value = clone.json("metrics/ptq/balanced.json")["value"]
+    clone.edit(lambda data: data["goals"].update(max_drop=None, min_value=value + 0.01, max_memory_bytes=None))
+    clone.repro()
+    decision = clone.json("metrics/decision.json")
+    assert decision["chosen"] == "balanced"
+    entry = decision["trail"][1]
+    assert (entry["technique"], entry["qat"].partition(":")[0]) == ("qat", "run")
+    assert clone.then()["fp16"].startswith("not chosen: accuracy off target")
+
+
+def test_nothing_good_exits_0_and_says_what_came_nearest(clone: Clone) -> None:
+    clone.edit(
+        lambda data: data["goals"].update(max_drop=1.0, min_value=None, max_memory_bytes=1000, max_latency_ms=5.0)
+    )
+    clone.repro()
+    decision = clone.json("metrics/decision.json")
+    assert (decision["chosen"], decision["nearest"]) == (None, "compact")
+    assert all("latency in ms not measured" in text for text in clone.then().values())
+    assert any("8-bit" in step or "4-bit" in step for step in decision["next"])
+    assert "No rung meets the goals" in (clone.folder / "reports/index.html").read_text()
+
+
+def test_a_soc_that_refuses_fp16_opens_the_gate_below_it(clone: Clone) -> None:
+    clone.edit(lambda data: data["target"].update(soc="QCS6490"))
+    ran = clone.repro("judge-fp16")
+    assert ran == {"profile-fp16", "judge-fp16"}
+    assert clone.json("metrics/target/fp16.json")["reason"] == "QCS6490 does not take FP16"
+    assert clone.json("gates/fp16.json") == {"descend": True}
+    assert clone.json("metrics/rungs/fp16.json")["verdict"].startswith("misses")

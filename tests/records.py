@@ -1,0 +1,86 @@
+"""Records as the stages write them, for tests that need figures but no run."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bitladder.decide import decide
+from bitladder.files import write_csv, write_json
+from bitladder.params import Params, load_params
+from bitladder.report.tables import COLUMNS, comparison_rows
+
+ROOT = Path(__file__).parents[1]
+RUNGS = ("fp16", "balanced", "compact", "tiny")
+SIZES = {"fp16": 4000, "balanced": 3000, "compact": 2000, "tiny": 1000}
+BITS = {"fp16": (16, 16), "balanced": (8, 16), "compact": (8, 8), "tiny": (4, 8)}
+
+
+def with_goals(soc: str = "SM8650", **goals: Any) -> Params:
+    data = load_params(ROOT / "params.yaml").model_dump()
+    nothing = dict.fromkeys(("max_drop", "max_relative_drop", "min_value", "max_memory_bytes", "max_latency_ms"))
+    data["goals"] = {**nothing, "max_drop": 0.01, **goals}
+    data["target"]["soc"] = soc
+    return Params.model_validate(data)
+
+
+def off(rung: str, drop: float = 0.0, **more: Any) -> dict[str, Any]:
+    weights, activations = BITS[rung]
+    return {
+        "metric": "accuracy",
+        "higher_is_better": True,
+        "value": 0.9 - drop,
+        "drop": drop,
+        "samples": 100,
+        "technique": "fp16" if rung == "fp16" else "ptq:bn-fold+min-max",
+        "weights_bits": weights,
+        "activations_bits": activations,
+        **more,
+    }
+
+
+def on(rung: str, drop: float = 0.0, **more: Any) -> dict[str, Any]:
+    return {
+        "backend": "hexagon-emulator",
+        "soc": "SM8650",
+        "samples": 100,
+        "value": 0.9 - drop,
+        "drop": drop,
+        "gap": 0.0,
+        "memory_bytes": SIZES[rung],
+        "latency_ms": None,
+        "latency_source": "none",
+        "reason": "latency: the emulator's time is the host's",
+        **more,
+    }
+
+
+def skipped_off(rung: str) -> dict[str, Any]:
+    return {**off(rung), "value": None, "drop": None, "technique": None, "samples": 0, "skipped": "stopped above"}
+
+
+def refused(rung: str, reason: str) -> dict[str, Any]:
+    return {**on(rung), "value": None, "drop": None, "gap": None, "memory_bytes": None, "samples": 0, "reason": reason}
+
+
+def write_project(folder: Path) -> None:
+    """Write params.yaml as it comes, and metrics/ as a sweep leaves it: every rung is good, so tiny is chosen."""
+    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text("utf-8"), "utf-8")
+    params = load_params(folder / "params.yaml")
+    assert params.rungs() == RUNGS[1:]
+    evals = {"fp32": {**off("fp16"), "technique": "as it came", "weights_bits": 32, "activations_bits": 32}}
+    evals |= {rung: {**off(rung, drop), "sqnr_db": 30.0, "agreement": 0.99} for rung, drop in DROPS.items()}
+    evals["fp32"] |= {"sqnr_db": None, "agreement": None}
+    more = {"sqnr_db": 40.0, "agreement": 0.99, "ops_npu": 35, "ops_cpu": 0}
+    targets = {rung: {**on(rung, drop), **more} for rung, drop in DROPS.items()}
+    for name, record in evals.items():
+        write_json(folder / f"metrics/eval/{name}.json", record)
+    for name, record in targets.items():
+        write_json(folder / f"metrics/target/{name}.json", record)
+    decision = asdict(decide(params, evals, targets))
+    write_json(folder / "metrics/decision.json", decision)
+    decision = json.loads((folder / "metrics/decision.json").read_text())
+    write_csv(folder / "metrics/comparison.csv", COLUMNS, comparison_rows(evals, targets, decision))
+
+
+DROPS = {"fp16": 0.0, "balanced": 0.001, "compact": -0.001, "tiny": 0.004}
