@@ -41,13 +41,14 @@ def check_layers(sim: QuantizationSimModel, exclude: Sequence[str] = ()) -> None
 
 def check_ranges(sim: QuantizationSimModel) -> None:
     """Refuse a sim with quantizers that calibration has not reached. Raises UserError that names their layers."""
-    empty = sorted(
-        {
-            name.rsplit(".", 2)[0]
-            for name, quantizer in sim.named_quantizers()
-            if quantizer is not None and not quantizer.is_initialized()
-        }
-    )
+    empty = []
+    for name, module in _layers(sim.model):
+        if isinstance(module, QuantizationMixin):
+            inputs = [quantizer.is_initialized() for quantizer in module.input_quantizers if quantizer]
+            others = (*module.output_quantizers, *module.param_quantizers.values())
+            # of an input that is a plain number there is no range, and none is needed
+            if not all(quantizer.is_initialized() for quantizer in others if quantizer) or (inputs and not any(inputs)):
+                empty.append(name)
     if empty:
         raise UserError(
             f"task: calibration left no range in {_few(empty)}: no calibration sample runs through them; remove them"

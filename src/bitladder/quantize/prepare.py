@@ -1,6 +1,7 @@
 """Making a network fit for AIMET: its model guidelines as a gate, then batch norms folded away."""
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -142,7 +143,19 @@ def _broken_guidelines(model: nn.Module, sample: tuple[Tensor, ...], left: list[
     """Run AIMET's validator; give its findings in one line, empty if there are none."""
     with _recorded() as lines, user_code("tracing the model for AIMET"):
         valid = ModelValidator.validate_model(model, sample, layers_to_exclude=left)
-    return "" if valid else " ".join(" ".join(lines).split()) or "AIMET's validator does not say which"
+    return "" if valid else _summary(" ".join(lines))
+
+
+def _summary(findings: str) -> str:
+    """Give the ops that the validator found, without its advice, which does not hold after the preparer."""
+    ops = re.findall(r"(\S+); op_type: (\S+)\s+parent module: (\S+)", findings)
+    if not ops:
+        return " ".join(findings.split())[:500] or "AIMET's validator does not say which"
+    kinds = ", ".join(sorted({kind for _, kind, _ in ops}))
+    return (
+        f"{len(ops)} functional calls that it knows no module for ({kinds}; the first is {ops[0][0]} in {ops[0][2]});"
+        " write them in other words (reshape for view-like ones), or leave their module out by prepare.exclude"
+    )
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def label_free(
 
 def _answers(network: nn.Module, inputs: dict[str, Tensor], title: str) -> Tensor:
     count = len(next(iter(inputs.values()), ()))
-    answers = []
+    answers: list[Tensor] = []
     with torch.no_grad():
         for start in tqdm(range(0, count, BATCH), desc=f"fp32 {title}", leave=False):
             outputs = name_outputs(network(*(values[start : start + BATCH] for values in inputs.values())))

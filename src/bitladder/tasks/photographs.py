@@ -44,10 +44,11 @@ def _load(name: str) -> Tensor:
     import numpy as np
 
     with needs("efficientnet", "scikit-image and scikit-learn"):
-        from skimage import data, io
+        from skimage.data import data_dir
+        from skimage.io import imread
         from sklearn.datasets import load_sample_image
 
     packaged = name in ("china.jpg", "flower.jpg")
-    pixels = load_sample_image(name) if packaged else io.imread(f"{data.data_dir}/{name}")
+    pixels = load_sample_image(name) if packaged else imread(f"{data_dir}/{name}")
     image = torch.from_numpy(np.array(pixels)).float().div(255)
     return image[..., :3].permute(2, 0, 1) if image.ndim == 3 else image.expand(3, *image.shape)
