@@ -1,4 +1,4 @@
-"""data: the task's samples, in the splits that the other stages read."""
+"""data: the task tried on two samples, and its samples in the splits that the other stages read."""
 
 from pathlib import Path
 
@@ -7,11 +7,16 @@ from bitladder.stage import run
 
 
 def main(params: Params) -> None:
+    from bitladder.determinism import seed_all
     from bitladder.model import save_split
     from bitladder.tasks.task import load_task, make_splits
+    from bitladder.tasks.trial import try_task
 
+    seed_all(params.seed)
     task = load_task(params.task.factory, params.task.args)
-    for name, split in make_splits(task, params.seed).items():
+    splits = make_splits(task, params.seed)
+    try_task(task, splits)
+    for name, split in splits.items():
         save_split(Path(f"build/data/{name}.safetensors"), split)
 
 

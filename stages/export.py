@@ -24,7 +24,7 @@ def main(params: Params, rung: str) -> None:
     task, bits = load_task(params.task.factory, params.task.args), params.ladder[rung].precision
     split = load_split(Path("build/data/evaluation.safetensors")).first(params.export.samples)
     sample = sample_inputs(split)
-    model = load_prepared(task, sample, Path("build/baseline/model.safetensors"))
+    model = load_prepared(task, sample, Path("build/baseline/model.safetensors"), params.prepare.exclude)
     sim = build_sim(model, sample, bits, params.soc.quantsim_config)
     load_sim(sim, Path(f"build/qat/{rung}/sim.safetensors"))
     simulated = load_tensors(Path(f"build/qat/{rung}/outputs.safetensors"))

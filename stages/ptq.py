@@ -25,7 +25,9 @@ def main(params: Params, rung: str) -> None:
     seed_all(params.seed)
     task, bits = load_task(params.task.factory, params.task.args), params.ladder[rung].precision
     calibration = load_split(Path("build/data/calibration.safetensors"))
-    model = load_prepared(task, sample_inputs(calibration), Path("build/baseline/model.safetensors"))
+    model = load_prepared(
+        task, sample_inputs(calibration), Path("build/baseline/model.safetensors"), params.prepare.exclude
+    )
     sim, technique = quantize(
         model, sample_inputs(calibration), calibration, bits, params.soc.quantsim_config, params.ptq_of(rung)
     )

@@ -48,7 +48,7 @@ def train(params: Params, rung: str, source: Path, folder: Path) -> tuple[dict[s
     splits = {name: load_split(path) for name, path in paths.items()}
     sample = sample_inputs(splits["calibration"])
     sim = build_sim(
-        load_prepared(task, sample, Path("build/baseline/model.safetensors")),
+        load_prepared(task, sample, Path("build/baseline/model.safetensors"), params.prepare.exclude),
         sample,
         bits,
         params.soc.quantsim_config,

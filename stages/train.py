@@ -9,7 +9,7 @@ from bitladder.stage import run
 def main(params: Params) -> None:
     from bitladder.determinism import seed_all
     from bitladder.files import save_tensors, write_csv
-    from bitladder.model import load_split
+    from bitladder.model import build_network, load_split
     from bitladder.resume import fingerprint, workspace
     from bitladder.tasks.task import load_task
     from bitladder.training import Recipe, fit
@@ -17,7 +17,7 @@ def main(params: Params) -> None:
     seed_all(params.seed)
     task = load_task(params.task.factory, params.task.args)
     data = Path("build/data/train.safetensors")
-    model = task.model()
+    model = build_network(task)
     recipe = Recipe(**params.train.model_dump(), seed=params.seed)
     with workspace("train", fingerprint(params.task, recipe, params.compute, files=(data,))) as folder:
         history = fit(model, task, load_split(data), recipe, folder)

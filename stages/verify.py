@@ -19,7 +19,7 @@ def main(params: Params) -> None:
     seed_all(params.seed)
     task = load_task(params.task.factory, params.task.args)
     split = load_split(Path("build/data/evaluation.safetensors"))
-    model = load_prepared(task, sample_inputs(split), Path("build/baseline/model.safetensors"))
+    model = load_prepared(task, sample_inputs(split), Path("build/baseline/model.safetensors"), params.prepare.exclude)
     result = verify(
         model,
         task.metric,

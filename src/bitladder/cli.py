@@ -48,13 +48,34 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
 
 @app.command()
 @one_line_errors
-def check(params: ParamsFile = Path("params.yaml")) -> None:
+def check(
+    params: ParamsFile = Path("params.yaml"),
+    task: Annotated[bool, typer.Option("--task", help="Also try the task: through AIMET, ONNX and the NPU.")] = False,
+) -> None:
     """Validate params.yaml: every key, value and rung, and what the SoC takes."""
     from bitladder.params import load_params
+    from bitladder.version import check_version
 
     loaded = load_params(params)
+    check_version(loaded)
     rungs = ", ".join(f"{name} {loaded.ladder[name].precision}" for name in loaded.rungs())
     typer.echo(f"{params}: good. {loaded.target.soc} on {loaded.target.backend}; rungs: {rungs}")
+    if task:
+        from bitladder.rehearsal import rehearse
+
+        for line in rehearse(loaded):
+            typer.echo(line)
+
+
+@app.command()
+@one_line_errors
+def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where; it may be a repository already.")]) -> None:
+    """Write a ready pipeline with a commented task file into DIR; nothing that is there is overwritten."""
+    from bitladder.scaffold import init as write
+
+    written = write(folder)
+    typer.echo(f"{folder}: wrote {', '.join(name for name in written if '/' not in name)} and stages/")
+    typer.echo("Next: edit task.py, then `bitladder check --task` and `dvc repro` there")
 
 
 @app.command()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from bitladder.model import output_names
 from bitladder.tasks.task import Metric, Split, name_outputs
 
 __all__ = ["EQUAL_DB", "Comparison", "Outputs", "agreement", "compare", "predict", "sqnr_db"]
@@ -48,11 +49,12 @@ def predict(model: nn.Module | Callable, split: Split, batch_size: int, title: s
     """Run a split through a model, batch by batch, with a progress bar; gradients are off."""
     if isinstance(model, nn.Module):
         model.eval()
+    names = output_names(model)
     batches: dict[str, list[Tensor]] = {}
     with torch.no_grad(), tqdm(total=len(split), desc=title, unit="sample", leave=False) as bar:
         for start in range(0, len(split), batch_size):
             batch = [values[start : start + batch_size] for values in split.inputs.values()]
-            for name, value in name_outputs(model(*batch)).items():
+            for name, value in name_outputs(model(*batch), names).items():
                 batches.setdefault(name, []).append(value)
             bar.update(len(batch[0]))
     return {name: torch.cat(parts) for name, parts in batches.items()}

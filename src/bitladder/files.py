@@ -1,6 +1,7 @@
 """Reading and writing what passes between stages: JSON and safetensors, whole or not at all."""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "copy_file",
+    "hash_path",
     "load_tensors",
     "read_json",
     "replacing",
@@ -55,6 +57,20 @@ def copy_file(source: Path, path: Path) -> None:
     """Copy a file, whole or not at all."""
     with replacing(path) as temporary:
         shutil.copyfile(source, temporary)
+
+
+def hash_path(path: Path) -> str:
+    """Hash a file, or all files of a folder with their names, with SHA-256. Raise UserError if there is nothing."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    if not path.is_dir():
+        raise UserError(f"{path}: no such file or folder; task.files in params.yaml names it")
+    digest = hashlib.sha256()
+    for inner in sorted(path.rglob("*")):
+        if inner.is_file() and "__pycache__" not in inner.parts:
+            digest.update(f"{inner.relative_to(path).as_posix()}:{hash_path(inner)};".encode())
+    return digest.hexdigest()
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

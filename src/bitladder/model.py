@@ -1,5 +1,6 @@
 """The user's network with its weights in it, and the files that hold samples."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -7,16 +8,54 @@ from torch import Tensor, nn
 
 from bitladder.errors import UserError
 from bitladder.files import load_tensors, save_tensors
+from bitladder.tasks.source import user_code
 from bitladder.tasks.task import Split, Task
 
-__all__ = ["build_model", "load_split", "load_weights", "sample_inputs", "save_split"]
+__all__ = [
+    "build_model",
+    "build_network",
+    "keep_output_names",
+    "load_split",
+    "load_weights",
+    "output_names",
+    "sample_inputs",
+    "save_split",
+]
+
+NAMES = "bitladder_output_names"
 
 
 def build_model(task: Task, weights: Path) -> nn.Module:
     """Build the task's network, put trained weights in, and set it to evaluation."""
-    model = task.model()
+    model = build_network(task)
     load_weights(model, load_tensors(weights), weights)
     return model.eval()
+
+
+def build_network(task: Task) -> nn.Module:
+    """Call the task for its network. Raise UserError where it is none, holds NaN, or does not lie on the CPU."""
+    with user_code("model()"):
+        model = task.model()
+    if not isinstance(model, nn.Module):
+        raise UserError(f"task: model() must return a torch.nn.Module, and returned {type(model).__name__}")
+    for name, values in model.state_dict().items():
+        if values.device.type != "cpu":
+            raise UserError(f"task: the model's {name!r} lies on {values.device}; return it on the CPU")
+        if values.is_floating_point() and values.dtype != torch.float32:
+            raise UserError(f"task: the model's {name!r} is {values.dtype}; return the model in float32: model.float()")
+        if values.is_floating_point() and not values.isfinite().all():
+            raise UserError(f"task: the model's weights {name!r} hold NaN or infinity")
+    return model
+
+
+def keep_output_names(model: nn.Module, names: Sequence[str]) -> None:
+    """Note on a network that gives a tensor or a tuple how the user's own network calls these outputs."""
+    setattr(model, NAMES, tuple(names))
+
+
+def output_names(model: object) -> tuple[str, ...] | None:
+    """Give the names that were noted on a network; None if its answers name themselves."""
+    return getattr(model, NAMES, None)
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:

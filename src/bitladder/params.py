@@ -11,6 +11,7 @@ from ruamel.yaml.error import YAMLError
 from bitladder.errors import UserError
 from bitladder.precision import FLOAT, Precision
 from bitladder.socs import Soc, find_soc
+from bitladder.tasks.source import is_file
 
 __all__ = ["GoalsParams", "Params", "Rung", "load_params"]
 
@@ -44,10 +45,34 @@ class ComputeParams(_Block):
 
 
 class TaskParams(_Block):
-    """Which task the pipeline runs, and what its factory is called with."""
+    """Which task the pipeline runs, what its factory is called with, and which files it is made of."""
 
     factory: Annotated[str, Field(pattern=r"^[^:\s]+:[A-Za-z_]\w*$")]
     args: dict[str, Any] = {}
+    files: Annotated[
+        dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], Annotated[str, Field(min_length=1)]],
+        Field(min_length=1),
+    ]
+
+    @model_validator(mode="after")
+    def _code_is_hashed(self) -> "TaskParams":
+        source = self.factory.rpartition(":")[0]
+        if is_file(source) and not self.names(Path(source)):
+            raise ValueError(
+                f"task.files: add `code: {source}`, which task.factory names, so that an edit of it is noticed"
+            )
+        return self
+
+    def names(self, path: Path) -> bool:
+        """Say whether a file, from the folder of params.yaml, is among `files` or in a folder that is."""
+        listed = [Path(name) for name in self.files.values()]
+        return any(path == one or one in path.parents for one in listed)
+
+
+class PrepareParams(_Block):
+    """How the model is made fit for AIMET."""
+
+    exclude: list[Annotated[str, Field(min_length=1)]] = []
 
 
 class TrainParams(_Block):
@@ -164,11 +189,13 @@ class TrackParams(_Block):
 class Params(_Block):
     """All of params.yaml."""
 
+    bitladder: str | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     compute: ComputeParams
     task: TaskParams
     train: TrainParams
     evaluate: EvaluateParams
+    prepare: PrepareParams = PrepareParams()
     goals: GoalsParams
     verify: VerifyParams
     ladder: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], Rung], Field(min_length=1)]

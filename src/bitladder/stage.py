@@ -11,6 +11,7 @@ from bitladder import determinism
 from bitladder.errors import UserError
 from bitladder.files import write_json
 from bitladder.params import Params, load_params
+from bitladder.version import check_version
 
 __all__ = ["TIMINGS", "run"]
 
@@ -30,6 +31,7 @@ def run(main: Callable[..., None]) -> None:
     try:
         _check_own_code()
         params: Params = load_params()
+        check_version(params)
         _check_rung(params, sys.argv[1:])
         determinism.pin(params.compute.threads)
         # Deprecations that libraries report of each other; the user's own code keeps its warnings
@@ -51,5 +53,5 @@ def _check_own_code() -> None:
 
 def _check_rung(params: Params, arguments: list[str]) -> None:
     for rung in arguments:
-        if rung not in {"fp16", *params.ladder}:
+        if rung not in {"fp16", *params.ladder, *params.task.files}:
             raise UserError(f"params.yaml has no rung {rung!r} under ladder")

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from bitladder.errors import UserError
+from bitladder.model import output_names
 from bitladder.resume import load_state, save_state
 from bitladder.tasks.task import Split, Task, as_returned, name_outputs
 
@@ -114,7 +115,8 @@ def _train_epoch(
         inputs = {name: values[rows] for name, values in train.inputs.items()}
         if task.augment:
             inputs = task.augment(inputs, generator)
-        loss = _loss(task, model(*inputs.values()), train.targets[rows])
+        returned = name_outputs(model(*inputs.values()), output_names(model))
+        loss = task.loss(as_returned(returned), train.targets[rows])
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
@@ -126,7 +128,3 @@ def _train_epoch(
     if not math.isfinite(mean):
         raise UserError(f"the loss became {mean} in epoch {epoch + 1}; lower the learning_rate in params.yaml")
     return mean
-
-
-def _loss(task: Task, returned: Any, targets: Tensor) -> Tensor:
-    return task.loss(as_returned(name_outputs(returned)), targets)

@@ -1,12 +1,19 @@
 """Making a network fit for AIMET: its model guidelines as a gate, then batch norms folded away."""
 
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
+import torch
 from aimet_torch.batch_norm_fold import fold_all_batch_norms
 from aimet_torch.common.utils import AimetLogger
+from aimet_torch.meta.connectedgraph_utils import get_ops_with_missing_modules
 from aimet_torch.model_preparer import prepare_model
 from aimet_torch.model_validator.model_validator import ModelValidator
 from torch import Tensor, nn
@@ -14,10 +21,13 @@ from torch import Tensor, nn
 from bitladder.errors import UserError
 from bitladder.evaluate import Outputs, sqnr_db
 from bitladder.files import load_tensors
-from bitladder.model import load_weights
-from bitladder.tasks.task import Task
+from bitladder.model import build_network, keep_output_names, load_weights
+from bitladder.quantize.tracing import untraceable
+from bitladder.quantize.wishes import keep_wishes
+from bitladder.tasks.source import user_code
+from bitladder.tasks.task import Task, name_outputs
 
-__all__ = ["check_equal", "load_prepared", "prepare"]
+__all__ = ["Preparation", "check_equal", "load_prepared", "prepare"]
 
 
 # AIMET reports its progress as warnings and worse; what matters of it we say ourselves.
@@ -26,27 +36,59 @@ AimetLogger.set_level_for_all_areas(logging.CRITICAL)
 EQUAL_SQNR_DB = 60.0  # folding and rewriting reorder float32 sums, which leaves well over 100 dB
 
 
-def prepare(model: nn.Module, sample: tuple[Tensor, ...]) -> tuple[nn.Module, bool]:
-    """Make a trained network fit for quantization, and say whether AIMET's preparer had to rewrite it.
+@dataclass(frozen=True)
+class Preparation:
+    """What was done to a network: whether AIMET's preparer rewrote it; ops left without quantizers on request."""
+
+    rewritten: bool
+    unquantized: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Tell whether the network was rewritten."""
+        return self.rewritten
+
+    def __str__(self) -> str:
+        """Say it as the technique of the FP32 record."""
+        done = "prepared for AIMET" if self.rewritten else "as it came"
+        return f"{done}, no quantizers for {', '.join(self.unquantized)}" if self.unquantized else done
+
+
+def prepare(model: nn.Module, sample: tuple[Tensor, ...], exclude: Sequence[str] = ()) -> tuple[nn.Module, Preparation]:
+    """Make a trained network fit for quantization, and say what was done.
 
     A network that breaks AIMET's guidelines (reused modules, functional calls, `+`) builds a QuantSim all the same,
     with quantizers missing. So it is rewritten by the preparer where it breaks them, and refused, with AIMET's own
-    findings, where it still does. Batch norms are folded into the layers before them.
+    findings, where it still does. Batch norms are folded into the layers before them. A dict that the network gives
+    becomes a tuple, which AIMET can trace; its names are kept on the network.
 
-    Returns: the network in evaluation mode; whether it was rewritten.
+    Args:
+        model: in evaluation mode.
+        sample: a batch of one, as the model takes it.
+        exclude: names of modules that the preparer does not look into; functional calls in them get no quantizers.
+
+    Returns: the network in evaluation mode; what was done to it.
+
     """
-    rewritten = False
-    if _broken_guidelines(model, sample):
+    with torch.no_grad():
+        names = tuple(name_outputs(model(*sample)))
+    _flatten_outputs(model, sample)
+    left = _modules_called(model, exclude)
+    preparation = Preparation(False)
+    if _broken_guidelines(model, sample, left):
         try:
-            model = prepare_model(model)
+            model = prepare_model(model, modules_to_exclude=left)
         except Exception as error:  # torch.fx raises many kinds: each means that the network cannot be traced
-            reason = " ".join(str(error).split())
-            raise UserError(f"task: AIMET cannot prepare the model ({type(error).__name__}: {reason})") from None
-        rewritten = True
-        if findings := _broken_guidelines(model, sample):
+            raise UserError(untraceable(model, error)) from None
+        left = _modules_called(model, exclude)
+        if findings := _broken_guidelines(model, sample, left):
             raise UserError(f"task: the model breaks AIMET's guidelines, and its preparer does not help: {findings}")
-    fold_all_batch_norms(model, None, dummy_input=sample)
-    return model.eval(), rewritten
+        preparation = Preparation(True)
+    if left:
+        preparation = Preparation(preparation.rewritten, _functional_ops(model, sample))
+    with user_code("folding batch norms into the model"):
+        fold_all_batch_norms(model, None, dummy_input=sample)
+    keep_output_names(model, names)
+    return model.eval(), preparation
 
 
 def check_equal(prepared: Outputs, outputs: Outputs) -> None:
@@ -59,18 +101,61 @@ def check_equal(prepared: Outputs, outputs: Outputs) -> None:
         )
 
 
-def load_prepared(task: Task, sample: tuple[Tensor, ...], weights: Path) -> nn.Module:
+def load_prepared(task: Task, sample: tuple[Tensor, ...], weights: Path, exclude: Sequence[str] = ()) -> nn.Module:
     """Rebuild the network that `prepare` gave, with the weights that were saved of it."""
-    model, _ = prepare(task.model().eval(), sample)
+    model, _ = prepare(build_network(task).eval(), sample, exclude)
     load_weights(model, load_tensors(weights), weights)
+    keep_wishes(model, task.quantization)
     return model
 
 
-def _broken_guidelines(model: nn.Module, sample: tuple[Tensor, ...]) -> str:
+def _flatten_outputs(model: nn.Module, sample: tuple[Tensor, ...]) -> None:
+    """Make a network that gives a dict give a tuple: AIMET's tracer takes no dict. Its modules keep their names."""
+    with torch.no_grad():
+        if not isinstance(model(*sample), dict):
+            return
+    own = type(model)
+
+    # wraps: torch.fx reads the signature of the function that is wrapped
+    @wraps(own.forward)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        return tuple(own.forward(self, *args, **kwargs).values())
+
+    model.__class__ = type(own.__name__, (own,), {"forward": forward, "__module__": own.__module__})
+
+
+def _modules_called(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    known = dict(model.named_modules())
+    for name in names:
+        if name not in known or not name:
+            near = ", ".join(get_close_matches(name, known, 3, 0.3)) or ", ".join(list(known)[1:6])
+            raise UserError(f"prepare.exclude: the model has no module {name!r}; near it are {near}")
+    return [known[name] for name in names]
+
+
+def _functional_ops(model: nn.Module, sample: tuple[Tensor, ...]) -> tuple[str, ...]:
+    ops = get_ops_with_missing_modules(model, sample)
+    names = {module: name for name, module in model.named_modules()}
+    return tuple(sorted({f"{names.get(op.residing_module, '?')} ({op.type})" for op in ops}))
+
+
+def _broken_guidelines(model: nn.Module, sample: tuple[Tensor, ...], left: list[nn.Module]) -> str:
     """Run AIMET's validator; give its findings in one line, empty if there are none."""
-    with _recorded() as lines:
-        valid = ModelValidator.validate_model(model, sample)
-    return "" if valid else " ".join(" ".join(lines).split()) or "AIMET's validator does not say which"
+    with _recorded() as lines, user_code("tracing the model for AIMET"):
+        valid = ModelValidator.validate_model(model, sample, layers_to_exclude=left)
+    return "" if valid else _summary(" ".join(lines))
+
+
+def _summary(findings: str) -> str:
+    """Give the ops that the validator found, without its advice, which does not hold after the preparer."""
+    ops = re.findall(r"(\S+); op_type: (\S+)\s+parent module: (\S+)", findings)
+    if not ops:
+        return " ".join(findings.split())[:500] or "AIMET's validator does not say which"
+    kinds = ", ".join(sorted({kind for _, kind, _ in ops}))
+    return (
+        f"{len(ops)} functional calls that it knows no module for ({kinds}; the first is {ops[0][0]} in {ops[0][2]});"
+        " write them in other words (reshape for view-like ones), or leave their module out by prepare.exclude"
+    )
 
 
 @contextmanager

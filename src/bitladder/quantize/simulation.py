@@ -9,9 +9,13 @@ import torch
 from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 
+from bitladder.errors import UserError
 from bitladder.evaluate import predict
 from bitladder.files import load_tensors, replacing, save_tensors
+from bitladder.model import keep_output_names, output_names
 from bitladder.precision import Precision
+from bitladder.quantize.missing import check_layers, check_ranges, leave_unknown, refusal
+from bitladder.quantize.wishes import wishes_of
 from bitladder.tasks.task import Split
 
 __all__ = [
@@ -40,21 +44,35 @@ def build_sim(
     config: str,
     range_setting: str = "min-max",
 ) -> QuantizationSimModel:
-    """Put quantizers into a prepared network, as the HTP config of a Hexagon generation asks."""
-    return QuantizationSimModel(
-        model,
-        sample,
-        quant_scheme=RANGE_SETTINGS[range_setting],
-        default_output_bw=precision.activations,
-        default_param_bw=precision.weights,
-        config_file=config,
-    )
+    """Put quantizers into a prepared network, as the HTP config of a Hexagon generation or the task's own asks.
+
+    Raises UserError that names the layers which AIMET does not know how to quantize.
+    """
+    wishes = wishes_of(model)
+    leave_unknown(model, wishes.exclude)
+    try:
+        sim = QuantizationSimModel(
+            model,
+            sample,
+            quant_scheme=RANGE_SETTINGS[range_setting],
+            default_output_bw=precision.activations,
+            default_param_bw=precision.weights,
+            config_file=wishes.config or config,
+        )
+    except (RuntimeError, KeyError, ValueError, SystemExit) as error:
+        raise UserError(refusal(model, error, wishes.config)) from None
+    sim.exclude_layers_from_quantization([sim.model.get_submodule(name) for name in wishes.exclude])
+    if names := output_names(model):
+        keep_output_names(sim.model, names)
+    check_layers(sim, wishes.exclude)
+    return sim
 
 
 def calibrate(sim: QuantizationSimModel, split: Split, batch_size: int) -> None:
-    """Find the quantizers' ranges from samples."""
+    """Find the quantizers' ranges from samples. Raise UserError where a layer is left without one."""
     forward: Callable[[nn.Module], Any] = lambda model: predict(model, split, batch_size, "calibrate")  # noqa: E731
     sim.compute_encodings(forward)
+    check_ranges(sim)
 
 
 def save_sim(path: Path, sim: QuantizationSimModel) -> None:

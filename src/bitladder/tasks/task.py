@@ -1,18 +1,29 @@
 """What a user brings: a model, its data, its metric and its loss."""
 
-import importlib
 import inspect
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bitladder.errors import UserError
+from bitladder.tasks.source import find_factory, user_code
 
-__all__ = ["SPLITS", "Metric", "Split", "Task", "as_returned", "load_task", "make_splits", "name_outputs"]
+__all__ = [
+    "SPLITS",
+    "Metric",
+    "Quantization",
+    "Split",
+    "Task",
+    "as_returned",
+    "load_task",
+    "make_splits",
+    "name_outputs",
+]
+
 
 SPLITS = ("train", "calibration", "evaluation")
 
@@ -47,7 +58,10 @@ class Metric:
 
     def __call__(self, outputs: Mapping[str, Tensor], targets: Tensor) -> float:
         """Score the outputs of a split, by name. Raise UserError if the task's metric gives no finite number."""
-        value = self.compute(as_returned(outputs), targets)
+        with user_code(f"the metric {self.name!r}"):
+            value = self.compute(as_returned(outputs), targets)
+        if isinstance(value, Tensor) and value.numel() == 1:  # as torchmetrics give it
+            value = value.item()
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise UserError(
                 f"task: the metric {self.name!r} must return a finite float, and returned {value!r};"
@@ -64,6 +78,21 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Quantization:
+    """What a task asks of AIMET beyond the default.
+
+    `define` is called before a QuantSim is built: it imports what registers quantized definitions of the task's own
+    module types (`@QuantizationMixin.implements(MyModule)`), and so keeps AIMET out of the stages that do not need it.
+    `config` is the path of a QuantSim configuration in JSON that takes the place of the SoC's. `exclude` names layers
+    that stay in float.
+    """
+
+    define: Callable[[], Any] | None = None
+    config: str | None = None
+    exclude: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Task:
     """Everything the pipeline needs to know of a user's model.
 
@@ -77,42 +106,65 @@ class Task:
     loss: Callable[[Any, Tensor], Tensor]
     metric: Metric
     augment: Callable[[dict[str, Tensor], torch.Generator], dict[str, Tensor]] | None = None
+    quantization: Quantization = field(default_factory=Quantization)
 
 
 def load_task(factory: str, args: Mapping[str, Any]) -> Task:
-    """Call the task factory that params.yaml names (`package.module:name`) with its args.
+    """Call the task factory that params.yaml names with its args.
 
-    Raises UserError that says whether the module, the name in it, or the arguments are wrong.
+    Args:
+        factory: `package.module:name`, or `path/to/file.py:name` from the folder that holds params.yaml.
+        args: for the factory.
+
+    Raises UserError that says whether the module, the name in it, the arguments or the task itself is wrong.
+
     """
-    module_name, _, name = factory.partition(":")
-    try:
-        make = getattr(importlib.import_module(module_name), name)
-    except ModuleNotFoundError as error:
-        raise UserError(f"task.factory: cannot import {module_name!r} ({error})") from None
-    except AttributeError:
-        raise UserError(f"task.factory: {module_name!r} has no {name!r}") from None
+    make = find_factory(factory)
     try:
         inspect.signature(make).bind(**args)
     except TypeError as error:
         raise UserError(f"task.args: {factory} {error}; it takes {inspect.signature(make)}") from None
-    task = make(**args)
+    with user_code(f"task.factory: {factory}"):
+        task = make(**args)
     if not isinstance(task, Task):
         raise UserError(f"task.factory: {factory} must return a Task, and returned {type(task).__name__}")
+    for name in ("model", "splits", "loss"):
+        if not callable(getattr(task, name)):
+            raise UserError(f"task: {name} must be a function, and is {getattr(task, name)!r}")
+    if not isinstance(task.metric, Metric) or not callable(task.metric.compute):
+        raise UserError(f"task: metric must be a Metric(name, function), and is {task.metric!r}")
     return task
 
 
 def make_splits(task: Task, seed: int) -> dict[str, Split]:
     """Call the task for its splits. Raise UserError where one is missing, empty, or unlike the others."""
-    splits = task.splits(seed)
+    with user_code("splits()"):
+        splits = task.splits(seed)
+    if not isinstance(splits, Mapping):
+        raise UserError(f"task: splits() must give a dict of {', '.join(SPLITS)}; it gave {type(splits).__name__}")
     for name in SPLITS:
         if name not in splits:
             raise UserError(f"task: splits() gave no {name!r} split; it must give {', '.join(SPLITS)}")
         split = splits[name]
+        if not isinstance(split, Split) or not isinstance(split.inputs, dict):
+            raise UserError(f"task: the {name!r} split must be a Split({{input name: tensor}}, targets)")
+        for input_name, values in {**split.inputs, "targets": split.targets}.items():
+            if not isinstance(values, Tensor):
+                kind = type(values).__name__
+                raise UserError(f"task: {input_name!r} of the {name!r} split must be a tensor, and is of type {kind}")
         if not len(split) or not split.inputs:
             raise UserError(f"task: the {name!r} split is empty")
         if list(split.inputs) != list(splits["train"].inputs):
             raise UserError(f"task: the {name!r} split has inputs {list(split.inputs)}, unlike the 'train' split")
         for input_name, values in split.inputs.items():
+            first = splits["train"].inputs[input_name]
+            if (values.shape[1:], values.dtype) != (first.shape[1:], first.dtype):
+                raise UserError(
+                    f"task: {input_name!r} is {_described(values)} in the {name!r} split, and {_described(first)} in"
+                    " the 'train' split; they must be alike"
+                )
+            if values.is_floating_point() and values.dtype != torch.float32:
+                raise UserError(f"task: {input_name!r} of the {name!r} split is {values.dtype}; give torch.float32")
             if len(values) != len(split):
                 raise UserError(
                     f"task: the {name!r} split has {len(values)} samples of {input_name!r} and {len(split)} targets"
@@ -120,16 +172,17 @@ def make_splits(task: Task, seed: int) -> dict[str, Split]:
     return {name: splits[name] for name in SPLITS}
 
 
-def name_outputs(returned: Any) -> dict[str, Tensor]:
+def name_outputs(returned: Any, names: Sequence[str] | None = None) -> dict[str, Tensor]:
     """Name what a model returned: a tensor is `output`, a sequence `output_0`, `output_1`, ...; a dict names its own.
 
-    Raises UserError for anything else.
+    A network that was made fit for AIMET gives a sequence where the user's gave a dict: `names` are then the dict's.
+    Raises UserError for anything but tensors.
     """
     if isinstance(returned, Tensor):
-        return {"output": returned}
+        returned = {names[0] if names else "output": returned}
     if isinstance(returned, list | tuple):
-        returned = {f"output_{index}": value for index, value in enumerate(returned)}
-    if isinstance(returned, dict) and all(isinstance(value, Tensor) for value in returned.values()):
+        returned = dict(zip(names or [f"output_{index}" for index in range(len(returned))], returned, strict=True))
+    if isinstance(returned, dict) and returned and all(isinstance(value, Tensor) for value in returned.values()):
         return dict(returned)
     raise UserError(
         f"task: the model must return a tensor, a tuple or a dict of tensors; it returned {type(returned).__name__}"
@@ -139,3 +192,7 @@ def name_outputs(returned: Any) -> dict[str, Tensor]:
 def as_returned(outputs: Mapping[str, Tensor]) -> Tensor | dict[str, Tensor]:
     """Give outputs as a metric or a loss takes them: the tensor itself if it is the only one, else all by name."""
     return next(iter(outputs.values())) if len(outputs) == 1 else dict(outputs)
+
+
+def _described(values: Tensor) -> str:
+    return f"{' x '.join(map(str, ('N', *values.shape[1:])))} of {str(values.dtype).removeprefix('torch.')}"

@@ -1,0 +1,36 @@
+"""What a task asks of AIMET for its own network, carried with the network to where its QuantSims are built."""
+
+from pathlib import Path
+
+from torch import nn
+
+from bitladder.errors import UserError
+from bitladder.tasks.source import user_code
+from bitladder.tasks.task import Quantization
+
+__all__ = ["keep_wishes", "wishes_of"]
+
+WISHES = "bitladder_quantization"
+
+
+def keep_wishes(model: nn.Module, wishes: Quantization) -> None:
+    """Register the task's quantized definitions, and note the rest on its prepared network.
+
+    Raises UserError where the configuration or a layer to exclude is not there.
+    """
+    if wishes.define:
+        with user_code("Quantization.define()"):
+            wishes.define()
+    if wishes.config and not Path(wishes.config).is_file():
+        raise UserError(f"task: Quantization.config: {wishes.config}: no such file")
+    known = dict(model.named_modules())
+    for name in wishes.exclude:
+        if name not in known:
+            layers = ", ".join(name for name, module in known.items() if name and not any(module.children()))
+            raise UserError(f"task: Quantization.exclude: there is no layer {name!r}; there are {layers[:300]}")
+    setattr(model, WISHES, wishes)
+
+
+def wishes_of(model: nn.Module) -> Quantization:
+    """Give what was noted on a network; nothing, if nothing was."""
+    return getattr(model, WISHES, None) or Quantization()

@@ -1,0 +1,84 @@
+"""Tasks without labels: what FP32 answers takes their place.
+
+The metric is agreement with FP32, and training a quantized network distils from it. One line makes such a task:
+`return label_free(network, samples)`.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from bitladder.errors import UserError
+from bitladder.tasks.task import SPLITS, Metric, Quantization, Split, Task, name_outputs
+
+__all__ = ["label_free"]
+
+BATCH = 20
+
+
+def label_free(
+    model: Callable[[], nn.Module],
+    samples: Callable[[int], Mapping[str, dict[str, Tensor]]],
+    compare: str = "top-1",
+    quantization: Quantization | None = None,
+) -> Task:
+    """Make a task of a trained network and samples without labels.
+
+    Args:
+        model: builds the network with its trained weights, which must be the same each time; it gives one tensor.
+        samples: gives the inputs of every split for a seed, by name.
+        compare: `top-1`, the share of samples (of pixels, where the output has them) with FP32's largest score along
+            dimension 1; or `cosine`, the mean cosine similarity of each sample's output with FP32's.
+        quantization: what the task asks of AIMET.
+
+    """
+    kinds = {"top-1": (Metric("agreement with FP32", _top1), _distil), "cosine": (Metric("cosine", _cosine), _turn)}
+    if compare not in kinds:
+        raise UserError(f"task: label_free compares by {' or '.join(kinds)}, not by {compare!r}")
+    metric, loss = kinds[compare]
+
+    def splits(seed: int) -> dict[str, Split]:
+        network, again = model().eval(), model().state_dict()
+        for name, values in network.state_dict().items():
+            if not torch.equal(values, again[name]):
+                raise UserError(f"task: without labels, model() must give trained weights; {name!r} differs each time")
+        return {
+            name: Split(inputs, _answers(network, inputs, name))
+            for name, inputs in samples(seed).items()
+            if name in SPLITS
+        }
+
+    return Task(model, splits, loss, metric, quantization=quantization or Quantization())
+
+
+def _answers(network: nn.Module, inputs: dict[str, Tensor], title: str) -> Tensor:
+    count = len(next(iter(inputs.values()), ()))
+    answers: list[Tensor] = []
+    with torch.no_grad():
+        for start in tqdm(range(0, count, BATCH), desc=f"fp32 {title}", leave=False):
+            outputs = name_outputs(network(*(values[start : start + BATCH] for values in inputs.values())))
+            if len(outputs) > 1:
+                raise UserError(f"task: without labels the model must give one tensor, and it gives {len(outputs)}")
+            answers += outputs.values()
+    return torch.cat(answers) if answers else torch.zeros(0)
+
+
+def _top1(outputs: Tensor, fp32: Tensor) -> float:
+    return (outputs.argmax(1) == fp32.argmax(1)).double().mean().item()
+
+
+def _cosine(outputs: Tensor, fp32: Tensor) -> float:
+    return functional.cosine_similarity(outputs.flatten(1).double(), fp32.flatten(1).double()).mean().item()
+
+
+def _distil(outputs: Tensor, fp32: Tensor) -> Tensor:
+    """Kullback-Leibler divergence from FP32's classes to the network's (arXiv:1503.02531)."""
+    student = functional.log_softmax(outputs, 1)
+    return functional.kl_div(student, functional.softmax(fp32, 1), reduction="batchmean")
+
+
+def _turn(outputs: Tensor, fp32: Tensor) -> Tensor:
+    return (1 - functional.cosine_similarity(outputs.flatten(1), fp32.flatten(1))).mean()

@@ -1,0 +1,54 @@
+"""Photographs that come in packages (scikit-image, scikit-learn), cut by seed into crops: nothing to download."""
+
+import torch
+from torch import Tensor
+
+from bitladder.errors import UserError
+from bitladder.tasks.extras import needs
+
+__all__ = ["crops"]
+
+SIDE = 224  # pixels, the side of ImageNet networks
+
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's channels
+
+# No photograph is in two splits, so a network is never judged on crops of what it was calibrated on
+PHOTOGRAPHS = {
+    "train": ("astronaut.png", "motorcycle_left.png", "rocket.jpg", "brick.png"),
+    "calibration": ("chelsea.png", "coffee.png", "retina.jpg", "grass.png"),
+    "evaluation": ("china.jpg", "flower.jpg", "hubble_deep_field.jpg", "ihc.png", "gravel.png"),
+}
+
+SCALE = (0.05, 0.6)  # area of a crop, as a share of its photograph's
+
+
+def crops(split: str, count: int, seed: int) -> Tensor:
+    """Cut `count` random resized crops, as evenly over the split's photographs as can be.
+
+    Returns: count x 3 x 224 x 224, normalised as for ImageNet.
+    """
+    from torchvision.transforms.v2 import RandomResizedCrop
+
+    if type(count) is not int or count < 1:
+        raise UserError(f"task.args.{split}: must be a whole number of crops, at least 1, not {count!r}")
+    photographs = [_load(name) for name in PHOTOGRAPHS[split]]
+    cut = RandomResizedCrop(SIDE, scale=SCALE, antialias=True)
+    mean, deviation = (torch.tensor(values)[:, None, None] for values in (MEAN, DEVIATION))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return torch.stack([(cut(photographs[i % len(photographs)]) - mean) / deviation for i in range(count)])
+
+
+def _load(name: str) -> Tensor:
+    """Give a photograph as 3 x height x width in [0, 1]; grey ones three times."""
+    import numpy as np
+
+    with needs("efficientnet", "scikit-image and scikit-learn"):
+        from skimage.data import data_dir
+        from skimage.io import imread
+        from sklearn.datasets import load_sample_image
+
+    packaged = name in ("china.jpg", "flower.jpg")
+    pixels = load_sample_image(name) if packaged else imread(f"{data_dir}/{name}")
+    image = torch.from_numpy(np.array(pixels)).float().div(255)
+    return image[..., :3].permute(2, 0, 1) if image.ndim == 3 else image.expand(3, *image.shape)

@@ -1,0 +1,89 @@
+"""Where a task's code lies, how it is imported, and what of its errors a user is shown."""
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bitladder.errors import UserError
+
+__all__ = ["find_factory", "is_file", "user_code"]
+
+
+def is_file(module: str) -> bool:
+    """Say whether the part of a factory before its colon is a path rather than a module's name."""
+    return module.endswith(".py")
+
+
+def find_factory(factory: str) -> Callable[..., Any]:
+    """Import `package.module:name` or `path/to/file.py:name`. Raise UserError that says which part is wrong."""
+    source, _, name = factory.rpartition(":")
+    if is_file(source):
+        module = _import_file(Path(source))
+    else:
+        try:
+            with user_code(f"task.factory: importing {source}", passing=(ModuleNotFoundError,)):
+                module = importlib.import_module(source)
+        except ModuleNotFoundError as error:
+            raise UserError(f"task.factory: cannot import {source!r} ({error})") from None
+    made = getattr(module, name, None)
+    if made is None:
+        raise UserError(f"task.factory: {source!r} has no {name!r}")
+    if not callable(made):
+        raise UserError(f"task.factory: {name!r} of {source!r} must be a function that returns a Task")
+    return made
+
+
+def _import_file(path: Path) -> ModuleType:
+    name = f"task_file_{path.stem}"
+    if not path.is_file():
+        raise UserError(f"task.factory: {path}: no such file; the path is from the folder that holds params.yaml")
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    assert spec and spec.loader
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # for modules that lie beside it
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    with user_code(f"task.factory: importing {path}"):
+        spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def user_code(what: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn an exception in code that the user wrote into a UserError of one line, with the line where it happened."""
+    try:
+        yield
+    except Exception as error:  # the user's code may raise anything
+        if isinstance(error, (UserError, *passing)):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        where = _user_line(error)
+        text = f"{what} fails with {type(error).__name__}: {reason}{where}"
+        raise UserError(text if what.startswith("task") else f"task: {text}") from error
+
+
+def _user_line(error: BaseException) -> str:
+    """Name the last line of the user's own that the error passed through; empty if there is none."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({_short(error.filename)}:{error.lineno})"
+    ours = str(Path(__file__).parent.parent)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        installed = "site-packages" in frame.filename or frame.filename.startswith((sys.base_prefix, "<"))
+        own_task = frame.filename.startswith(str(Path(__file__).parent)) and not frame.filename.endswith(
+            ("source.py", "task.py")
+        )
+        if not installed and (own_task or not frame.filename.startswith(ours)):
+            return f" ({_short(frame.filename)}:{frame.lineno})"
+    return ""
+
+
+def _short(filename: str) -> str:
+    path = Path(filename)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name

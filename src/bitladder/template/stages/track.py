@@ -1,0 +1,1 @@
+../../../../stages/track.py

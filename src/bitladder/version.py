@@ -1,0 +1,37 @@
+"""Which bitladder this is: its version, and a hash of its code, since between releases the version stays the same."""
+
+import hashlib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from bitladder.errors import UserError
+from bitladder.params import Params
+
+__all__ = ["check_version", "own_version"]
+
+UNINSTALLED = "0"
+
+
+def own_version() -> str:
+    """Give version and code, such as `0.0.1+3f2a91c0`."""
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted((*package.rglob("*.py"), *package.glob("*.yaml"))):
+        digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
+    try:
+        release = version("bitladder")
+    except PackageNotFoundError:
+        release = UNINSTALLED
+    return f"{release}+{digest.hexdigest()[:8]}"
+
+
+def check_version(params: Params) -> None:
+    """Refuse to run where params.yaml was made for another bitladder, whose results nothing would tell apart.
+
+    Where the key is absent, bitladder's code is listed in dvc.yaml file by file.
+    """
+    if params.bitladder and params.bitladder != own_version():
+        raise UserError(
+            f"params.yaml: bitladder is {params.bitladder}, and {own_version()} is installed; install the first, or"
+            f" write `bitladder: {own_version()}`, and every stage runs anew"
+        )
