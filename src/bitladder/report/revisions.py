@@ -84,9 +84,10 @@ def read_revision(name: str | None) -> Revision:
     known = _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}") or _experiment(name)
     if known is None:
         raise UserError(f"{name}: git knows no such revision here; is it spelled right, and fetched?")
-    if _git("cat-file", "-e", f"{name}:./params.yaml") is None:
+    known = known.strip()
+    if _git("cat-file", "-e", f"{known}:./params.yaml") is None:
         raise UserError(f"{name}: has no params.yaml in this folder; run this in the folder of the pipeline")
-    return Revision(known.strip(), name)
+    return Revision(known, name)
 
 
 def _experiment(name: str) -> str | None:
