@@ -95,9 +95,14 @@ def _value(params: dict, key: str) -> str:
 
 def _experiments() -> dict[str, str]:
     """Give the revision of every experiment that started from this commit, by name."""
+    from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
 
-    return {name: revision for found in Repo(".").experiments.ls().values() for name, revision in found}
+    try:
+        found = Repo(".").experiments.ls()
+    except NotDvcRepoError:
+        raise UserError("no DVC project in this folder; run this in the folder that holds dvc.yaml") from None
+    return {name: revision for experiments in found.values() for name, revision in experiments}
 
 
 def _dvc(*words: str) -> int:

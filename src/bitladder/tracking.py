@@ -66,10 +66,12 @@ def _track(params: Params, results: Results, fingerprint: str) -> str:
         for half in (*_children(client, experiment, run.info.run_id), run):
             client.delete_run(half.info.run_id)
 
+    decision = read_json(METRICS / "decision.json")
+    if params.track.register_as and decision["chosen"]:
+        _graph(decision["chosen"])  # before anything is logged
     revision, dirty = _git_state()
     name = f"{revision[:10]}{'-dirty' if dirty else ''}"
     tags = {FINGERPRINT: fingerprint, "git.revision": revision, "git.dirty": str(dirty).lower()}
-    decision = read_json(METRICS / "decision.json")
     parent = client.create_run(experiment, run_name=name, tags=tags).info.run_id
     tags = {"chosen": str(decision["chosen"]), "policy": decision["policy"], "soc": params.target.soc}
     _log(client, parent, _flat(params.model_dump()), _chosen_figures(decision), tags)
@@ -133,15 +135,17 @@ def _rung_tags(decision: Mapping[str, Any], rung: str) -> dict[str, str]:
     return tags
 
 
-def _register(client: MlflowClient, run_id: str, rung: str, model: str, revision: str) -> None:
-    """Register the chosen rung's ONNX as a version of a model, and point the alias `chosen` at it.
+def _graph(rung: str) -> Path:
+    """Find a rung's ONNX. Raise UserError where it is not on this machine."""
+    path = Path(f"build/export/{rung}/model.onnx")
+    if not path.exists():
+        raise UserError(f"{path}: not here, and track.register_as asks for it; run `dvc pull {path}`")
+    return path
 
-    Raises UserError where the graph is not on this machine.
-    """
-    graph = Path(f"build/export/{rung}/model.onnx")
-    if not graph.exists():
-        raise UserError(f"{graph}: not here, and track.register_as asks for it; run `dvc pull {graph}`")
-    client.log_artifact(run_id, str(graph), "model")
+
+def _register(client: MlflowClient, run_id: str, rung: str, model: str, revision: str) -> None:
+    """Register the chosen rung's ONNX as a version of a model, and point the alias `chosen` at it."""
+    client.log_artifact(run_id, str(_graph(rung)), "model")
     with contextlib.suppress(MlflowException):  # it is there already, or the next call says what is wrong
         client.create_registered_model(model)
     source = f"{client.get_run(run_id).info.artifact_uri}/model"

@@ -113,6 +113,14 @@ def test_two_revisions_are_compared_as_they_were_committed(repository: Path) -> 
     assert "1 of 1 quantizers" in found
 
 
+def test_an_experiment_of_dvc_is_known_by_its_name(repository: Path) -> None:
+    widen_tiny()
+    git("commit", "-qam", "wider")
+    git("update-ref", "refs/exps/ab/cdef/gawky-ryas", "HEAD")
+    git("reset", "-q", "--hard", "main~1")
+    assert "ladder.tiny.weights" in text("main", "gawky-ryas")
+
+
 def test_without_the_cache_the_text_says_what_it_could_not_see(repository: Path) -> None:
     widen_tiny()
     git("commit", "-qam", "wider")

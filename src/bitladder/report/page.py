@@ -114,7 +114,9 @@ def _plots(params: Params, rows: Rows, decision: Mapping[str, Any]) -> tuple[Row
         add("Quantization-aware training", {"qat": charts.qat_curves(history, rows[0]["metric"], rungs)})
     layers = [{**row, "rung": rung} for rung in params.rungs() for row in _table(METRICS / f"layers/{rung}.csv")]
     if layers:
-        note = f"After PTQ, against FP32, on a few samples. Of a large network the {charts.LAYERS} worst layers."
+        note = "After PTQ, against FP32, on a few samples."
+        if len({row["layer"] for row in layers}) > charts.LAYERS:
+            note += f" The {charts.LAYERS} worst layers."
         add("SQNR by layer", {"sqnr": charts.sqnr_by_layer(layers, rungs)}, note)
     sensitive = _table(SENSITIVITY)
     columns = [name for name in ("drop", "sqnr_db") if sensitive and isinstance(sensitive[0].get(name), float)]

@@ -81,12 +81,19 @@ def read_revision(name: str | None) -> Revision:
     """Find a revision, None for the work tree. Raise UserError if git does not know it, or it has no params.yaml."""
     if name is None:
         return Revision(None, "work tree")
-    known = _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    known = _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}") or _experiment(name)
     if known is None:
         raise UserError(f"{name}: git knows no such revision here; is it spelled right, and fetched?")
-    if _git("cat-file", "-e", f"{name}:./params.yaml") is None:
+    known = known.strip()
+    if _git("cat-file", "-e", f"{known}:./params.yaml") is None:
         raise UserError(f"{name}: has no params.yaml in this folder; run this in the folder of the pipeline")
-    return Revision(known.strip(), name)
+    return Revision(known, name)
+
+
+def _experiment(name: str) -> str | None:
+    """Find a DVC experiment's commit by its name: git knows it under a longer one."""
+    refs = _git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps/") or ""
+    return next((line.split()[0] for line in refs.splitlines() if line.endswith(f"/{name}")), None)
 
 
 def _git(*words: str) -> str | None:
