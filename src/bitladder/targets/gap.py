@@ -145,4 +145,4 @@ class _Makers:
                 " agrees without the activation, and with ReLU in place of ReLU6"
             )
         if bits == 16:
-            yield "16-bit op: the NPU has other kernels at 16 bits; see whether the layer agrees at 8 bits of activations"
+            yield "16-bit op: the NPU has other kernels at 16 bits; see whether it agrees at 8 bits of activations"
