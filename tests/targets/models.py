@@ -43,8 +43,8 @@ def two_convs(path: Path, full_range_bias: bool = False, bits: int = 8) -> Path:
     rng = np.random.default_rng(0)
     constants = {
         "zero": np.array(0, np.uint8 if bits == 8 else np.uint16),
-        "weight_zero": np.array(0, np.int8),
-        "bias_zero": np.array(0, np.int32),
+        "weight_zero": np.zeros(4, np.int8),
+        "bias_zero": np.zeros(4, np.int32),
     }
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "x_scale", "zero"], ["xq"]),
@@ -57,14 +57,16 @@ def two_convs(path: Path, full_range_bias: bool = False, bits: int = 8) -> Path:
         scale = (3 if name == "first" else 10) / levels
         constants |= {
             f"{name}_w": rng.integers(1, 127, (4, 4, 1, 1)).astype(np.int8),
-            f"{name}_w_scale": np.array(WEIGHT_SCALE, np.float32),
+            f"{name}_w_scale": np.full(4, WEIGHT_SCALE, np.float32),
             f"{name}_b": np.rint(np.full(4, BIAS) / unit).astype(np.int32),
-            f"{name}_b_scale": np.array(unit, np.float32),
+            f"{name}_b_scale": np.full(4, unit, np.float32),
             f"{name}_scale": np.array(scale, np.float32),
         }
         nodes += [
-            helper.make_node("DequantizeLinear", [f"{name}_w", f"{name}_w_scale", "weight_zero"], [f"{name}_wd"]),
-            helper.make_node("DequantizeLinear", [f"{name}_b", f"{name}_b_scale", "bias_zero"], [f"{name}_bd"]),
+            helper.make_node(
+                "DequantizeLinear", [f"{name}_w", f"{name}_w_scale", "weight_zero"], [f"{name}_wd"], axis=0
+            ),
+            helper.make_node("DequantizeLinear", [f"{name}_b", f"{name}_b_scale", "bias_zero"], [f"{name}_bd"], axis=0),
             helper.make_node("Conv", [before, f"{name}_wd", f"{name}_bd"], [f"{name}_r"], name),
             helper.make_node("QuantizeLinear", [f"{name}_r", f"{name}_scale", "zero"], [f"{name}_q"]),
             helper.make_node("DequantizeLinear", [f"{name}_q", f"{name}_scale", "zero"], [f"{name}_d"]),
