@@ -256,3 +256,31 @@ def ops(rung: str) -> None:
             for row in csv.DictReader(file)
         ]
     typer.echo(tabulate(rows, ["op", "runs on", "cycles", "share", "cycles are"], "github"))
+
+
+@app.command()
+@one_line_errors
+def gap(
+    rung: str,
+    params: ParamsFile = Path("params.yaml"),
+    samples: Annotated[int, typer.Option(min=1, help="Samples of the evaluation split.")] = 2,
+    limit_db: Annotated[float | None, typer.Option(help="SQNR under which a layer has departed.")] = None,
+) -> None:
+    """Find the first layer of an exported rung at which the NPU departs from QuantSim."""
+    from tempfile import TemporaryDirectory
+
+    from bitladder.model import load_split
+    from bitladder.params import load_params
+    from bitladder.report.gap import format_gap
+    from bitladder.targets.gap import find_gap
+
+    loaded = load_params(params)
+    if rung not in loaded.ladder:
+        raise UserError(f"{params} has no rung {rung!r} under ladder; use one of {', '.join(loaded.ladder)}")
+    model = Path(f"build/export/{rung}/model.onnx")
+    if not model.is_file():
+        raise UserError(f"{model}: no such file; run `dvc repro export@{rung}`")
+    split = load_split(Path("build/data/evaluation.safetensors")).first(samples)
+    with TemporaryDirectory() as folder:
+        layers = find_gap(model, split, loaded.soc, loaded.target, Path(folder))
+    typer.echo(format_gap(layers, loaded.soc.name, limit_db))

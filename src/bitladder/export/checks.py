@@ -14,7 +14,7 @@ from bitladder.errors import UserError
 from bitladder.evaluate import Outputs, agreement, sqnr_db
 from bitladder.tasks.task import Split
 
-__all__ = ["check_answers", "check_bias_scales", "graph_names", "run_unoptimised"]
+__all__ = ["check_answers", "check_bias_scales", "graph_names", "run_unoptimised", "wrong_bias_scales"]
 
 BIASED = {"Conv", "ConvTranspose", "Gemm"}
 
@@ -36,6 +36,16 @@ def check_bias_scales(path: Path) -> None:
 
     Raises UserError that names the first such layer and how many there are.
     """
+    wrong = wrong_bias_scales(path)
+    if wrong:
+        raise UserError(
+            f"{path}: the integer bias of {wrong[0]} ({len(wrong)} layers in all) is not in units of input scale x"
+            " weight scale, so the NPU would answer nonsense; export with int32_bias=False, which keeps biases in float"
+        )
+
+
+def wrong_bias_scales(path: Path) -> list[str]:
+    """Name the layers of a graph whose integer biases are not in units of input scale x weight scale."""
     graph = onnx.load(path).graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     producer = {output: node for node in graph.node for output in node.output}
@@ -55,11 +65,7 @@ def check_bias_scales(path: Path) -> None:
             continue
         if inputs is None or weights is None or not np.allclose(bias, inputs * weights, SCALE_TOLERANCE, 0):
             wrong.append(node.name)
-    if wrong:
-        raise UserError(
-            f"{path}: the integer bias of {wrong[0]} ({len(wrong)} layers in all) is not in units of input scale x"
-            " weight scale, so the NPU would answer nonsense; export with int32_bias=False, which keeps biases in float"
-        )
+    return wrong
 
 
 def run_unoptimised(path: Path, split: Split) -> Outputs:

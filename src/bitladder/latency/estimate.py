@@ -64,7 +64,7 @@ def estimate(model: Path, device: str, precision: str) -> Estimate:
     """
     device = find_device(device)
     if precision not in PRECISIONS:
-        raise UserError(f"--precision {precision}: use one of {', '.join(PRECISIONS)}")
+        raise UserError(f"no latencies are published at {precision}; use one of {', '.join(PRECISIONS)}")
     if precision not in devices()[device]:
         raise UserError(f"{device} has no published latencies at {precision}; it has {', '.join(devices()[device])}")
     return estimate_work(sum_work(read_ops(model)), device, precision)

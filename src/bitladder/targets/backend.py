@@ -117,6 +117,7 @@ def time_runs(
 def write_profile(context: str, folder: str, soc_model: int, fp16: bool, inputs: dict[str, np.ndarray]) -> None:
     """Run once with profiling on; the backend writes its events to PROFILE_FILE in `folder`."""
     path = Path(folder).resolve() / PROFILE_FILE
+    path.unlink(missing_ok=True)  # the backend would append
     settings = {"profiling_level": "detailed", "profiling_file_path": str(path)}
     session = ort.InferenceSession(context, _options(soc_model, fp16, fallback=False, more=settings))
     session.run(None, inputs)

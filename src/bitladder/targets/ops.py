@@ -31,7 +31,7 @@ def read_profile(path: Path, source: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     with path.open(newline="", encoding="utf-8") as file:
         for event in csv.DictReader(file):
-            if found := _NODE.match(event["Message"]):
+            if found := _NODE.match(event["Event Identifier"]):
                 rows.append({"op": found["op"], "unit": "npu", "cycles": int(event["Time"]), "source": source})
     total = sum(row["cycles"] for row in rows) or 1
     return [{**row, "share": row["cycles"] / total} for row in rows]

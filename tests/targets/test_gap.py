@@ -1,0 +1,39 @@
+"""The gap finder: it names the layer whose bias is in other units than the NPU reads it in."""
+
+import pytest
+from models import samples, settings, two_convs
+
+from bitladder.errors import UserError
+from bitladder.report.gap import format_gap
+from bitladder.socs import find_soc
+from bitladder.targets.gap import find_gap, first_departure
+
+
+def test_a_wrong_bias_scale_is_found_where_it_is(tmp_path):
+    model = two_convs(tmp_path / "model.onnx", full_range_bias=True, bits=16)
+    layers = find_gap(model, samples(1), find_soc("SM8650"), settings(), tmp_path)
+    found = first_departure(layers)
+    assert [layer.layer for layer in layers] == ["first", "second"]
+    assert found.layer == "second"
+    assert found.causes[0].startswith("bias scale")
+    text = format_gap(layers, "SM8650")
+    assert "departs from QuantSim first at second (Conv)" in text
+    assert "export with biases in float" in text
+
+
+def test_a_right_graph_departs_nowhere(tmp_path):
+    layers = find_gap(two_convs(tmp_path / "model.onnx", bits=16), samples(1), find_soc("SM8650"), settings(), tmp_path)
+    assert first_departure(layers) is None
+    assert "No layer on SM8650 departs" in format_gap(layers, "SM8650")
+    assert first_departure(layers, limit_db=500.0).layer == "first"
+
+
+def test_a_float_graph_has_nothing_to_depart_from(tmp_path):
+    import onnx
+    from onnx import TensorProto, helper
+
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "float.onnx")
+    with pytest.raises(UserError, match="has no quantizers"):
+        find_gap(tmp_path / "float.onnx", samples(1), find_soc("SM8650"), settings(), tmp_path)

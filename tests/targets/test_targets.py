@@ -1,0 +1,156 @@
+"""The emulator as a target: what it records, and one clear line for what goes wrong, with nothing half-written."""
+
+import csv
+import errno
+import os
+import signal
+from concurrent.futures import Future
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import samples, settings, two_convs
+
+from bitladder.errors import UserError
+from bitladder.export.checks import run_unoptimised
+from bitladder.params import load_params
+from bitladder.socs import find_soc
+from bitladder.targets import workers
+from bitladder.targets.hexagon import Hexagon, Snapdragon, compile_model
+from bitladder.targets.probe import PROBED, probe
+from bitladder.targets.profile import find_target, profile
+from bitladder.targets.record import not_profiled
+from bitladder.targets.target import Job
+from bitladder.targets.workers import result, worker_pool
+from bitladder.tasks.task import Metric
+
+
+@pytest.fixture
+def job(tmp_path):
+    (tmp_path / "work").mkdir()
+    model = two_convs(tmp_path / "model.onnx")
+    return Job(model, "W8A8", samples(), tmp_path / "target", tmp_path / "notes", tmp_path / "work")
+
+
+def test_record_of_the_emulator(job):
+    simulated = run_unoptimised(job.model, job.split)
+    params = load_params(Path("params.yaml"))
+    params = params.model_copy(update={"target": settings()})
+    score = Metric("mean", lambda output, _: output.mean().item())
+    record = profile(job, score, (simulated, simulated), params)
+    assert record["sqnr_db"] > 25
+    assert record["memory_bytes"] == sum(path.stat().st_size for path in job.folder.glob("*.bin")) > 0
+    assert 0 < record["weights_bytes"] < record["memory_bytes"]
+    assert record["latency_source"] == "estimated"
+    assert record["latency_low_ms"] < record["latency_ms"] < record["latency_high_ms"]
+    assert "Samsung Galaxy S24" in record["reason"]
+    assert record["ops_cpu"] == 0
+    assert set(record) == set(not_profiled(params.target, "why"))
+    with (job.notes / "ops.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert any(row["op"].startswith("first") for row in rows)
+    assert {row["source"] for row in rows} == {"emulated"}
+    assert sum(float(row["share"]) for row in rows) == pytest.approx(1, abs=1e-4)
+
+
+def test_no_estimate_where_nothing_is_published(job):
+    found = Hexagon(find_soc("SM8550"), settings(soc="SM8550")).measure(job)
+    assert (found.latency.source, found.latency.ms) == ("none", None)
+    assert "no published latencies of SM8550" in found.latency.reason
+
+
+def test_snapdragon_refuses_a_machine_without_one(job):
+    with pytest.raises(UserError, match="needs a machine with a Snapdragon NPU"):
+        Snapdragon(find_soc("SM8650"), settings(backend="snapdragon")).measure(job)
+    assert not job.folder.exists()
+
+
+def test_runs_are_timed_after_the_warm_up(job):
+    target = Snapdragon(find_soc("SM8650"), settings(backend="snapdragon", warmup=1, runs=5))
+    compiled = compile_model(job.model, job.folder, target.soc, False, 60, job.workspace)
+    latency = target.time(job, compiled)  # on the emulator: that there is a time, not which
+    assert latency.source == "measured"
+    assert 0 < latency.ms <= latency.p90_ms
+    assert "median of 5 runs after 1" in latency.reason
+
+
+def test_backend_chooses_the_target():
+    params = load_params(Path("params.yaml"))
+    for backend, kind in (("hexagon-emulator", "Hexagon"), ("snapdragon", "Snapdragon"), ("ai-hub", "AiHub")):
+        chosen = find_target(params.model_copy(update={"target": settings(backend=backend)}))
+        assert type(chosen).__name__ == kind
+
+
+def test_what_a_killed_compile_left_is_in_nobodys_way(job):
+    left = job.workspace / "context"
+    left.mkdir()
+    (left / "model_ctx.onnx").write_text("half")
+    (left / "old.bin").write_text("half")
+    compiled = compile_model(job.model, job.folder, find_soc("SM8650"), False, 60, job.workspace)
+    assert compiled.memory_bytes > 1000
+    assert not (job.folder / "old.bin").exists()
+
+
+def test_a_refused_model_leaves_nothing(job):
+    job.model.write_bytes(b"no model")
+    with pytest.raises(UserError, match="compiling for SM8650") as caught:
+        Hexagon(find_soc("SM8650"), settings()).measure(job)
+    assert "\n" not in str(caught.value)
+    assert not job.folder.exists()
+
+
+def test_a_killed_worker_is_one_line(tmp_path):
+    with worker_pool(1, tmp_path) as pool:
+        future = pool.schedule(os.abort)
+        with pytest.raises(UserError, match=r"its process died .*run again") as caught:
+            result(future, "a sample", "60 s", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_worker_that_never_ends_is_given_up(tmp_path):
+    with worker_pool(1, tmp_path) as pool:
+        future = pool.schedule(signal.pause, timeout=1)
+        with pytest.raises(UserError, match=r"took longer than target\.limit = 1"):
+            result(future, "a sample", "target.limit = 1", tmp_path)
+
+
+def failing(error: Exception) -> Future:
+    future: Future = Future()
+    future.set_exception(error)
+    return future
+
+
+def test_a_missing_backend_library_is_named(tmp_path, monkeypatch):
+    import onnxruntime_qnn
+
+    from bitladder.targets import backend
+
+    monkeypatch.setattr(onnxruntime_qnn, "get_qnn_htp_path", lambda: str(tmp_path / "libQnnHtp.so"))
+    with pytest.raises(FileNotFoundError) as missing:
+        backend.check_backend()
+    with pytest.raises(UserError, match=r"onnxruntime-qnn has no libQnnHtp\.so; install it again"):
+        result(failing(missing.value), "compiling", "60 s", tmp_path)
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "FULL", 1 << 62)
+    with pytest.raises(UserError, match=r"is full; make room, and run again"):
+        result(failing(OSError(errno.ENOSPC, "No space left on device")), "compiling", "60 s", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["SM8650", "QCS6490"])
+def test_the_backend_takes_what_the_table_says(name):
+    soc = find_soc(name)
+    verdicts = list(probe(soc))
+    assert [verdict.precision for verdict in verdicts] == list(PROBED)
+    assert {verdict.precision for verdict in verdicts if verdict.takes} == set(soc.takes)
+    assert {verdict.chip for verdict in verdicts if verdict.takes} == {f"{soc.name} {soc.arch}"}
+    assert all(verdict.reason for verdict in verdicts if not verdict.takes)
+
+
+def test_answers_do_not_depend_on_the_number_of_workers(job, tmp_path):
+    one = Hexagon(find_soc("SM8650"), settings()).measure(job).answers["output"]
+    other = Job(job.model, "W8A8", job.split, tmp_path / "t2", tmp_path / "n2", tmp_path / "w2")
+    (tmp_path / "w2").mkdir()
+    two = Hexagon(find_soc("SM8650"), settings(workers=2)).measure(other).answers["output"]
+    assert np.array_equal(one, two)
