@@ -1,14 +1,16 @@
 """Quantizers that a QuantSim should have and has not: it runs without them, and tells nobody."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from aimet_torch.nn import QuantizationMixin
 from aimet_torch.quantsim import QuantizationSimModel
-from torch import nn
+from torch import Tensor, nn
 
 from bitladder.errors import UserError
 
-__all__ = ["check_layers", "check_ranges", "leave_unknown", "refusal"]
+__all__ = ["check_layers", "check_ranges", "leave_unknown", "refusal", "without_tensors"]
 
 SILENT = (nn.Identity, nn.Dropout, nn.Flatten)
 """Layers that change no value, which AIMET leaves as they are."""
@@ -39,15 +41,41 @@ def check_layers(sim: QuantizationSimModel, exclude: Sequence[str] = ()) -> None
         )
 
 
-def check_ranges(sim: QuantizationSimModel) -> None:
-    """Refuse a sim with quantizers that calibration has not reached. Raises UserError that names their layers."""
+@contextmanager
+def without_tensors(sim: QuantizationSimModel) -> Iterator[set[str]]:
+    """Collect the layers that give no floating-point tensor while they run, such as one that halves a size."""
+    found: set[str] = set()
+
+    def listen(name: str, layer: nn.Module) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            outputs = output if isinstance(output, list | tuple) else (output,)
+            if not any(isinstance(value, Tensor) and value.is_floating_point() for value in outputs):
+                found.add(name)
+
+        return layer.register_forward_hook(hook)
+
+    hooks = [listen(name, layer) for name, layer in _layers(sim.model)]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def check_ranges(sim: QuantizationSimModel, plain: Collection[str] = ()) -> None:
+    """Refuse a sim with quantizers that calibration has not reached. Raises UserError that names their layers.
+
+    Args:
+        sim: calibrated.
+        plain: layers that give no floating-point tensor, and so need no range.
+
+    """
     empty = []
     for name, module in _layers(sim.model):
-        if isinstance(module, QuantizationMixin):
-            inputs = [quantizer.is_initialized() for quantizer in module.input_quantizers if quantizer]
-            others = (*module.output_quantizers, *module.param_quantizers.values())
-            # of an input that is a plain number there is no range, and none is needed
-            if not all(quantizer.is_initialized() for quantizer in others if quantizer) or (inputs and not any(inputs)):
+        if isinstance(module, QuantizationMixin) and name not in plain:
+            # those of inputs do not count: an input that is a plain number has no range
+            quantizers = (*module.output_quantizers, *module.param_quantizers.values())
+            if not all(quantizer.is_initialized() for quantizer in quantizers if quantizer):
                 empty.append(name)
     if empty:
         raise UserError(

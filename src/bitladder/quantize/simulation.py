@@ -14,7 +14,7 @@ from bitladder.evaluate import predict
 from bitladder.files import load_tensors, replacing, save_tensors
 from bitladder.model import keep_output_names, output_names
 from bitladder.precision import Precision
-from bitladder.quantize.missing import check_layers, check_ranges, leave_unknown, refusal
+from bitladder.quantize.missing import check_layers, check_ranges, leave_unknown, refusal, without_tensors
 from bitladder.quantize.wishes import wishes_of
 from bitladder.tasks.task import Split
 
@@ -71,8 +71,9 @@ def build_sim(
 def calibrate(sim: QuantizationSimModel, split: Split, batch_size: int) -> None:
     """Find the quantizers' ranges from samples. Raise UserError where a layer is left without one."""
     forward: Callable[[nn.Module], Any] = lambda model: predict(model, split, batch_size, "calibrate")  # noqa: E731
-    sim.compute_encodings(forward)
-    check_ranges(sim)
+    with without_tensors(sim) as plain:
+        sim.compute_encodings(forward)
+    check_ranges(sim, plain)
 
 
 def save_sim(path: Path, sim: QuantizationSimModel) -> None:

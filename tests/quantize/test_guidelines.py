@@ -1,0 +1,250 @@
+"""What users' networks do that AIMET does not like: each goes through, or is refused by the name of its layer."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from bitladder.errors import UserError
+from bitladder.evaluate import predict, sqnr_db
+from bitladder.export.checks import check_bias_scales, graph_names, run_unoptimised
+from bitladder.export.fp16 import HalfPrecision, export_fp16
+from bitladder.model import output_names, sample_inputs
+from bitladder.params import load_params
+from bitladder.precision import Precision
+from bitladder.quantize.prepare import prepare
+from bitladder.quantize.simulation import build_sim, calibrate, export_qdq
+from bitladder.quantize.verify import verify
+from bitladder.quantize.wishes import keep_wishes
+from bitladder.socs import find_soc
+from bitladder.targets.hexagon import compile_model, run
+from bitladder.tasks.task import Metric, Quantization, Split
+
+W8A8 = Precision(8, 8)
+
+
+class TwoByTwo(nn.Module):
+    """Two inputs, a dict of two outputs whose order is not that of the alphabet, functional calls and `+`."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(5, 4)
+
+    def forward(self, image, facts):
+        x = torch.relu(self.conv(image) + self.linear(facts)[:, :, None, None])
+        return {"scores": x.mean((2, 3)), "map": x}
+
+
+class Branch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        if x.sum() > 1e9:
+            return self.conv(x) * 3
+        return self.conv(x) * 2
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.branch = nn.Conv2d(3, 4, 3), Branch()
+
+    def forward(self, x):
+        return self.branch(self.conv(x)) + 1
+
+
+class Swirl(nn.Module):
+    """A module type that AIMET does not know."""
+
+    def forward(self, x):
+        return torch.erf(x)
+
+
+def of(**inputs) -> Split:
+    return Split(inputs, torch.zeros(len(next(iter(inputs.values())))))
+
+
+def images(count: int = 8) -> Split:
+    return of(x=torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+
+
+def sim_of(model, split, wishes=None, precision=W8A8):
+    prepared, _ = prepare(model.eval(), sample_inputs(split))
+    keep_wishes(prepared, wishes or Quantization())
+    sim = build_sim(prepared, sample_inputs(split), precision, "htp_v75")
+    calibrate(sim, split, 8)
+    return sim
+
+
+def test_several_inputs_and_a_dict_of_outputs_go_through_to_the_npu(default_params, params_with, tmp_path):
+    torch.manual_seed(0)
+    model, split = TwoByTwo().eval(), of(image=torch.randn(8, 3, 8, 8), facts=torch.randn(8, 5))
+    expected = predict(model, split, 4, "")
+    sim = sim_of(model, split, precision=Precision(8, 16))
+    simulated = predict(sim.model, split, 4, "")
+    assert list(simulated) == ["scores", "map"]
+    assert sqnr_db(expected, simulated) > 40
+    path, sample = tmp_path / "model.onnx", sample_inputs(split)
+    names = graph_names(list(split.inputs), list(output_names(sim.model)))
+    export_qdq(sim, sample, names, path)
+    check_bias_scales(path)
+    answers = run_unoptimised(path, split)
+    assert list(answers) == ["scores", "map"] and answers["map"].shape == (8, 4, 8, 8)
+    assert sqnr_db(simulated, answers) > 60
+    soc, settings = find_soc("SM8650"), load_params(params_with({})).target
+    compiled = compile_model(path, tmp_path / "context", soc, False, 100, tmp_path)
+    assert (
+        sqnr_db({k: v[:2] for k, v in simulated.items()}, run(compiled, soc, False, split.first(2), settings, tmp_path))
+        > 40
+    )
+    (tmp_path / "fp16").mkdir()
+    half = HalfPrecision(TwoByTwo())
+    export_fp16(half, sample, names, tmp_path / "fp16/model.onnx")
+    assert list(run_unoptimised(tmp_path / "fp16/model.onnx", split.first(2))) == ["scores", "map"]
+
+
+def test_the_line_that_cannot_be_traced_is_named_with_the_option_that_goes_round_it():
+    pattern = (
+        r"test_guidelines\.py:\d+ \(if x\.sum\(\) > 1e9:\), in module 'branch'; .*prepare: \{exclude: \[branch\]\}"
+    )
+    with pytest.raises(UserError, match=pattern) as error:
+        prepare(Branching().eval(), sample_inputs(images()))
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_left_out_of_preparing_is_said_to_have_no_quantizers():
+    model, split = Branching().eval(), images()
+    expected = predict(model, split, 8, "")
+    prepared, preparation = prepare(model, sample_inputs(split), ["branch"])
+    assert str(preparation) == "prepared for AIMET, no quantizers for branch (Mul)"
+    assert sqnr_db(expected, predict(prepared, split, 8, "")) > 100
+
+
+def test_a_module_to_leave_out_that_is_not_there_is_named_with_its_likes():
+    with pytest.raises(UserError, match=r"prepare\.exclude: the model has no module 'brunch'; near it are branch"):
+        prepare(Branching().eval(), sample_inputs(images()), ["brunch"])
+
+
+def test_layers_of_unknown_types_are_refused_by_name_unless_they_stay_in_float():
+    def model():
+        return nn.Sequential(nn.Conv2d(3, 4, 3), Swirl())
+
+    with pytest.raises(UserError, match=r"no quantized definition of 1 \(Swirl\); register one .* Quantization.define"):
+        sim_of(model(), images())
+    assert isinstance(sim_of(model(), images(), Quantization(exclude=["1"])).model[1], Swirl)
+
+
+def test_a_layer_that_no_sample_reaches_is_named():
+    class Dead(nn.Sequential):
+        def forward(self, x):
+            return self[1](self[0](x))
+
+    with pytest.raises(UserError, match=r"calibration left no range in 2: no calibration sample runs through"):
+        sim_of(Dead(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1)), images())
+
+
+def test_a_sum_with_a_number_and_a_module_on_sizes_need_no_range():
+    class Shuffle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x):
+            x = self.conv(x) + 1
+            batch, channels, height, width = x.shape
+            return x.view(batch, 2, channels // 2, height, width).transpose(1, 2).reshape(batch, -1, height, width)
+
+    model = Shuffle().eval()
+    expected = predict(model, images(), 8, "")
+    assert sqnr_db(expected, predict(sim_of(model, images()).model, images(), 8, "")) > 25
+
+
+def test_layers_left_in_float_answer_as_fp32(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1))
+    sim = sim_of(model, images(), Quantization(exclude=["2"]))
+    assert type(sim.model[2]) is nn.Conv2d
+    with pytest.raises(UserError, match=r"Quantization\.exclude: there is no layer '7'; there are 0, 1, 2"):
+        sim_of(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1)), images(), Quantization(exclude=["7"]))
+
+
+def test_the_tasks_own_quantsim_config_is_used(tmp_path):
+    config = {
+        "defaults": {
+            "ops": {"is_output_quantized": "True"},
+            "params": {"is_quantized": "True", "is_symmetric": "True"},
+            "per_channel_quantization": "False",
+        },
+        "params": {},
+        "op_type": {},
+        "supergroups": [],
+        "model_input": {"is_input_quantized": "True"},
+        "model_output": {},
+    }
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps(config))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    assert sim_of(model, images()).model[0].param_quantizers["weight"].shape == (4, 1, 1, 1)
+    own = sim_of(model, images(), Quantization(config=str(path)))
+    assert own.model[0].param_quantizers["weight"].shape == ()
+    with pytest.raises(UserError, match=r"Quantization\.config: .*none\.json: no such file"):
+        sim_of(model, images(), Quantization(config=str(tmp_path / "none.json")))
+    path.write_text("{}")
+    with pytest.raises(UserError, match=r"AIMET builds no QuantSim of Quantization\.config .*own\.json"):
+        sim_of(model, images(), Quantization(config=str(path)))
+
+
+def test_a_config_that_leaves_weights_without_quantizers_is_refused(tmp_path):
+    config = {
+        "defaults": {"ops": {"is_output_quantized": "True"}, "params": {"is_quantized": "False"}},
+        "params": {},
+        "op_type": {},
+        "supergroups": [],
+        "model_input": {},
+        "model_output": {},
+    }
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"QuantSim has no quantizers in 0 \(its weight\)"):
+        sim_of(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), images(), Quantization(config=str(path)))
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_the_w16a16_check_tells_a_right_own_quantizer_from_a_wrong_one(params_with, tmp_path, wrong):
+    class Gate(nn.Module):
+        def forward(self, x):
+            return x * torch.sigmoid(x)
+
+    def define():
+        from aimet_torch.nn import QuantizationMixin
+
+        @QuantizationMixin.implements(Gate)
+        class QuantizedGate(QuantizationMixin, Gate):
+            def __quant_init__(self):
+                super().__quant_init__()
+                self.input_quantizers, self.output_quantizers = nn.ModuleList([None]), nn.ModuleList([None])
+
+            def forward(self, x):
+                if self.input_quantizers[0]:
+                    x = self.input_quantizers[0](x)
+                with self._patch_quantized_parameters():
+                    x = super().forward(x * 1.05 if wrong else x)  # a wrong one: as if its scale were 5 % off
+                return self.output_quantizers[0](x) if self.output_quantizers[0] else x
+
+    torch.manual_seed(0)
+    model, split = nn.Sequential(nn.Conv2d(3, 4, 3), Gate(), nn.Conv2d(4, 4, 1)).eval(), images()
+    prepared, _ = prepare(model, sample_inputs(split))
+    keep_wishes(prepared, Quantization(define=define))
+    reference = predict(prepared, split, 8, "")
+    metric = Metric("error", lambda outputs, targets: (outputs - reference["output"]).abs().mean().item(), False)
+    arguments = (prepared, metric, split, split, reference, load_params(params_with({})), tmp_path / "evidence")
+    if not wrong:
+        assert verify(*arguments).sqnr_db > 60
+        return
+    with pytest.raises(UserError, match=r"W16A16 disagrees with FP32: .* worst layers: .*\bGate, ") as error:
+        verify(*arguments)
+    assert "1 (Gate" in str(error.value)
+    assert (tmp_path / "evidence/layers.csv").exists()

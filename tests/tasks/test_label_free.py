@@ -1,0 +1,68 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from bitladder.errors import UserError
+from bitladder.tasks.label_free import label_free
+from bitladder.tasks.task import SPLITS, make_splits
+from bitladder.tasks.trial import try_task
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(8, 3))
+
+
+def samples(seed):
+    return {name: {"x": torch.randn(20, 2, 2, 2)} for name in SPLITS}
+
+
+@pytest.mark.parametrize("compare", ["top-1", "cosine"])
+def test_fp32_agrees_with_itself_and_noise_does_not(compare):
+    task = label_free(network, samples, compare)
+    splits = make_splits(task, 0)
+    model = try_task(task, splits)
+    split = splits["evaluation"]
+    with torch.no_grad():
+        own = model(split.inputs["x"])
+        assert task.metric({"output": own}, split.targets) == pytest.approx(1)
+        assert task.metric({"output": torch.randn(20, 3)}, split.targets) < 0.9
+        assert task.loss(own, split.targets) == pytest.approx(0, abs=1e-5)
+        assert task.loss(-own, split.targets) > 0.1
+
+
+def test_training_on_its_loss_brings_a_damaged_network_back_to_fp32():
+    task = label_free(network, samples)
+    split = make_splits(task, 0)["train"]
+    damaged = network()
+    with torch.no_grad():
+        damaged[1].weight += 0.5 * torch.randn_like(damaged[1].weight)
+    before = task.metric({"output": damaged(split.inputs["x"])}, split.targets)
+    optimizer = torch.optim.Adam(damaged.parameters(), lr=0.05)
+    for _ in range(100):
+        optimizer.zero_grad()
+        task.loss(damaged(split.inputs["x"]), split.targets).backward()
+        optimizer.step()
+    assert before < 1 == task.metric({"output": damaged(split.inputs["x"])}, split.targets)
+
+
+def test_weights_that_differ_each_time_are_refused():
+    task = label_free(lambda: nn.Linear(2, 2), samples)
+    with pytest.raises(UserError, match=r"model\(\) must give trained weights; 'weight' differs each time"):
+        make_splits(task, 0)
+
+
+def test_several_outputs_and_unknown_comparisons_are_refused():
+    class Two(nn.Linear):
+        def forward(self, x):
+            return functional.relu(x), x
+
+    def made():
+        torch.manual_seed(0)
+        return Two(2, 2)
+
+    with pytest.raises(UserError, match="must give one tensor, and it gives 2"):
+        make_splits(label_free(made, samples), 0)
+    with pytest.raises(UserError, match="by top-1 or cosine, not by 'rank'"):
+        label_free(network, samples, "rank")
