@@ -15,6 +15,8 @@ COLOURS = ("#3b82c4", "#e08a2e", "#2a9d75", "#c2528b", "#8a6fd1", "#b0a12c", "#5
 
 GREY = "#8a8f98"
 
+FORMAT = ".4~f"  # of a metric: no more than metrics files can tell, without zeros at the end
+
 KIB = 1024
 
 LAYERS = 40  # more rows than this are not looked at: the worst are shown
@@ -33,7 +35,12 @@ def pareto(rows: Rows, rungs: Sequence[str], floor: float | None, max_memory_byt
     points = [{**row, "memory": row["memory_bytes"] / KIB, "front": bool(row["pareto"])} for row in rows]
     base = alt.Chart(alt.Data(values=points)).encode(
         x=alt.X("memory:Q", title="context binary, KiB", scale=alt.Scale(zero=False, nice=True, padding=40)),
-        y=alt.Y("target_value:Q", title=f"{rows[0]['metric']} on target", scale=alt.Scale(zero=False, padding=24)),
+        y=alt.Y(
+            "target_value:Q",
+            title=f"{rows[0]['metric']} on target",
+            scale=alt.Scale(zero=False, padding=24),
+            axis=alt.Axis(format=FORMAT),
+        ),
     )
     front = base.transform_filter("datum.front").mark_line(color=GREY, strokeDash=[2, 3], interpolate="linear")
     dots = base.mark_point(filled=True, opacity=1).encode(
@@ -58,7 +65,12 @@ def off_and_on_target(rows: Rows, fp32: float) -> Spec:
         if row[key] is not None
     ]
     y = alt.Y("rung:N", title=None, sort=[row["rung"] for row in rows])
-    x = alt.X("value:Q", title=rows[0]["metric"], scale=alt.Scale(zero=False, padding=20))
+    x = alt.X(
+        "value:Q",
+        title=rows[0]["metric"],
+        scale=alt.Scale(zero=False, padding=20),
+        axis=alt.Axis(format=FORMAT),
+    )
     base = alt.Chart(alt.Data(values=points))
     gap = base.mark_line(color=GREY, strokeWidth=2).encode(x=x, y=y, detail="rung:N")
     dots = base.mark_point(size=110, filled=True, opacity=1).encode(
