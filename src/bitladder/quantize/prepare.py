@@ -75,6 +75,7 @@ def prepare(
     Returns: the network in evaluation mode; what was done to it.
 
     """
+    torch.backends.mha.set_fastpath_enabled(False)  # torch's fused attention is one op that AIMET does not know
     with torch.no_grad():
         names = tuple(name_outputs(model(*sample)))
     _flatten_outputs(model, sample)
