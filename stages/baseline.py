@@ -21,7 +21,7 @@ def main(params: Params) -> None:
     model = build_model(task, Path("build/train/weights.safetensors"))
     outputs = predict(model, split, params.evaluate.batch_size, "fp32")
     result = Comparison(task.metric(outputs, split.targets), 0.0, None, None, len(split))  # the reference itself
-    prepared, preparation = prepare(model, sample_inputs(split), params.prepare.exclude)
+    prepared, preparation = prepare(model, sample_inputs(split), params.prepare.exclude, task.quantization)
     check_equal(predict(prepared, split, params.evaluate.batch_size, "prepared"), outputs)
     save_tensors(Path("build/baseline/model.safetensors"), prepared.state_dict())
     save_tensors(Path("build/baseline/outputs.safetensors"), outputs)

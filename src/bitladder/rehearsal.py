@@ -29,7 +29,6 @@ def rehearse(params: Params) -> Iterator[str]:
     from bitladder.precision import Precision
     from bitladder.quantize.prepare import check_equal, prepare
     from bitladder.quantize.simulation import build_sim, calibrate, export_qdq
-    from bitladder.quantize.wishes import keep_wishes
     from bitladder.targets.hexagon import compile_model, run
     from bitladder.tasks.task import load_task, make_splits
     from bitladder.tasks.trial import try_task
@@ -51,9 +50,8 @@ def rehearse(params: Params) -> Iterator[str]:
         yield f"  warning    the task reads {named}; name that under task.files, or edits of it go unnoticed"
     few = splits["calibration"].first(FEW)
     sample, expected = sample_inputs(few), predict(model, few, FEW, "fp32")
-    prepared, preparation = prepare(model, sample, params.prepare.exclude)
+    prepared, preparation = prepare(model, sample, params.prepare.exclude, task.quantization)
     check_equal(predict(prepared, few, FEW, "prepared"), expected)
-    keep_wishes(prepared, task.quantization)
     yield good("prepare", f"{preparation}; answers as before")
     bits = Precision(8, 8)
     sim = build_sim(prepared, sample, bits, params.soc.quantsim_config)

@@ -16,7 +16,6 @@ from bitladder.precision import Precision
 from bitladder.quantize.prepare import prepare
 from bitladder.quantize.simulation import build_sim, calibrate, export_qdq
 from bitladder.quantize.verify import verify
-from bitladder.quantize.wishes import keep_wishes
 from bitladder.socs import find_soc
 from bitladder.targets.hexagon import compile_model, run
 from bitladder.tasks.task import Metric, Quantization, Split
@@ -72,8 +71,7 @@ def images(count: int = 8) -> Split:
 
 
 def sim_of(model, split, wishes=None, precision=W8A8):
-    prepared, _ = prepare(model.eval(), sample_inputs(split))
-    keep_wishes(prepared, wishes or Quantization())
+    prepared, _ = prepare(model.eval(), sample_inputs(split), wishes=wishes)
     sim = build_sim(prepared, sample_inputs(split), precision, "htp_v75")
     calibrate(sim, split, 8)
     return sim
@@ -236,8 +234,7 @@ def test_the_w16a16_check_tells_a_right_own_quantizer_from_a_wrong_one(params_wi
 
     torch.manual_seed(0)
     model, split = nn.Sequential(nn.Conv2d(3, 4, 3), Gate(), nn.Conv2d(4, 4, 1)).eval(), images()
-    prepared, _ = prepare(model, sample_inputs(split))
-    keep_wishes(prepared, Quantization(define=define))
+    prepared, _ = prepare(model, sample_inputs(split), wishes=Quantization(define=define))
     reference = predict(prepared, split, 8, "")
     metric = Metric("error", lambda outputs, targets: (outputs - reference["output"]).abs().mean().item(), False)
     arguments = (prepared, metric, split, split, reference, load_params(params_with({})), tmp_path / "evidence")

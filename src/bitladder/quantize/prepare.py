@@ -23,9 +23,9 @@ from bitladder.evaluate import Outputs, sqnr_db
 from bitladder.files import load_tensors
 from bitladder.model import build_network, keep_output_names, load_weights
 from bitladder.quantize.tracing import untraceable
-from bitladder.quantize.wishes import keep_wishes
+from bitladder.quantize.wishes import define, keep_wishes
 from bitladder.tasks.source import user_code
-from bitladder.tasks.task import Task, name_outputs
+from bitladder.tasks.task import Quantization, Task, name_outputs
 
 __all__ = ["Preparation", "check_equal", "load_prepared", "prepare"]
 
@@ -53,7 +53,12 @@ class Preparation:
         return f"{done}, no quantizers for {', '.join(self.unquantized)}" if self.unquantized else done
 
 
-def prepare(model: nn.Module, sample: tuple[Tensor, ...], exclude: Sequence[str] = ()) -> tuple[nn.Module, Preparation]:
+def prepare(
+    model: nn.Module,
+    sample: tuple[Tensor, ...],
+    exclude: Sequence[str] = (),
+    wishes: Quantization | None = None,
+) -> tuple[nn.Module, Preparation]:
     """Make a trained network fit for quantization, and say what was done.
 
     A network that breaks AIMET's guidelines (reused modules, functional calls, `+`) builds a QuantSim all the same,
@@ -65,29 +70,33 @@ def prepare(model: nn.Module, sample: tuple[Tensor, ...], exclude: Sequence[str]
         model: in evaluation mode.
         sample: a batch of one, as the model takes it.
         exclude: names of modules that the preparer does not look into; functional calls in them get no quantizers.
+        wishes: what the task asks of AIMET. Modules with quantized definitions of its own are not looked into either.
 
     Returns: the network in evaluation mode; what was done to it.
 
     """
+    torch.backends.mha.set_fastpath_enabled(False)  # torch's fused attention is one op that AIMET does not know
     with torch.no_grad():
         names = tuple(name_outputs(model(*sample)))
     _flatten_outputs(model, sample)
-    left = _modules_called(model, exclude)
+    wishes = wishes or Quantization()
+    left = _modules_called(model, exclude) + define(model, wishes)
     preparation = Preparation(False)
     if _broken_guidelines(model, sample, left):
         try:
             model = prepare_model(model, modules_to_exclude=left)
         except Exception as error:  # torch.fx raises many kinds: each means that the network cannot be traced
             raise UserError(untraceable(model, error)) from None
-        left = _modules_called(model, exclude)
+        left = _modules_called(model, exclude) + define(model, wishes)
         if findings := _broken_guidelines(model, sample, left):
             raise UserError(f"task: the model breaks AIMET's guidelines, and its preparer does not help: {findings}")
         preparation = Preparation(True)
-    if left:
-        preparation = Preparation(preparation.rewritten, _functional_ops(model, sample))
+    if exclude:
+        preparation = Preparation(preparation.rewritten, _functional_ops(model, sample, define(model, wishes)))
     with user_code("folding batch norms into the model"):
         fold_all_batch_norms(model, None, dummy_input=sample)
     keep_output_names(model, names)
+    keep_wishes(model, wishes)
     return model.eval(), preparation
 
 
@@ -103,9 +112,8 @@ def check_equal(prepared: Outputs, outputs: Outputs) -> None:
 
 def load_prepared(task: Task, sample: tuple[Tensor, ...], weights: Path, exclude: Sequence[str] = ()) -> nn.Module:
     """Rebuild the network that `prepare` gave, with the weights that were saved of it."""
-    model, _ = prepare(build_network(task).eval(), sample, exclude)
+    model, _ = prepare(build_network(task).eval(), sample, exclude, task.quantization)
     load_weights(model, load_tensors(weights), weights)
-    keep_wishes(model, task.quantization)
     return model
 
 
@@ -133,8 +141,8 @@ def _modules_called(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
     return [known[name] for name in names]
 
 
-def _functional_ops(model: nn.Module, sample: tuple[Tensor, ...]) -> tuple[str, ...]:
-    ops = get_ops_with_missing_modules(model, sample)
+def _functional_ops(model: nn.Module, sample: tuple[Tensor, ...], defined: list[nn.Module]) -> tuple[str, ...]:
+    ops = [op for op in get_ops_with_missing_modules(model, sample) if op.residing_module not in defined]
     names = {module: name for name, module in model.named_modules()}
     return tuple(sorted({f"{names.get(op.residing_module, '?')} ({op.type})" for op in ops}))
 

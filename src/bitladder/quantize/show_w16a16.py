@@ -20,7 +20,8 @@ def main() -> None:
     facts = json.loads((here / "facts.json").read_text())
     samples = tuple(load_file(here / "samples.safetensors").values())
     task = load_task(facts["task"]["factory"], facts["task"]["args"])
-    model, _ = prepare(task.model().eval(), tuple(values[:1] for values in samples))
+    sample = tuple(values[:1] for values in samples)
+    model, _ = prepare(task.model().eval(), sample, facts["prepare"]["exclude"], task.quantization)
     model.load_state_dict(load_file(here / "weights.safetensors"))
     with torch.no_grad():
         reference = model(*samples)

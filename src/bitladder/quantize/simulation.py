@@ -59,7 +59,7 @@ def build_sim(
             default_param_bw=precision.weights,
             config_file=wishes.config or config,
         )
-    except (RuntimeError, KeyError, ValueError, SystemExit) as error:
+    except Exception as error:  # AIMET and its configuration's schema raise many kinds
         raise UserError(refusal(model, error, wishes.config)) from None
     sim.exclude_layers_from_quantization([sim.model.get_submodule(name) for name in wishes.exclude])
     if names := output_names(model):

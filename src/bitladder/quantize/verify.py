@@ -70,6 +70,7 @@ def verify(
     layers = layer_sqnr(model, sim, few)
     facts = {
         "task": params.task.model_dump(),
+        "prepare": params.prepare.model_dump(),
         "quantsim_config": params.soc.quantsim_config,
         "drop": result.drop,
         "sqnr_db": found_db,

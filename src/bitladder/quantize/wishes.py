@@ -2,25 +2,36 @@
 
 from pathlib import Path
 
+from aimet_torch.nn import QuantizationMixin
 from torch import nn
 
 from bitladder.errors import UserError
 from bitladder.tasks.source import user_code
 from bitladder.tasks.task import Quantization
 
-__all__ = ["keep_wishes", "wishes_of"]
+__all__ = ["define", "keep_wishes", "wishes_of"]
 
 WISHES = "bitladder_quantization"
 
 
-def keep_wishes(model: nn.Module, wishes: Quantization) -> None:
-    """Register the task's quantized definitions, and note the rest on its prepared network.
-
-    Raises UserError where the configuration or a layer to exclude is not there.
-    """
+def define(model: nn.Module, wishes: Quantization) -> list[nn.Module]:
+    """Register the task's quantized definitions. Give the modules that they are for: AIMET must not look into these."""
     if wishes.define:
         with user_code("Quantization.define()"):
             wishes.define()
+    own = {
+        kind
+        for kind, quantized in QuantizationMixin.cls_to_qcls.items()
+        if not quantized.__module__.startswith("aimet_torch")
+    }
+    return [module for module in model.modules() if type(module) in own]
+
+
+def keep_wishes(model: nn.Module, wishes: Quantization) -> None:
+    """Note on a prepared network what its QuantSims need to know.
+
+    Raises UserError where the configuration or a layer to exclude is not there.
+    """
     if wishes.config and not Path(wishes.config).is_file():
         raise UserError(f"task: Quantization.config: {wishes.config}: no such file")
     known = dict(model.named_modules())
