@@ -55,7 +55,12 @@ def train(params: Params, rung: str, source: Path, folder: Path) -> tuple[dict[s
     )
     load_sim(sim, source / "sim.safetensors")
     recipe = Recipe(**params.qat.model_dump(exclude={"when"}), seed=params.seed)
-    key = fingerprint(params.task, recipe, params.compute, files=(source / "sim.safetensors", *paths.values()))
+    key = fingerprint(
+        params.task,
+        recipe,
+        params.compute,
+        files=(*paths.values(), source / "sim.safetensors", Path("build/task.json")),
+    )
     with workspace(f"qat-{rung}", key) as work:
         result = train_quantized(
             sim, task, (splits["train"], splits["calibration"]), recipe, params.evaluate.batch_size, work

@@ -19,7 +19,9 @@ def main(params: Params) -> None:
     data = Path("build/data/train.safetensors")
     model = build_network(task)
     recipe = Recipe(**params.train.model_dump(), seed=params.seed)
-    with workspace("train", fingerprint(params.task, recipe, params.compute, files=(data,))) as folder:
+    with workspace(
+        "train", fingerprint(params.task, recipe, params.compute, files=(data, Path("build/task.json")))
+    ) as folder:
         history = fit(model, task, load_split(data), recipe, folder)
     save_tensors(Path("build/train/weights.safetensors"), model.state_dict())
     write_csv(Path("metrics/train.csv"), ["epoch", "train_loss"], map(vars, history))
