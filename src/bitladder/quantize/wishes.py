@@ -15,7 +15,11 @@ WISHES = "bitladder_quantization"
 
 
 def define(model: nn.Module, wishes: Quantization) -> list[nn.Module]:
-    """Register the task's quantized definitions. Give the modules that they are for: AIMET must not look into these."""
+    """Register the task's quantized definitions.
+
+    Returns: the modules that AIMET must not look into, as there is a quantized definition of the whole: the task's, or
+    AIMET's own, such as that of nn.MultiheadAttention.
+    """
     if wishes.define:
         with user_code("Quantization.define()"):
             wishes.define()
@@ -24,7 +28,12 @@ def define(model: nn.Module, wishes: Quantization) -> list[nn.Module]:
         for kind, quantized in QuantizationMixin.cls_to_qcls.items()
         if not quantized.__module__.startswith("aimet_torch")
     }
-    return [module for module in model.modules() if type(module) in own]
+    known = QuantizationMixin.cls_to_qcls
+    return [
+        module
+        for module in model.modules()
+        if type(module) in own or (type(module) in known and any(module.children()))
+    ]
 
 
 def keep_wishes(model: nn.Module, wishes: Quantization) -> None:
