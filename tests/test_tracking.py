@@ -55,6 +55,7 @@ def test_a_run_with_a_child_for_each_rung(project):
         "comparison.csv",
         "decision.json",
         "params.yaml",
+        "report.html",
     }
     by_rung = {child.data.params["rung"]: child for child in children}
     assert set(by_rung) == {"fp32", "fp16", "balanced", "compact", "tiny"}

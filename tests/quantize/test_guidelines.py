@@ -93,7 +93,7 @@ def test_several_inputs_and_a_dict_of_outputs_go_through_to_the_npu(default_para
     assert list(answers) == ["scores", "map"] and answers["map"].shape == (8, 4, 8, 8)
     assert sqnr_db(simulated, answers) > 60
     soc, settings = find_soc("SM8650"), load_params(params_with({})).target
-    compiled = compile_model(path, tmp_path / "context", soc, False, 100, tmp_path)
+    compiled = compile_model(path, tmp_path / "target", soc, False, 100, tmp_path)
     assert (
         sqnr_db({k: v[:2] for k, v in simulated.items()}, run(compiled, soc, False, split.first(2), settings, tmp_path))
         > 40

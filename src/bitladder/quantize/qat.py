@@ -3,16 +3,23 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aimet_torch.quantsim import QuantizationSimModel
 from torch import nn
 
-from bitladder.evaluate import predict
-from bitladder.resume import load_state, save_state
-from bitladder.tasks.task import Split, Task, as_returned
+from bitladder.determinism import seed_all
+from bitladder.evaluate import compare, predict
+from bitladder.files import load_tensors, save_tensors
+from bitladder.model import load_split, sample_inputs
+from bitladder.params import Params
+from bitladder.quantize.prepare import load_prepared
+from bitladder.quantize.simulation import build_sim, load_sim, save_sim
+from bitladder.resume import fingerprint, load_state, save_state, workspace
+from bitladder.tasks.task import Split, Task, as_returned, load_task
 from bitladder.training import Epoch, Recipe, fit
 
-__all__ = ["QatResult", "train_quantized"]
+__all__ = ["QatResult", "train_quantized", "train_rung"]
 
 
 @dataclass(frozen=True)
@@ -23,13 +30,54 @@ class QatResult:
     history: list[Epoch]
 
 
+def train_rung(
+    params: Params, rung: str, source: Path, folder: Path
+) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """Train a rung from what PTQ left in `source`, and write the trained sim and its answers to `folder`.
+
+    Returns: the metrics/eval record, None where no epoch beat PTQ (then nothing is written); the history's rows.
+    """
+    seed_all(params.seed)
+    task, bits = load_task(params.task.factory, params.task.args), params.ladder[rung].precision
+    paths = {name: Path(f"build/data/{name}.safetensors") for name in ("train", "calibration", "evaluation")}
+    splits = {name: load_split(path) for name, path in paths.items()}
+    sample = sample_inputs(splits["calibration"])
+    sim = build_sim(
+        load_prepared(task, sample, Path("build/baseline/model.safetensors"), params.prepare.exclude),
+        sample,
+        bits,
+        params.soc.quantsim_config,
+    )
+    load_sim(sim, source / "sim.safetensors")
+    recipe = Recipe(**params.qat.model_dump(exclude={"when"}), seed=params.seed)
+    key = fingerprint(
+        params.task,
+        recipe,
+        params.compute,
+        files=(*paths.values(), source / "sim.safetensors", Path("build/task.json")),
+    )
+    with workspace(f"qat-{rung}", key) as work:
+        result = train_quantized(
+            sim, task, (splits["train"], splits["calibration"]), recipe, params.evaluate.batch_size, work
+        )
+    history = [vars(epoch) for epoch in result.history]
+    if result.best == 0:
+        return None, history
+    outputs = predict(sim.model, splits["evaluation"], params.evaluate.batch_size, f"qat {bits}")
+    reference = load_tensors(Path("build/baseline/outputs.safetensors"))
+    comparison = compare(task.metric, outputs, reference, splits["evaluation"].targets)
+    save_sim(folder / "sim.safetensors", sim)
+    save_tensors(folder / "outputs.safetensors", outputs)
+    return comparison.record(task.metric, "qat", bits.weights, bits.activations), history
+
+
 def train_quantized(
     sim: QuantizationSimModel,
     task: Task,
     splits: tuple[Split, Split],
     recipe: Recipe,
     batch_size: int,
-    workspace: Path,
+    folder: Path,
 ) -> QatResult:
     """Train a calibrated sim in place: weights and ranges. Leave it in its best state.
 
@@ -39,7 +87,7 @@ def train_quantized(
         splits: what to train on; what to choose the best epoch by, neither of them the evaluation split.
         recipe: of the training.
         batch_size: for scoring.
-        workspace: where a killed run finds what it has done.
+        folder: where a killed run finds what it has done.
 
     States are ranked by the metric, and by the loss where the metric ties. PTQ's own state takes part, so the
     result is never worse than PTQ on the scoring split.
@@ -47,7 +95,7 @@ def train_quantized(
     """
     train, held_out = splits
     score = _scorer(task, held_out, batch_size)
-    path = workspace / "best.pt"
+    path = folder / "best.pt"
     kept = load_state(path)
     if kept:
         start, best = Epoch(**kept["start"]), Epoch(**kept["epoch"])
@@ -61,7 +109,7 @@ def train_quantized(
             best = epoch
             save_state(path, {"start": vars(start), "epoch": vars(best), "model": sim.model.state_dict()})
 
-    history = [start, *fit(sim.model, task, train, recipe, workspace, score, keep_best, train_mode=False)]
+    history = [start, *fit(sim.model, task, train, recipe, folder, score, keep_best, train_mode=False)]
     state = load_state(path)
     assert state is not None
     sim.model.load_state_dict(state["model"])
