@@ -14,7 +14,10 @@ __all__ = ["init", "user_params", "user_pipeline"]
 
 DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n"
 
-IGNORED = {".gitignore": ("__pycache__/", "/build/", "/reports/", "/mlflow.db", "/mlruns/"), ".dvcignore": ("__pycache__", "*.pyc")}
+IGNORED = {
+    ".gitignore": ("__pycache__/", "/build/", "/reports/", "/mlflow.db", "/mlruns/"),
+    ".dvcignore": ("__pycache__", "*.pyc"),
+}
 
 
 def init(folder: Path) -> list[str]:
