@@ -16,17 +16,15 @@ def main(params: Params, rung: str) -> None:
     from bitladder.export.checks import check_answers, check_bias_scales, graph_names, run_unoptimised
     from bitladder.files import load_tensors, write_json
     from bitladder.model import load_split, sample_inputs
-    from bitladder.quantize.prepare import load_prepared
-    from bitladder.quantize.simulation import build_sim, export_encodings, export_qdq, load_sim
+    from bitladder.quantize.restore import restore
+    from bitladder.quantize.simulation import export_encodings, export_qdq
     from bitladder.tasks.task import load_task
 
     seed_all(params.seed)
-    task, bits = load_task(params.task.factory, params.task.args), params.ladder[rung].precision
+    task = load_task(params.task.factory, params.task.args)
     split = load_split(Path("build/data/evaluation.safetensors")).first(params.export.samples)
     sample = sample_inputs(split)
-    model = load_prepared(task, sample, Path("build/baseline/model.safetensors"), params.prepare.exclude)
-    sim = build_sim(model, sample, bits, params.soc.quantsim_config)
-    load_sim(sim, Path(f"build/qat/{rung}/sim.safetensors"))
+    sim = restore(params, rung, task, sample, Path(f"build/qat/{rung}/sim.safetensors"))
     simulated = load_tensors(Path(f"build/qat/{rung}/outputs.safetensors"))
     names, folder = graph_names(list(split.inputs), list(simulated)), Path("build/export") / rung
     export_qdq(sim, sample, names, folder / "model.onnx")

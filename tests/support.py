@@ -1,5 +1,6 @@
 """Names that tests share."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,3 +20,32 @@ class Trained:
     model: Any
     prepared: Any
     sample: Any
+
+
+CONFIG = "htp_v75"
+
+
+def rung_setting(trained, precision, techniques, folder=Path(), **changes):
+    """What quantize() takes, for the small trained network: 100 samples to fit to, the rest of calibration left."""
+    from bitladder.params import AdaroundParams, PtqParams, SeqMseParams
+    from bitladder.quantize.prepare import prepare
+    from bitladder.quantize.techniques import Setting
+
+    params = PtqParams(
+        techniques=techniques if techniques == "auto" else list(techniques),
+        samples=100,
+        batch_size=100,
+        seq_mse=SeqMseParams(samples=100),
+        adaround=AdaroundParams(iterations=100, samples=100),
+    ).model_copy(update=changes)
+    return Setting(
+        model=trained.prepared,
+        unfolded=lambda: prepare(copy.deepcopy(trained.model), trained.sample, fold=False)[0],
+        sample=trained.sample,
+        fit=trained.splits["calibration"].first(100),
+        precision=precision,
+        config=CONFIG,
+        params=params,
+        seed=0,
+        work=folder,
+    )

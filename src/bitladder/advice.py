@@ -48,8 +48,8 @@ def _more_accuracy(params: Params, nearest: Verdict) -> list[str]:
         steps.append("let QAT run: set qat.when to needed")
     else:
         steps.append("QAT did not beat PTQ: lower qat.learning_rate, or raise qat.epochs")
-    if params.ptq_of(nearest.rung).range_setting == "min-max":
-        steps.append(f"clip outliers: set ladder.{nearest.rung}.ptq.range_setting to sqnr")
+    if params.ptq_of(nearest.rung).techniques != "auto":
+        steps.append(f"let PTQ try all it has: set ladder.{nearest.rung}.ptq.techniques to auto")
     rung = params.ladder[nearest.rung]
     if rung.activations < 16:
         steps.append(f"give {nearest.rung} 16-bit activations, if memory and latency allow")

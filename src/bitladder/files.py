@@ -26,6 +26,7 @@ __all__ = [
     "write_csv",
     "write_json",
     "write_text",
+    "write_yaml",
 ]
 
 
@@ -51,6 +52,15 @@ def write_json(path: Path, value: Mapping[str, Any], exact: bool = False) -> Non
     """Write JSON as a diff wants it: keys in the order given, one a line, floats to 6 decimals unless `exact`."""
     text = json.dumps(value if exact else _rounded(value), indent=2, allow_nan=False)
     write_text(path, text + "\n")
+
+
+def write_yaml(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a mapping as YAML, an item a line."""
+    from ruamel.yaml import YAML
+
+    text = io.StringIO()
+    YAML().dump(dict(value), text)
+    write_text(path, text.getvalue())
 
 
 def copy_file(source: Path, path: Path) -> None:

@@ -8,7 +8,7 @@ them that there is nothing to do.
 from pathlib import Path
 from typing import Any
 
-from bitladder.files import read_json, write_csv, write_json, write_text
+from bitladder.files import read_json, write_csv, write_json, write_text, write_yaml
 from bitladder.params import Params
 
 __all__ = ["LAYER_COLUMNS", "SKIPPED", "descends", "is_skipped", "skip_export", "skip_ptq", "skip_qat", "write_gate"]
@@ -41,7 +41,8 @@ def skip_ptq(params: Params, rung: str) -> None:
     _leave_empty(*(Path("build/ptq") / rung / f"{name}.safetensors" for name in ("sim", "outputs")))
     write_json(Path(f"build/ptq/{rung}/encodings.json"), {})
     write_csv(Path(f"metrics/layers/{rung}.csv"), LAYER_COLUMNS, ())
-    write_json(Path(f"metrics/ptq/{rung}.json"), _record(params, rung))
+    write_yaml(Path(f"metrics/raised/{rung}.yaml"), {})
+    write_json(Path(f"metrics/ptq/{rung}.json"), {**_record(params, rung), "tries": []})
 
 
 def skip_qat(rung: str) -> None:

@@ -81,7 +81,7 @@ def judge(params: Params, rung: str, off: Record, on: Record, fp32: Record) -> V
     misses: tuple[Miss, ...] = ()
     if not skipped:
         misses = (*_accuracy(goals, "off target", off, fp32), *_on_target(params, on, fp32))
-    precision = "FP16" if rung == "fp16" else str(params.ladder[rung].precision)
+    precision = "FP16" if rung == "fp16" else params.ladder[rung].label
     return Verdict(rung, precision, off["technique"], off.get("qat"), asked, found, _sources(off, on), misses, skipped)
 
 

@@ -14,6 +14,7 @@ from bitladder.tasks.task import Split, Task
 __all__ = [
     "build_model",
     "build_network",
+    "carry_notes",
     "keep_output_names",
     "load_split",
     "load_weights",
@@ -51,6 +52,13 @@ def build_network(task: Task) -> nn.Module:
 def keep_output_names(model: nn.Module, names: Sequence[str]) -> None:
     """Note on a network that gives a tensor or a tuple how the user's own network calls these outputs."""
     setattr(model, NAMES, tuple(names))
+
+
+def carry_notes(source: nn.Module, network: nn.Module) -> None:
+    """Give a copy of a network what was noted on it, which copies of torch.fx's modules lose."""
+    for name, value in vars(source).items():
+        if name.startswith("bitladder_"):
+            setattr(network, name, value)
 
 
 def output_names(model: object) -> tuple[str, ...] | None:

@@ -117,34 +117,103 @@ class VerifyParams(_Block):
     min_sqnr_db: Finite
 
 
+Technique = Literal["min-max", "sqnr", "bias-correction", "bn-reestimation", "cle", "seq-mse", "adaround"]
+"""PTQ techniques, in order of cost; src/bitladder/quantize/techniques.py says what each does."""
+
+Techniques = Literal["auto"] | Annotated[list[Technique], Field(min_length=1)]
+
+
+class SeqMseParams(_Block):
+    """SeqMSE: weight ranges searched layer by layer."""
+
+    candidates: Count = 20
+    samples: Count = 100
+
+
+class AdaroundParams(_Block):
+    """AdaRound: weights rounded as the layers' outputs ask."""
+
+    iterations: Count = 500
+    samples: Count = 100
+    batch_size: Count = 16
+    learning_rate: Positive = 1e-2
+    regularization: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+
+
 class PtqParams(_Block):
     """Post-training quantization."""
 
-    range_setting: Literal["min-max", "sqnr"]
+    techniques: Techniques
+    max_drop: Fraction = 0.005
     samples: Count
     batch_size: Count
+    seq_mse: SeqMseParams = SeqMseParams()
+    adaround: AdaroundParams = AdaroundParams()
 
 
 class PtqOverrides(_Block):
     """What one rung sets otherwise than `ptq`."""
 
-    range_setting: Literal["min-max", "sqnr"] | None = None
+    techniques: Techniques | None = None
+    max_drop: Fraction | None = None
     samples: Count | None = None
     batch_size: Count | None = None
 
 
-class Rung(_Block):
-    """One rung of the ladder: its bit-widths and the rung above it."""
+class Bits(_Block):
+    """Bit-widths of one layer."""
 
     weights: int
     activations: int
-    after: str
-    ptq: PtqOverrides = PtqOverrides()
 
     @property
     def precision(self) -> Precision:
         """The bit-widths as one value."""
         return Precision(self.weights, self.activations)
+
+
+class MixedParams(_Block):
+    """Mixed precision: the fewest layers raised to other bit-widths, until the drop is within max_drop."""
+
+    raise_to: Bits
+    max_drop: Fraction
+    cost: Literal["bytes", "macs"] = "bytes"
+
+
+class Rung(Bits):
+    """One rung of the ladder: its bit-widths, the rung above it, and the layers whose bits are not the rung's own.
+
+    Which layers those are is searched for by `mixed`, or written by hand in `layers`.
+    """
+
+    after: str
+    ptq: PtqOverrides = PtqOverrides()
+    mixed: MixedParams | None = None
+    layers: dict[str, Bits] = {}
+
+    @property
+    def layer_precisions(self) -> dict[str, Precision]:
+        """The bits of the layers that were given some by hand."""
+        return {name: bits.precision for name, bits in self.layers.items()}
+
+    @property
+    def label(self) -> str:
+        """Such as W4A8, or `W4A8 mixed` where some layers have other bits."""
+        return f"{self.precision} mixed" if self.mixed or self.layers else str(self.precision)
+
+    @model_validator(mode="after")
+    def _one_map(self) -> "Rung":
+        if self.mixed and self.layers:
+            raise ValueError("give mixed, to have the layers searched for, or layers, to name them by hand; not both")
+        return self
+
+
+class SensitivityParams(_Block):
+    """Which bit-widths each layer is tried at on its own."""
+
+    weights: Annotated[list[Annotated[int, Field(ge=2, le=16)]], Field(min_length=1)] = [4, 8]
+    activations: Annotated[list[Annotated[int, Field(ge=4, le=16)]], Field(min_length=1)] = [8]
+    samples: Count = 100
 
 
 class QatParams(_Block):
@@ -199,6 +268,7 @@ class Params(_Block):
     goals: GoalsParams
     verify: VerifyParams
     ladder: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], Rung], Field(min_length=1)]
+    sensitivity: SensitivityParams = SensitivityParams()
     ptq: PtqParams
     qat: QatParams
     export: ExportParams
@@ -235,9 +305,11 @@ class Params(_Block):
             if rung.after != "fp16" and rung.after not in self.ladder:
                 known = ", ".join(["fp16", *self.ladder])
                 raise ValueError(f"ladder.{name}.after: there is no rung {rung.after!r}; use one of {known}")
-            if str(rung.precision) not in self.soc.takes:
-                takes = ", ".join(self.soc.takes)
-                raise ValueError(f"ladder.{name}: {self.target.soc} does not take {rung.precision}; it takes {takes}")
+            raised = [rung.mixed.raise_to.precision] if rung.mixed else []
+            for precision in (rung.precision, *raised, *rung.layer_precisions.values()):
+                if str(precision) not in self.soc.takes:
+                    takes = ", ".join(self.soc.takes)
+                    raise ValueError(f"ladder.{name}: {self.target.soc} does not take {precision}; it takes {takes}")
         unreached = sorted(set(self.ladder) - set(self.rungs()))
         if unreached:
             raise ValueError(

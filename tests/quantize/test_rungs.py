@@ -9,22 +9,19 @@ import torch
 
 from bitladder.errors import UserError
 from bitladder.evaluate import compare, predict, sqnr_db
-from bitladder.params import PtqParams, load_params
+from bitladder.params import load_params
 from bitladder.precision import Precision
 from bitladder.quantize.ptq import quantize
 from bitladder.quantize.qat import train_quantized
 from bitladder.quantize.simulation import build_sim, calibrate, encodings_of, load_sim, save_sim
 from bitladder.quantize.verify import layer_sqnr, verify
 from bitladder.training import Recipe
-
-CONFIG = "htp_v75"
-
-PTQ = PtqParams(range_setting="min-max", samples=200, batch_size=100)
+from support import CONFIG, rung_setting
 
 
-def quantized(trained, precision, params=PTQ):
-    model = copy.deepcopy(trained.prepared)
-    return quantize(model, trained.sample, trained.splits["calibration"], precision, CONFIG, params)
+def quantized(trained, precision, techniques=("min-max",)):
+    done, _, _ = quantize(rung_setting(trained, precision, techniques))
+    return done.sim, done.name
 
 
 def answers(trained, model):
@@ -44,7 +41,7 @@ def test_fewer_bits_cost_more(trained):
 def test_the_technique_says_what_was_done(trained):
     minmax, name = quantized(trained, Precision(8, 8))
     assert name == "ptq:bn-fold+min-max"
-    sqnr, name = quantized(trained, Precision(8, 8), PTQ.model_copy(update={"range_setting": "sqnr"}))
+    sqnr, name = quantized(trained, Precision(8, 8), ("sqnr",))
     assert name == "ptq:bn-fold+sqnr"
     assert encodings_of(minmax) != encodings_of(sqnr)
 

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from bitladder.errors import UserError
 from bitladder.evaluate import Outputs, sqnr_db
 from bitladder.files import load_tensors
-from bitladder.model import build_network, keep_output_names, load_weights
+from bitladder.model import build_model, build_network, keep_output_names, load_weights
 from bitladder.quantize.tracing import untraceable
 from bitladder.quantize.wishes import define, keep_wishes
 from bitladder.tasks.source import user_code
 from bitladder.tasks.task import Quantization, Task, name_outputs
 
-__all__ = ["Preparation", "check_equal", "load_prepared", "prepare"]
+__all__ = ["Preparation", "check_equal", "load_prepared", "load_unfolded", "prepare"]
 
 
 # AIMET reports its progress as warnings and worse; what matters of it we say ourselves.
@@ -58,6 +58,7 @@ def prepare(
     sample: tuple[Tensor, ...],
     exclude: Sequence[str] = (),
     wishes: Quantization | None = None,
+    fold: bool = True,
 ) -> tuple[nn.Module, Preparation]:
     """Make a trained network fit for quantization, and say what was done.
 
@@ -71,6 +72,7 @@ def prepare(
         sample: a batch of one, as the model takes it.
         exclude: names of modules that the preparer does not look into; functional calls in them get no quantizers.
         wishes: what the task asks of AIMET. Modules with quantized definitions of its own are not looked into either.
+        fold: whether to fold batch norms.
 
     Returns: the network in evaluation mode; what was done to it.
 
@@ -94,7 +96,8 @@ def prepare(
     if exclude:
         preparation = Preparation(preparation.rewritten, _functional_ops(model, sample, define(model, wishes)))
     with user_code("folding batch norms into the model"):
-        fold_all_batch_norms(model, None, dummy_input=sample)
+        if fold:
+            fold_all_batch_norms(model, None, dummy_input=sample)
     keep_output_names(model, names)
     keep_wishes(model, wishes)
     return model.eval(), preparation
@@ -115,6 +118,19 @@ def load_prepared(task: Task, sample: tuple[Tensor, ...], weights: Path, exclude
     model, _ = prepare(build_network(task).eval(), sample, exclude, task.quantization)
     load_weights(model, load_tensors(weights), weights)
     return model
+
+
+def load_unfolded(task: Task, sample: tuple[Tensor, ...], weights: Path, exclude: Sequence[str] = ()) -> nn.Module:
+    """Make the network fit for AIMET with its batch norms left as they are.
+
+    Args:
+        task: builds it.
+        sample: a batch of one.
+        weights: of the network as the task builds it, trained.
+        exclude: as for `prepare`.
+
+    """
+    return prepare(build_model(task, weights), sample, exclude, task.quantization, fold=False)[0]
 
 
 def _flatten_outputs(model: nn.Module, sample: tuple[Tensor, ...]) -> None:

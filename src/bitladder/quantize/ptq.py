@@ -1,28 +1,144 @@
-"""Post-training quantization of one rung."""
+"""Post-training quantization of one rung: the techniques that params.yaml lists, or the cheapest that is enough."""
 
-from aimet_torch.quantsim import QuantizationSimModel
-from torch import Tensor, nn
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
 
-from bitladder.params import PtqParams
-from bitladder.precision import Precision
-from bitladder.quantize.simulation import build_sim, calibrate
-from bitladder.tasks.task import Split
+from torch import nn
 
-__all__ = ["quantize"]
+from bitladder.errors import UserError
+from bitladder.evaluate import Comparison, Outputs, compare, predict
+from bitladder.files import write_json
+from bitladder.model import load_split, sample_inputs
+from bitladder.params import Params, PtqParams
+from bitladder.quantize.mixed import raise_layers
+from bitladder.quantize.prepare import load_prepared, load_unfolded
+from bitladder.quantize.techniques import ORDER, TECHNIQUES, Idle, Quantized, Setting
+from bitladder.resume import fingerprint, workspace
+from bitladder.stage import TIMINGS
+from bitladder.tasks.task import Metric, Split, Task
+
+__all__ = ["Try", "quantize", "quantize_rung"]
+
+Score = Callable[[nn.Module], Comparison]
+
+BASELINE = Path("build/baseline/model.safetensors")
+TRAINED = Path("build/train/weights.safetensors")
 
 
-def quantize(
-    model: nn.Module,
-    sample: tuple[Tensor, ...],
-    calibration: Split,
-    precision: Precision,
-    config: str,
-    params: PtqParams,
-) -> tuple[QuantizationSimModel, str]:
-    """Quantize a prepared network by calibration.
+@dataclass(frozen=True)
+class Try:
+    """One technique put on top of those that were kept before it, and what it came to on samples it was not fitted to.
 
-    Returns: the calibrated sim; the name of the technique, such as `ptq:bn-fold+min-max`.
+    `idle` is the reason where it can do nothing; nothing is measured then. Without samples left to score on, `value`,
+    `drop` and `sqnr_db` are None.
     """
-    sim = build_sim(model, sample, precision, config, params.range_setting)
-    calibrate(sim, calibration.first(params.samples), params.batch_size)
-    return sim, f"ptq:bn-fold+{params.range_setting}"
+
+    technique: str
+    value: float | None
+    drop: float | None
+    sqnr_db: float | None
+    kept: bool
+    idle: str | None = None
+
+
+def quantize_rung(params: Params, rung: str, task: Task) -> tuple[Quantized, nn.Module, dict[str, Any]]:
+    """Quantize a rung from what the stages before have left in build/.
+
+    Returns: the quantized network; the prepared network in FP32; what metrics/ptq/<rung>.json says of the way there:
+    `tries`, and `raised`, the layers of a mixed rung that were given more bits. The seconds of each try go to
+    build/timings, since they are never twice the same.
+    """
+    calibration = load_split(Path("build/data/calibration.safetensors"))
+    own, sample, exclude = params.ptq_of(rung), sample_inputs(calibration), params.prepare.exclude
+    fit, rest = _divided(calibration, own, params.ladder[rung].mixed is not None, rung)
+    model = load_prepared(task, sample, BASELINE, exclude)
+    inputs = (BASELINE, TRAINED, Path("build/data/calibration.safetensors"), Path("build/task.json"))
+    key = fingerprint(params.task, params.prepare, params.compute, params.ladder[rung], own, params.seed, files=inputs)
+    with workspace(f"ptq-{rung}", key) as work:
+        setting = Setting(
+            model=model,
+            unfolded=lambda: load_unfolded(task, sample, TRAINED, exclude),
+            sample=sample,
+            fit=fit,
+            precision=params.ladder[rung].precision,
+            config=params.soc.quantsim_config,
+            params=own,
+            seed=params.seed,
+            work=work,
+            layers=params.ladder[rung].layer_precisions,
+        )
+        score = _scorer(task.metric, model, rest, params.evaluate.batch_size) if len(rest) else None
+        quantized, tries, seconds = quantize(setting, score)
+        raised: dict[str, str] = {}
+        if mixed := params.ladder[rung].mixed:
+            assert score is not None
+            quantized, raised = raise_layers(quantized, setting, mixed, score)
+    write_json(TIMINGS / f"ptq-tries-{rung}.json", seconds)
+    return quantized, model, {"tries": [asdict(one) for one in tries], "raised": raised}
+
+
+def quantize(setting: Setting, score: Score | None = None) -> tuple[Quantized, list[Try], dict[str, float]]:
+    """Quantize a prepared network by `setting.params.techniques`.
+
+    A list is applied in its order. `auto` goes through all from cheap to costly, keeps what makes the score better, and
+    stops as soon as the drop is within max_drop.
+
+    Args:
+        setting: what to quantize, and how.
+        score: compares a sim with FP32 on samples that no technique has seen; `auto` needs it.
+
+    Returns: the quantized network, what was tried, and the seconds of each.
+
+    """
+    auto = setting.params.techniques == "auto"
+    names = ORDER if auto else tuple(setting.params.techniques)
+    best: Quantized | None = None
+    standing: Comparison | None = None
+    tries, seconds = [], {}
+    for name in names:
+        start = perf_counter()
+        try:
+            candidate = TECHNIQUES[name](setting, best)
+        except Idle as reason:
+            tries.append(Try(name, None, None, None, False, str(reason)))
+            continue
+        found = score(candidate.sim.model) if score else None
+        kept = not auto or standing is None or (found is not None and _rank(found) > _rank(standing))
+        figures = asdict(found) if found else {}
+        tries.append(Try(name, figures.get("value"), figures.get("drop"), figures.get("sqnr_db"), kept))
+        seconds[name] = round(perf_counter() - start, 1)
+        if kept:
+            best, standing = candidate, found
+        if auto and standing and standing.drop <= setting.params.max_drop:
+            break
+    if best is None:  # all that was listed can do nothing here
+        best = TECHNIQUES[ORDER[0]](setting, None)
+    return best, tries, seconds
+
+
+def _rank(found: Comparison) -> tuple[float, float]:
+    assert found.sqnr_db is not None
+    return -found.drop, found.sqnr_db
+
+
+def _divided(calibration: Split, own: PtqParams, mixed: bool, rung: str) -> tuple[Split, Split]:
+    """Give the samples that techniques are fitted to, and those that they are scored on."""
+    rest = calibration.after(own.samples)
+    if not len(rest) and (own.techniques == "auto" or mixed):
+        raise UserError(
+            f"ptq.samples: {own.samples} leaves none of the {len(calibration)} calibration samples to score {rung} on;"
+            " lower it, or give the task a larger calibration split"
+        )
+    return calibration.first(own.samples), rest
+
+
+def _scorer(metric: Metric, model: nn.Module, split: Split, batch_size: int) -> Score:
+    reference: Outputs = predict(model, split, batch_size, "fp32")
+
+    def score(sim: nn.Module) -> Comparison:
+        return compare(metric, predict(sim, split, batch_size, "score"), reference, split.targets)
+
+    return score

@@ -13,8 +13,8 @@ from bitladder.evaluate import compare, predict
 from bitladder.files import load_tensors, save_tensors
 from bitladder.model import load_split, sample_inputs
 from bitladder.params import Params
-from bitladder.quantize.prepare import load_prepared
-from bitladder.quantize.simulation import build_sim, load_sim, save_sim
+from bitladder.quantize.restore import restore
+from bitladder.quantize.simulation import save_sim
 from bitladder.resume import fingerprint, load_state, save_state, workspace
 from bitladder.tasks.task import Split, Task, as_returned, load_task
 from bitladder.training import Epoch, Recipe, fit
@@ -42,13 +42,7 @@ def train_rung(
     paths = {name: Path(f"build/data/{name}.safetensors") for name in ("train", "calibration", "evaluation")}
     splits = {name: load_split(path) for name, path in paths.items()}
     sample = sample_inputs(splits["calibration"])
-    sim = build_sim(
-        load_prepared(task, sample, Path("build/baseline/model.safetensors"), params.prepare.exclude),
-        sample,
-        bits,
-        params.soc.quantsim_config,
-    )
-    load_sim(sim, source / "sim.safetensors")
+    sim = restore(params, rung, task, sample, source / "sim.safetensors")
     recipe = Recipe(**params.qat.model_dump(exclude={"when"}), seed=params.seed)
     key = fingerprint(
         params.task,

@@ -1,18 +1,21 @@
 """AIMET's QuantSim: built, calibrated, carried between stages, and exported."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import aimet_torch.onnx
 import torch
+from aimet_torch.nn import QuantizationMixin
+from aimet_torch.quantization.base import QuantizerBase
 from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 
 from bitladder.errors import UserError
 from bitladder.evaluate import predict
 from bitladder.files import load_tensors, replacing, save_tensors
-from bitladder.model import keep_output_names, output_names
+from bitladder.model import carry_notes
 from bitladder.precision import Precision
 from bitladder.quantize.missing import check_layers, check_ranges, leave_unknown, refusal, without_tensors
 from bitladder.quantize.wishes import wishes_of
@@ -22,17 +25,24 @@ __all__ = [
     "OPSET",
     "build_sim",
     "calibrate",
+    "copy_sim",
     "encodings_of",
     "export_encodings",
     "export_qdq",
+    "keep_relu",
     "load_sim",
+    "needs_relu",
     "save_sim",
+    "set_layers",
+    "swap_relu6",
 ]
 
 OPSET = 21
 """The first ONNX opset whose QuantizeLinear takes 4 and 16 bits."""
 
 RANGE_SETTINGS = {"min-max": "tf", "sqnr": "tf_enhanced"}  # ours, in AIMET's words
+
+_SWAPPED = "bitladder_relu6_swapped"
 
 _EXTRA = "::"  # parts a quantizer's own state from its name: safetensors has no nested values
 
@@ -62,10 +72,64 @@ def build_sim(
     except Exception as error:  # AIMET and its configuration's schema raise many kinds
         raise UserError(refusal(model, error, wishes.config)) from None
     sim.exclude_layers_from_quantization([sim.model.get_submodule(name) for name in wishes.exclude])
-    if names := output_names(model):
-        keep_output_names(sim.model, names)
+    carry_notes(model, sim.model)
     check_layers(sim, wishes.exclude)
     return sim
+
+
+def copy_sim(
+    sim: QuantizationSimModel, model: nn.Module, sample: tuple[Tensor, ...], precision: Precision, config: str
+) -> QuantizationSimModel:
+    """Give a sim of its own with the same weights, bits and ranges; AIMET's own graph of a network copies badly.
+
+    Args:
+        sim: built from `model`, and calibrated.
+        model: the float network.
+        sample: a batch of one.
+        precision: with which it was built.
+        config: with which it was built.
+
+    """
+    other = build_sim(model, sample, precision, config)
+    other.model.load_state_dict(sim.model.state_dict())
+    for own, quantizer in zip(sim.model.modules(), other.model.modules(), strict=True):
+        if isinstance(own, QuantizerBase):
+            # ranges that a technique has fixed stay so
+            quantizer.allow_overwrite(**own._is_overwrite_allowed)
+    return other
+
+
+def set_layers(sim: QuantizationSimModel, layers: Mapping[str, Precision]) -> None:
+    """Give some layers bits of their own, before calibration. Raise UserError where there is no such layer."""
+    quantized = {name: module for name, module in sim.model.named_modules() if isinstance(module, QuantizationMixin)}
+    for name, precision in layers.items():
+        if name not in quantized:
+            near = ", ".join(get_close_matches(name, quantized, 3, 0.3)) or ", ".join(list(quantized)[:5])
+            raise UserError(f"ladder: layers: the network has no quantized layer {name!r}; near it are {near}")
+        weights = dict(quantized[name].param_quantizers).get("weight")
+        if weights is not None:
+            weights.bitwidth = precision.weights
+        for output in quantized[name].output_quantizers:
+            if output is not None:
+                output.bitwidth = precision.activations
+
+
+def swap_relu6(model: nn.Module) -> bool:
+    """Put ReLU in the place of every ReLU6 of a float network; whether there was one."""
+    found = [name for name, module in model.named_modules() if isinstance(module, nn.ReLU6)]
+    for name in found:
+        model.set_submodule(name, nn.ReLU())
+    return bool(found)
+
+
+def keep_relu(model: nn.Module) -> None:
+    """Note on a float network that its ReLU6 became ReLU, so that the next stage builds it so."""
+    setattr(model, _SWAPPED, True)
+
+
+def needs_relu(path: Path) -> bool:
+    """Whether what save_sim wrote is of a network whose ReLU6 became ReLU."""
+    return _SWAPPED in load_tensors(path)
 
 
 def calibrate(sim: QuantizationSimModel, split: Split, batch_size: int) -> None:
@@ -74,11 +138,34 @@ def calibrate(sim: QuantizationSimModel, split: Split, batch_size: int) -> None:
     with without_tensors(sim) as plain:
         sim.compute_encodings(forward)
     check_ranges(sim, plain)
+    _clip_to_activations(sim)
+
+
+def _clip_to_activations(sim: QuantizationSimModel) -> None:
+    """Give what feeds only a ReLU or ReLU6 that activation's own range.
+
+    AIMET fuses no depthwise convolution with its activation, as HTP does not, and spends the bits of the
+    convolution's output on values that the activation then clips.
+    """
+    modules = dict(sim.model.named_modules())
+
+    def quantized(operation: Any) -> nn.Module | None:
+        return modules.get(operation.dotted_name.partition(".")[2])  # what comes first names the network's class
+
+    for operation in sim.connected_graph.get_all_ops().values():
+        layer, readers = quantized(operation), operation.output_ops or []
+        activation = quantized(readers[0]) if len(readers) == 1 else None
+        if not isinstance(layer, QuantizationMixin) or not isinstance(activation, nn.ReLU | nn.ReLU6):
+            continue
+        own: Any = layer.output_quantizers[0]
+        clipped: Any = activation.output_quantizers[0]  # type: ignore[index]
+        if own is not None and clipped is not None and own.is_initialized() and clipped.is_initialized():
+            own.set_range(clipped.get_min(), clipped.get_max())
 
 
 def save_sim(path: Path, sim: QuantizationSimModel) -> None:
     """Write weights and quantizers as safetensors."""
-    tensors = {}
+    tensors = {_SWAPPED: torch.ones(1)} if getattr(sim.model, _SWAPPED, False) else {}
     for name, value in sim.model.state_dict().items():
         if isinstance(value, Tensor):
             tensors[name] = value
@@ -90,7 +177,9 @@ def save_sim(path: Path, sim: QuantizationSimModel) -> None:
 def load_sim(sim: QuantizationSimModel, path: Path) -> None:
     """Put what save_sim wrote into a sim built with the same arguments; stored bit-widths win over the sim's."""
     state: dict[str, Any] = {}
-    for name, value in load_tensors(path).items():
+    tensors = load_tensors(path)
+    tensors.pop(_SWAPPED, None)
+    for name, value in tensors.items():
         owner, _, part = name.partition(_EXTRA)
         if part:
             state.setdefault(owner, {})[part] = value

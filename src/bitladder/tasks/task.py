@@ -47,6 +47,10 @@ class Split:
         """Give the first `count` samples, or all if there are fewer."""
         return Split({name: values[:count] for name, values in self.inputs.items()}, self.targets[:count])
 
+    def after(self, count: int) -> "Split":
+        """Give the samples after the first `count`; none, if there are no more."""
+        return Split({name: values[count:] for name, values in self.inputs.items()}, self.targets[count:])
+
 
 @dataclass(frozen=True)
 class Metric:

@@ -1,0 +1,97 @@
+"""Which layers cost the metric: each quantized on its own, weights and activations apart, the rest in float."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from bitladder.evaluate import compare, predict
+from bitladder.params import SensitivityParams
+from bitladder.precision import Precision
+from bitladder.quantize.isolated import What, isolated, quantized_layers
+from bitladder.quantize.simulation import build_sim, calibrate
+from bitladder.tasks.task import Metric, Split
+
+__all__ = ["ALL", "Sensitivity", "measure", "summarise"]
+
+ALL = "(all)"
+"""Stands for all layers at once: what weights alone, or activations alone, cost."""
+
+WORST = 5
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """One layer's weights or activations at so many bits, all else in float: what it costs."""
+
+    layer: str
+    kind: str
+    what: What
+    bits: int
+    value: float
+    drop: float
+    sqnr_db: float
+
+
+def measure(
+    model: nn.Module,
+    sample: tuple[Tensor, ...],
+    split: Split,
+    config: str,
+    params: SensitivityParams,
+    batch_size: int,
+    metric: Metric,
+) -> list[Sensitivity]:
+    """Measure every layer's weights and activations at every bit-width that `params` asks for.
+
+    Args:
+        model: prepared, in FP32.
+        sample: a batch of one.
+        split: samples to find ranges from, and to measure on.
+        config: of the QuantSim.
+        params: bit-widths and samples.
+        batch_size: samples at a time.
+        metric: the task's.
+
+    """
+    split = split.first(params.samples)
+    reference = predict(model, split, batch_size, "fp32")
+    rows: list[Sensitivity] = []
+    asked: Iterable[tuple[What, int]] = [
+        *(("weight", bits) for bits in params.weights),
+        *(("activation", bits) for bits in params.activations),
+    ]
+    for what, bits in asked:
+        sim = build_sim(model, sample, Precision(bits, 8) if what == "weight" else Precision(8, bits), config)
+        calibrate(sim, split, batch_size)
+        layers = quantized_layers(sim, what)
+        kinds = {name: type(model.get_submodule(name)).__name__ for name in layers}
+        groups = {ALL: layers, **{name: {name: layer} for name, layer in layers.items()}}
+        for name, group in tqdm(groups.items(), desc=f"{what}s at {bits} bits", unit="layer"):
+            with isolated(sim, group, what):
+                outputs = predict(sim.model, split, batch_size, name)
+            found = compare(metric, outputs, reference, split.targets)
+            assert found.sqnr_db is not None
+            rows.append(Sensitivity(name, kinds.get(name, ""), what, bits, found.value, found.drop, found.sqnr_db))
+    return rows
+
+
+def summarise(rows: list[Sensitivity]) -> dict[str, Any]:
+    """Say what a user needs to know first: whether weights or activations cost more, and the five worst layers.
+
+    Compared are the fewest bits that were asked for of each.
+    """
+    fewest = {what: min(row.bits for row in rows if row.what == what) for what in ("weight", "activation")}
+    at = [row for row in rows if row.bits == fewest[row.what]]
+    whole = {row.what: row for row in at if row.layer == ALL}
+    worse = min(whole, key=lambda what: whole[what].sqnr_db)
+    worst = sorted((row for row in at if row.layer != ALL and row.what == worse), key=lambda row: row.sqnr_db)[:WORST]
+    named = ", ".join(f"{row.layer} ({row.sqnr_db:.1f} dB)" for row in worst)
+    says = (
+        f"The network is {worse}-sensitive: {fewest['weight']}-bit weights alone leave {whole['weight'].sqnr_db:.1f} dB"
+        f" (drop {whole['weight'].drop:+.4f}), {fewest['activation']}-bit activations alone"
+        f" {whole['activation'].sqnr_db:.1f} dB (drop {whole['activation'].drop:+.4f}). Worst: {named}."
+    )
+    return {"sensitive_to": worse, "summary": says, "worst": [row.layer for row in worst]}

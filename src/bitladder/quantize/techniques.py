@@ -1,0 +1,226 @@
+"""PTQ techniques, from cheap to costly: each takes a quantized network a step on, or says why it can do nothing."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from aimet_torch.batch_norm_fold import fold_all_batch_norms
+from aimet_torch.bn_reestimation import reestimate_bn_stats
+from aimet_torch.cross_layer_equalization import equalize_model
+from aimet_torch.quantsim import QuantizationSimModel
+from aimet_torch.seq_mse import apply_seq_mse
+from torch import Tensor, nn
+
+from bitladder.model import carry_notes
+from bitladder.params import PtqParams
+from bitladder.precision import Precision
+from bitladder.quantize.adaround import round_weights
+from bitladder.quantize.bias import correct_biases
+from bitladder.quantize.simulation import build_sim, calibrate, copy_sim, keep_relu, set_layers, swap_relu6
+from bitladder.tasks.task import Split
+
+__all__ = ["ORDER", "TECHNIQUES", "Idle", "Quantized", "Setting"]
+
+SEQ_MSE_BITS = 4
+"""AIMET's SeqMSE passes over wider weights without a word."""
+
+BIAS = "bias-correction"
+
+BIAS_SAMPLES = 100  # run as one batch, so no more than memory takes
+
+BN = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one rung is quantized from.
+
+    `model` is prepared, batch norms folded; `unfolded` builds the same with its batch norms; `fit` holds the samples
+    that techniques may look at; `layers` the layers whose bits are not the rung's own; `work` is scratch, where killed
+    work goes on from.
+    """
+
+    model: nn.Module
+    unfolded: Callable[[], nn.Module]
+    sample: tuple[Tensor, ...]
+    fit: Split
+    precision: Precision
+    config: str
+    params: PtqParams
+    seed: int
+    work: Path
+    layers: Mapping[str, Precision] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A calibrated sim, the float network that it was made from, and the techniques that led to it."""
+
+    sim: QuantizationSimModel
+    model: nn.Module
+    ranges: str
+    techniques: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Such as `ptq:bn-fold+min-max+adaround`."""
+        return "ptq:" + "+".join(("bn-fold", *self.techniques))
+
+    def copy_sim(self, setting: Setting, float_biases: bool = False) -> QuantizationSimModel:
+        """Give a copy of the sim for the next technique to change; with the float network's biases, if asked for."""
+        sim = copy_sim(self.sim, self.model, setting.sample, setting.precision, setting.config)
+        own = dict(sim.model.named_parameters())
+        for name, values in self.model.named_parameters() if float_biases else ():
+            if name.endswith(".bias"):
+                own[name].data.copy_(values)
+        return sim
+
+
+class Idle(Exception):  # noqa: N818
+    """A technique that can do nothing here; its text says why."""
+
+
+def calibrated(setting: Setting, model: nn.Module, ranges: str, techniques: tuple[str, ...]) -> Quantized:
+    """Build a sim of a float network with the rung's bits, and find its ranges."""
+    sim = build_sim(model, setting.sample, setting.precision, setting.config, ranges)
+    set_layers(sim, setting.layers)
+    calibrate(sim, setting.fit, setting.params.batch_size)
+    return Quantized(sim, model, ranges, techniques)
+
+
+def min_max(setting: Setting, start: Quantized | None) -> Quantized:
+    """Ranges from the least to the greatest value seen."""
+    return calibrated(setting, start.model if start else setting.model, "min-max", ("min-max",))
+
+
+def sqnr(setting: Setting, start: Quantized | None) -> Quantized:
+    """Ranges that clip outliers where that costs less (AIMET's tf_enhanced)."""
+    return calibrated(setting, start.model if start else setting.model, "sqnr", ("sqnr",))
+
+
+def bias_correction(setting: Setting, start: Quantized | None) -> Quantized:
+    """Take off the biases what quantization adds to each channel's mean (arXiv:1906.04721)."""
+    start = start or min_max(setting, None)
+    sim = start.copy_sim(setting)
+    if not correct_biases(sim, start.model, setting.fit.first(BIAS_SAMPLES)):
+        raise Idle("no layer has a bias")
+    calibrate(sim, setting.fit, setting.params.batch_size)
+    return replace(start, sim=sim, techniques=(*start.techniques, BIAS))
+
+
+def bn_reestimation(setting: Setting, start: Quantized | None) -> Quantized:
+    """Batch norms' statistics moved by what quantization does to them, then folded (arXiv:2201.08442).
+
+    AIMET puts in the statistics of the samples themselves, which a few hundred do not give as training did: so it is
+    the change from the float network's to the quantized one's, on the same samples, that is put in.
+
+    Scaling a channel by its batch norm scales its weights' grid alike, so that the statistics of the unfolded network
+    under quantization are those of the folded one.
+    """
+    start = start or min_max(setting, None)
+    unfolded = setting.unfolded()
+    if not any(isinstance(module, BN) for module in unfolded.modules()):
+        raise Idle("the network has no batch norm")
+    if "cle" in start.techniques:
+        raise Idle("cle has changed the layers that the batch norms belong to")
+    noisy = build_sim(unfolded, setting.sample, setting.precision, setting.config, start.ranges)
+    set_layers(noisy, setting.layers)
+    calibrate(noisy, setting.fit, setting.params.batch_size)
+    batches = _batches(setting.fit, setting.params.batch_size)
+    found, expected = (_statistics(model, batches) for model in (noisy.model, copy.deepcopy(unfolded)))
+    for name, module in unfolded.named_modules():
+        if name in expected:
+            (mean, variance), (float_mean, float_variance) = found[name], expected[name]
+            module.running_mean += mean - float_mean
+            module.running_var *= variance / float_variance.clamp_min(module.eps)
+    fold_all_batch_norms(unfolded, None, dummy_input=setting.sample)
+    model = _copy(setting.model)
+    model.load_state_dict(unfolded.state_dict())
+    return calibrated(setting, model, start.ranges, (*start.techniques, "bn-reestimation"))
+
+
+def cle(setting: Setting, start: Quantized | None) -> Quantized:
+    """Scales moved between neighbouring layers, so that their channels' ranges are alike (arXiv:1906.04721).
+
+    AIMET passes over layers with ReLU6 between them, so ReLU takes its place; whether the metric allows that shows in
+    the score of the whole.
+    """
+    start = start or min_max(setting, None)
+    model = _copy(start.model)
+    before = copy.deepcopy(model.state_dict())
+    swapped = swap_relu6(model)
+    equalize_model(model, dummy_input=setting.sample)
+    if all(torch.equal(values, before[name]) for name, values in model.state_dict().items()):
+        raise Idle("there are no two layers with only a ReLU between them")
+    if swapped:
+        keep_relu(model)
+    return calibrated(setting, model, start.ranges, (*start.techniques, "cle"))
+
+
+def seq_mse(setting: Setting, start: Quantized | None) -> Quantized:
+    """Layer by layer, the weight ranges whose outputs are nearest to the float layer's."""
+    bits = {setting.precision.weights, *(precision.weights for precision in setting.layers.values())}
+    if min(bits) > SEQ_MSE_BITS:
+        raise Idle(f"it is for weights of at most {SEQ_MSE_BITS} bits")
+    start = start or min_max(setting, None)
+    sim, own = start.copy_sim(setting, float_biases=True), setting.params.seq_mse
+    few = _batches(setting.fit.first(own.samples), setting.params.batch_size)
+    folder = setting.work / "seq-mse"
+    folder.mkdir(parents=True, exist_ok=True)
+    apply_seq_mse(sim, few, own.candidates, lambda model, inputs: model(*inputs), cache_dir=str(folder))
+    return _with_biases(setting, start, sim, "seq-mse")
+
+
+def adaround(setting: Setting, start: Quantized | None) -> Quantized:
+    """Each weight rounded up or down as the layer's output asks (arXiv:2004.10568)."""
+    start = start or min_max(setting, None)
+    sim, own = start.copy_sim(setting, float_biases=True), setting.params.adaround
+    folder = setting.work / "adaround"
+    round_weights(sim, start.model, setting.fit.first(own.samples), own, setting.seed, folder)
+    return _with_biases(setting, start, sim, "adaround")
+
+
+TECHNIQUES: dict[str, Callable[[Setting, Quantized | None], Quantized]] = {
+    "min-max": min_max,
+    "sqnr": sqnr,
+    BIAS: bias_correction,
+    "bn-reestimation": bn_reestimation,
+    "cle": cle,
+    "seq-mse": seq_mse,
+    "adaround": adaround,
+}
+"""By the names that `ptq.techniques` takes, in order of cost."""
+
+ORDER = tuple(TECHNIQUES)
+
+
+def _with_biases(setting: Setting, start: Quantized, sim: QuantizationSimModel, technique: str) -> Quantized:
+    """Calibrate a sim whose weights have been changed; biases that were corrected before are corrected anew."""
+    calibrate(sim, setting.fit, setting.params.batch_size)
+    others = tuple(name for name in start.techniques if name != BIAS)
+    done = replace(start, sim=sim, techniques=(*others, technique))
+    return bias_correction(setting, done) if BIAS in start.techniques else done
+
+
+def _copy(network: nn.Module) -> nn.Module:
+    copied = copy.deepcopy(network)
+    carry_notes(network, copied)
+    return copied
+
+
+def _statistics(model: nn.Module, batches: list[tuple[Tensor, ...]]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Give mean and variance of what comes to each batch norm; the network's own statistics are replaced."""
+    reestimate_bn_stats(model, batches, len(batches), lambda model, inputs: model(*inputs))
+    return {
+        name: (module.running_mean, module.running_var)
+        for name, module in model.named_modules()
+        if isinstance(module, BN) and module.running_mean is not None and module.running_var is not None
+    }
+
+
+def _batches(split: Split, size: int) -> list[tuple[Tensor, ...]]:
+    return [
+        tuple(values[start : start + size] for values in split.inputs.values()) for start in range(0, len(split), size)
+    ]

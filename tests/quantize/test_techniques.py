@@ -1,0 +1,165 @@
+"""PTQ techniques, mixed precision and sensitivity on a small network trained on real digits, through real AIMET."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from bitladder.errors import UserError
+from bitladder.evaluate import compare, predict, sqnr_db
+from bitladder.params import Bits, MixedParams, SensitivityParams
+from bitladder.precision import Precision
+from bitladder.quantize.bias import correct_biases
+from bitladder.quantize.mixed import raise_layers
+from bitladder.quantize.ptq import quantize
+from bitladder.quantize.sensitivity import ALL, measure, summarise
+from bitladder.quantize.simulation import build_sim, encodings_of, load_sim, needs_relu, save_sim, swap_relu6
+from bitladder.quantize.techniques import TECHNIQUES, Idle
+from support import CONFIG, rung_setting
+
+TINY = Precision(4, 8)
+
+
+def scorer(trained):
+    split = trained.splits["calibration"].after(100)
+    reference = predict(trained.prepared, split, 100, "")
+    return lambda model: compare(trained.task.metric, predict(model, split, 100, ""), reference, split.targets)
+
+
+def left_db(trained, quantized):
+    split = trained.splits["evaluation"]
+    return sqnr_db(predict(trained.prepared, split, 100, ""), predict(quantized.sim.model, split, 100, ""))
+
+
+@pytest.fixture(scope="module")
+def plain(trained):
+    return quantize(rung_setting(trained, TINY, ["min-max"]))[0]
+
+
+def test_auto_stops_at_the_cheapest_that_is_enough(trained):
+    done, tries, seconds = quantize(rung_setting(trained, TINY, "auto", max_drop=1.0), scorer(trained))
+    assert [one.technique for one in tries] == ["min-max"] == list(seconds)
+    assert done.name == "ptq:bn-fold+min-max"
+
+
+def test_auto_tries_all_where_nothing_is_enough_and_keeps_only_what_helps(trained, tmp_path):
+    setting = rung_setting(trained, Precision(3, 8), "auto", tmp_path, max_drop=0.0)
+    score = scorer(trained)
+    done, tries, _ = quantize(replace(setting, params=setting.params.model_copy(update={"max_drop": -1.0})), score)
+    assert [one.technique for one in tries] == list(TECHNIQUES)
+    kept = [one for one in tries if one.kept]
+    ranks = [(-one.drop, one.sqnr_db) for one in kept]
+    assert ranks == sorted(ranks)  # each that was kept is better than the one before
+    found = score(done.sim.model)
+    assert (found.value, found.sqnr_db) == (kept[-1].value, pytest.approx(kept[-1].sqnr_db))
+    assert found.sqnr_db > tries[0].sqnr_db + 2
+
+
+def test_what_can_do_nothing_is_said_to_do_nothing(trained):
+    done, tries, _ = quantize(rung_setting(trained, Precision(8, 8), ["seq-mse"]))
+    assert [(one.technique, one.kept, one.value) for one in tries] == [("seq-mse", False, None)]
+    assert "4 bits" in tries[0].idle
+    assert done.name == "ptq:bn-fold+min-max"
+
+
+def test_cle_takes_relu6_out_and_the_next_stage_builds_it_so(trained, tmp_path):
+    setting = rung_setting(trained, TINY, ["min-max"])
+    try:
+        done = TECHNIQUES["cle"](setting, None)
+    except Idle:
+        pytest.fail("the network has layers with ReLU6 between them")
+    assert not any(isinstance(module, nn.ReLU6) for module in done.model.modules())
+    assert any(isinstance(module, nn.ReLU6) for module in trained.prepared.modules())
+    save_sim(tmp_path / "sim.safetensors", done.sim)
+    assert needs_relu(tmp_path / "sim.safetensors")
+    swap_relu6(done.model)
+    other = build_sim(done.model, trained.sample, TINY, CONFIG)
+    load_sim(other, tmp_path / "sim.safetensors")
+    assert encodings_of(other) == encodings_of(done.sim)
+
+
+def test_bias_correction_gives_every_channel_the_mean_it_has_in_float(trained, plain):
+    setting = rung_setting(trained, TINY, ["min-max"])
+    sim = plain.copy_sim(setting)
+    assert correct_biases(sim, plain.model, setting.fit) > 5
+    last = [name for name, module in plain.model.named_modules() if isinstance(module, nn.Linear)][-1]
+    means = {}
+    for key, network in (("float", plain.model), ("sim", sim.model), ("before", plain.sim.model)):
+        outputs = predict(network, setting.fit, 100, "")["output"]
+        means[key] = outputs.mean(0)
+    assert last
+    step = sim.model.get_submodule(last).output_quantizers[0].get_scale().item()
+    error, before = ((means[key] - means["float"]).abs().max().item() for key in ("sim", "before"))
+    assert error < step and error < before
+
+
+def test_adaround_beats_rounding_to_the_nearest_and_a_killed_run_ends_with_the_same_bits(trained, plain, tmp_path):
+    setting = rung_setting(trained, TINY, ["adaround"], tmp_path / "whole")
+    whole = TECHNIQUES["adaround"](setting, plain)
+    assert left_db(trained, whole) > left_db(trained, plain) + 1
+    layers = sorted((tmp_path / "whole/adaround").iterdir(), key=lambda path: path.stat().st_mtime)
+    (tmp_path / "killed/adaround").mkdir(parents=True)
+    for path in layers[: len(layers) // 2]:
+        shutil.copy(path, tmp_path / "killed/adaround")
+    resumed = TECHNIQUES["adaround"](replace(setting, work=tmp_path / "killed"), plain)
+    assert encodings_of(resumed.sim) == encodings_of(whole.sim)
+    state, other = whole.sim.model.state_dict(), resumed.sim.model.state_dict()
+    assert all(torch.equal(state[name], other[name]) for name in state if isinstance(state[name], torch.Tensor))
+
+
+def test_what_feeds_only_an_activation_spends_no_bits_on_what_that_clips(plain):
+    clipped = [
+        quantizer.get_max().item()
+        for name, module in plain.sim.model.named_modules()
+        if isinstance(module, nn.Conv2d) and module.groups > 1
+        for quantizer in module.output_quantizers
+        if quantizer is not None
+    ]
+    assert clipped and max(clipped) <= 6.05  # the depthwise convolutions, each before a ReLU6
+
+
+def test_mixed_precision_raises_the_fewest_layers_that_are_enough(trained):
+    setting = rung_setting(trained, Precision(2, 8), ["min-max"])
+    start, _, _ = quantize(setting)
+    mixed = MixedParams(raise_to=Bits(weights=8, activations=8), max_drop=0.02)
+    score = scorer(trained)
+    done, raised = raise_layers(start, setting, mixed, score)
+    assert score(start.sim.model).drop > 0.02 >= score(done.sim.model).drop
+    layers = [
+        name for name, module in done.sim.model.named_modules() if "weight" in getattr(module, "param_quantizers", {})
+    ]
+    bits = {name: done.sim.model.get_submodule(name).param_quantizers["weight"].bitwidth for name in layers}
+    assert {name for name, width in bits.items() if width == 8} == set(raised)
+    assert 0 < len(raised) < len(layers) and list(raised) == sorted(raised)
+    assert set(raised.values()) == {"W8A8"}
+
+
+def test_layers_named_by_hand_get_their_bits_and_a_wrong_name_is_refused(trained):
+    setting = rung_setting(trained, TINY, ["min-max"])
+    name = next(name for name, module in trained.prepared.named_modules() if isinstance(module, nn.Conv2d))
+    done, _, _ = quantize(replace(setting, layers={name: Precision(8, 8)}))
+    assert done.sim.model.get_submodule(name).param_quantizers["weight"].bitwidth == 8
+    with pytest.raises(UserError, match=r"no quantized layer 'stem9'; near it are \S"):
+        quantize(replace(setting, layers={"stem9": Precision(8, 8)}))
+
+
+def test_sensitivity_tells_weights_from_activations(trained):
+    rows = measure(
+        trained.prepared,
+        trained.sample,
+        trained.splits["calibration"],
+        CONFIG,
+        SensitivityParams(weights=[2, 8], activations=[8], samples=50),
+        50,
+        trained.task.metric,
+    )
+    found = {(row.layer, row.what, row.bits): row.sqnr_db for row in rows}
+    layers = {row.layer for row in rows if row.what == "weight"} - {ALL}
+    assert len(layers) > 5
+    assert all(found[name, "weight", 2] < found[name, "weight", 8] for name in layers)
+    assert found[ALL, "weight", 2] <= min(found[name, "weight", 2] for name in layers) + 3
+    summary = summarise(rows)
+    assert summary["sensitive_to"] == "weight" and len(summary["worst"]) == 5
+    assert summary["summary"].startswith("The network is weight-sensitive: 2-bit weights alone leave ")
