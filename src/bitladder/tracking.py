@@ -32,7 +32,7 @@ FINGERPRINT = "bitladder.fingerprint"
 
 ALIAS = "chosen"
 
-SUMMARY = ("comparison.csv", "decision.json")
+SUMMARY = ("comparison.csv", "comparison-socs.csv", "decision.json")
 
 
 def track(params: Params) -> str:

@@ -1,10 +1,11 @@
 """The emulator as a target: what it records, and one clear line for what goes wrong, with nothing half-written."""
 
 import csv
-import errno
 import os
 import signal
+import subprocess
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,6 @@ from bitladder.errors import UserError
 from bitladder.export.checks import run_unoptimised
 from bitladder.params import load_params
 from bitladder.socs import find_soc
-from bitladder.targets import workers
 from bitladder.targets.hexagon import Hexagon, Snapdragon, compile_model
 from bitladder.targets.probe import PROBED, probe
 from bitladder.targets.profile import find_target, profile
@@ -37,7 +37,7 @@ def test_record_of_the_emulator(job):
     params = load_params(Path("params.yaml"))
     params = params.model_copy(update={"target": settings()})
     score = Metric("mean", lambda output, _: output.mean().item())
-    record = profile(job, score, (simulated, simulated), params)
+    record = profile(job, score, (simulated, simulated), params.soc, params.target)
     assert record["sqnr_db"] > 25
     assert record["memory_bytes"] == sum(path.stat().st_size for path in job.folder.glob("*.bin")) > 0
     assert 0 < record["weights_bytes"] < record["memory_bytes"]
@@ -45,7 +45,7 @@ def test_record_of_the_emulator(job):
     assert record["latency_low_ms"] < record["latency_ms"] < record["latency_high_ms"]
     assert "Samsung Galaxy S24" in record["reason"]
     assert record["ops_cpu"] == 0
-    assert set(record) == set(not_profiled(params.target, "why"))
+    assert set(record) == set(not_profiled(params.target.backend, params.soc, "why"))
     with (job.notes / "ops.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert any(row["op"].startswith("first") for row in rows)
@@ -75,9 +75,8 @@ def test_runs_are_timed_after_the_warm_up(job):
 
 
 def test_backend_chooses_the_target():
-    params = load_params(Path("params.yaml"))
     for backend, kind in (("hexagon-emulator", "Hexagon"), ("snapdragon", "Snapdragon"), ("ai-hub", "AiHub")):
-        chosen = find_target(params.model_copy(update={"target": settings(backend=backend)}))
+        chosen = find_target(find_soc("SM8650"), settings(backend=backend))
         assert type(chosen).__name__ == kind
 
 
@@ -132,10 +131,43 @@ def test_a_missing_backend_library_is_named(tmp_path, monkeypatch):
         result(failing(missing.value), "compiling", "60 s", tmp_path)
 
 
-def test_a_full_disk_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "FULL", 1 << 62)
-    with pytest.raises(UserError, match=r"is full; make room, and run again"):
-        result(failing(OSError(errno.ENOSPC, "No space left on device")), "compiling", "60 s", tmp_path)
+@pytest.fixture
+def small_disk(tmp_path):
+    """Give a function that mounts a disk of that size, or resizes it."""
+    folder, mounted = tmp_path / "disk", []
+    folder.mkdir()
+
+    def of(size: str) -> Path:
+        words = (
+            ["-o", f"remount,size={size}", str(folder)] if mounted else ["-t", "tmpfs", "-o", f"size={size}", "none"]
+        )
+        done = subprocess.run(["mount", *words, *([] if mounted else [str(folder)])], capture_output=True, check=False)
+        if done.returncode:
+            pytest.skip("mounting a small disk takes root")
+        mounted.append(size)
+        return folder
+
+    yield of
+    if mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_up_is_one_line_and_the_next_run_goes_on(job, small_disk):
+    disk = small_disk("32k")  # the toy's context binary takes 48
+    (disk / "work").mkdir()
+    job = replace(job, folder=disk / "target", workspace=disk / "work")
+    target = Hexagon(find_soc("SM8650"), settings())
+    with pytest.raises(UserError, match=r"compiling for SM8650: the disk .* is full; make room, and run again") as full:
+        target.measure(job)
+    assert "\n" not in str(full.value)
+    assert not job.folder.exists()
+    small_disk("64k")  # it compiles and runs, and the profile is cut short
+    with pytest.raises(UserError, match=r"profiling on SM8650: the disk .* is full"):
+        target.measure(job)
+    assert not (job.notes / "ops.csv").exists()
+    small_disk("20m")
+    assert target.measure(job).memory_bytes > 40_000
+    assert (job.notes / "ops.csv").exists()
 
 
 @pytest.mark.parametrize("name", ["SM8650", "QCS6490"])

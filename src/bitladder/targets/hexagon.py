@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from bitladder.errors import UserError
+from bitladder.errors import RefusedError, UserError
 from bitladder.evaluate import Outputs
 from bitladder.files import load_tensors, save_tensors
 from bitladder.params import TargetParams
@@ -28,7 +28,7 @@ from bitladder.targets.backend import (
 from bitladder.targets.estimated import estimated_latency
 from bitladder.targets.ops import OPS_FILE, weights_bytes, write_ops
 from bitladder.targets.target import Job, Latency, Measured
-from bitladder.targets.workers import result, worker_pool
+from bitladder.targets.workers import check_room, result, worker_pool
 from bitladder.tasks.task import Split
 
 __all__ = ["Compiled", "Hexagon", "Snapdragon", "compile_model", "run"]
@@ -54,6 +54,7 @@ class Hexagon:
         answers = run(compiled, self.soc, fp16, job.split, self.settings, job.workspace)
         arguments = (str(compiled.context), str(job.workspace), self.soc.soc_model, fp16, _row(job.split, 0))
         self._in_worker(job, write_profile, arguments, 1)
+        check_room(f"{job.model}: profiling on {self.soc.name}", job.workspace)
         write_ops(job.workspace, job.notes / OPS_FILE, source)
         return compiled, answers
 
@@ -109,7 +110,7 @@ class Compiled:
 def compile_model(model: Path, folder: Path, soc: Soc, fp16: bool, limit_s: float, workspace: Path) -> Compiled:
     """Compile an ONNX model into `folder` for a SoC's NPU, with nothing left for the CPU.
 
-    Raises UserError where the NPU refuses ops (named), the compiler fails, or the limit is reached.
+    Raises RefusedError where the NPU does not take ops (named), UserError where the compiler fails or takes too long.
     """
     # What a killed compile left is no context, and the backend refuses to write over one
     unfinished = workspace / "context"
@@ -125,7 +126,7 @@ def compile_model(model: Path, folder: Path, soc: Soc, fp16: bool, limit_s: floa
         )
     if placement["cpu"]:
         named = ", ".join(placement["cpu"][:5])
-        raise UserError(f"{model}: the NPU of {soc.name} does not take {len(placement['cpu'])} of its ops: {named}")
+        raise RefusedError(f"{model}: the NPU of {soc.name} does not take {len(placement['cpu'])} of its ops: {named}")
     size = sum(path.stat().st_size for path in unfinished.glob("*.bin"))
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from bitladder.params import TargetParams
-from bitladder.socs import find_soc
+from bitladder.params import Params
+from bitladder.socs import Soc
 
-__all__ = ["header", "not_profiled"]
+__all__ = ["header", "not_profiled", "precision_of"]
 
 MEASURED = (
     "value",
@@ -25,10 +25,15 @@ MEASURED = (
 )
 
 
-def not_profiled(settings: TargetParams, reason: str) -> dict[str, Any]:
+def precision_of(params: Params, rung: str) -> str:
+    """Give the label of a rung's precision, by which SoCs take it: FP16, W8A8, ..."""
+    return "FP16" if rung == "fp16" else str(params.ladder[rung].precision)
+
+
+def not_profiled(backend: str, soc: Soc, reason: str) -> dict[str, Any]:
     """Give the record of a model that the target does not take or was not asked about: nothing measured, and why."""
     return {
-        **header(settings),
+        **header(backend, soc),
         "samples": 0,
         **dict.fromkeys(MEASURED),
         "latency_source": "none",
@@ -36,6 +41,6 @@ def not_profiled(settings: TargetParams, reason: str) -> dict[str, Any]:
     }
 
 
-def header(settings: TargetParams) -> dict[str, Any]:
+def header(backend: str, soc: Soc) -> dict[str, Any]:
     """Say which target it is."""
-    return {"backend": settings.backend, "soc": find_soc(settings.soc).name}
+    return {"backend": backend, "soc": soc.name}
