@@ -257,14 +257,20 @@ def ops(
     rung: str,
     soc: Annotated[str | None, typer.Option(help="One of target.socs; target.soc if left out.")] = None,
 ) -> None:
-    """Print what the backend said of each op when a rung was profiled here. Emulated cycles are not the device's."""
+    """Print what the backend said of a rung's ops and memory when it was profiled here.
+
+    Emulated cycles are the host's, not the device's; bytes are those of the compiled context binary.
+    """
     import csv
 
     from tabulate import tabulate
 
+    from bitladder.files import read_json
+    from bitladder.report.results import METRICS
     from bitladder.socs import find_soc
 
-    path = Path("build/notes") / rung / (find_soc(soc).name if soc else "") / "ops.csv"
+    name = find_soc(soc).name if soc else ""
+    path = Path("build/notes") / rung / name / "ops.csv"
     if not path.is_file():
         stage = "socs" if soc else "profile"
         raise UserError(
@@ -277,6 +283,10 @@ def ops(
             for row in csv.DictReader(file)
         ]
     typer.echo(tabulate(rows, ["op", "runs on", "cycles", "share", "cycles are"], "github"))
+    record = read_json(METRICS / "socs" / f"{rung}.json")[name] if name else read_json(METRICS / f"target/{rung}.json")
+    memory = {"context_binary_bytes": record["memory_bytes"], **record["memory"]}
+    cells = [(key, f"{value:,}" if isinstance(value, int) else value or "-") for key, value in memory.items()]
+    typer.echo("\n" + tabulate(cells, ["memory", record["soc"]], "github", disable_numparse=True))
 
 
 @app.command()

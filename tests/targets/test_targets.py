@@ -9,8 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from models import samples, settings, two_convs
+from onnx import helper, numpy_helper
 
 from bitladder.errors import UserError
 from bitladder.export.checks import run_unoptimised
@@ -41,6 +43,9 @@ def test_record_of_the_emulator(job):
     assert record["sqnr_db"] > 25
     assert record["memory_bytes"] == sum(path.stat().st_size for path in job.folder.glob("*.bin")) > 0
     assert 0 < record["weights_bytes"] < record["memory_bytes"]
+    assert record["memory"]["source"] == "context binary"
+    assert record["memory"]["constants_bytes"] + record["memory"]["op_data_bytes"] < record["memory_bytes"]
+    assert record["memory"]["spill_fill_bytes"] == 0 < record["memory"]["vtcm_bytes"]
     assert record["latency_source"] == "estimated"
     assert record["latency_low_ms"] < record["latency_ms"] < record["latency_high_ms"]
     assert "Samsung Galaxy S24" in record["reason"]
@@ -51,6 +56,28 @@ def test_record_of_the_emulator(job):
     assert any(row["op"].startswith("first") for row in rows)
     assert {row["source"] for row in rows} == {"emulated"}
     assert sum(float(row["share"]) for row in rows) == pytest.approx(1, abs=1e-4)
+
+
+def test_what_does_not_fit_the_npu_is_spilled_and_told(tmp_path):
+    """Four layers of 64 channels at 256 x 256 are 8 MB each at 16 bits: more than any NPU's own memory."""
+    image, out = (
+        helper.make_tensor_value_info(*each) for each in (("x", 1, [1, 3, 256, 256]), ("y", 1, [1, 64, 1, 1]))
+    )
+    weights = {"w0": (64, 3, 3, 3), "w1": (64, 64, 3, 3), "w2": (64, 64, 3, 3)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["a"], "first", pads=[1] * 4),
+        helper.make_node("Conv", ["a", "w1"], ["b"], "second", pads=[1] * 4),
+        helper.make_node("Relu", ["b"], ["c"], "clip"),
+        helper.make_node("Conv", ["c", "w2"], ["d"], "third", pads=[1] * 4),
+        helper.make_node("Add", ["a", "d"], ["e"], "add"),
+        helper.make_node("GlobalAveragePool", ["e"], ["y"], "pool"),
+    ]
+    constants = [numpy_helper.from_array(np.full(shape, 0.01, np.float32), name) for name, shape in weights.items()]
+    graph = helper.make_graph(nodes, "large", [image], [out], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "model.onnx")
+    compiled = compile_model(tmp_path / "model.onnx", tmp_path / "t", find_soc("SM8350"), True, 60, tmp_path)
+    assert compiled.memory["spill_fill_bytes"] > 1e6
 
 
 def test_no_estimate_where_nothing_is_published(job):

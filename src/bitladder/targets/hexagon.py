@@ -25,6 +25,7 @@ from bitladder.targets.backend import (
     time_runs,
     write_profile,
 )
+from bitladder.targets.binary import read_memory
 from bitladder.targets.estimated import estimated_latency
 from bitladder.targets.ops import OPS_FILE, weights_bytes, write_ops
 from bitladder.targets.target import Job, Latency, Measured
@@ -93,18 +94,25 @@ class Snapdragon(Hexagon):
 
 def _measured(job: Job, compiled: "Compiled", answers: Outputs, latency: Latency) -> Measured:
     return Measured(
-        answers, compiled.memory_bytes, weights_bytes(job.model), compiled.ops_npu, compiled.ops_cpu, latency
+        answers,
+        compiled.memory_bytes,
+        weights_bytes(job.model),
+        compiled.ops_npu,
+        compiled.ops_cpu,
+        latency,
+        compiled.memory,
     )
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A context binary: its wrapper ONNX, its size in bytes, and how many ops run where."""
+    """A context binary: its wrapper ONNX, its size in bytes, how many ops run where, what it says of its memory."""
 
     context: Path
     memory_bytes: int
     ops_npu: int
     ops_cpu: int
+    memory: dict[str, int] | None
 
 
 def compile_model(model: Path, folder: Path, soc: Soc, fp16: bool, limit_s: float, workspace: Path) -> Compiled:
@@ -116,22 +124,22 @@ def compile_model(model: Path, folder: Path, soc: Soc, fp16: bool, limit_s: floa
     unfinished = workspace / "context"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
+    work, limit = f"{model}: compiling for {soc.name}", f"target.compile_limit_s = {limit_s:g} s"
     with worker_pool(1, workspace) as pool:
         job = (str(model.resolve()), str(unfinished), soc.soc_model, fp16)
-        placement: Placement = result(
-            pool.schedule(compile_context, args=job, timeout=limit_s),
-            f"{model}: compiling for {soc.name}",
-            f"target.compile_limit_s = {limit_s:g} s",
-            workspace,
-        )
-    if placement["cpu"]:
-        named = ", ".join(placement["cpu"][:5])
-        raise RefusedError(f"{model}: the NPU of {soc.name} does not take {len(placement['cpu'])} of its ops: {named}")
-    size = sum(path.stat().st_size for path in unfinished.glob("*.bin"))
+        placement: Placement = result(pool.schedule(compile_context, args=job, timeout=limit_s), work, limit, workspace)
+        if placement["cpu"]:
+            named = ", ".join(placement["cpu"][:5])
+            raise RefusedError(
+                f"{model}: the NPU of {soc.name} does not take {len(placement['cpu'])} of its ops: {named}"
+            )
+        (binary,) = unfinished.glob("*.bin")
+        memory = result(pool.schedule(read_memory, args=(binary,), timeout=limit_s), work, limit, workspace)
+    size = binary.stat().st_size
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(unfinished, folder)
-    return Compiled(folder / CONTEXT_FILE, size, len(placement["npu"]), len(placement["cpu"]))
+    return Compiled(folder / CONTEXT_FILE, size, len(placement["npu"]), len(placement["cpu"]), memory)
 
 
 def run(compiled: Compiled, soc: Soc, fp16: bool, split: Split, params: TargetParams, workspace: Path) -> Outputs:

@@ -9,7 +9,7 @@ from bitladder.model import load_split
 from bitladder.params import Params, TargetParams
 from bitladder.resume import fingerprint, workspace
 from bitladder.socs import Soc
-from bitladder.targets.record import header, precision_of
+from bitladder.targets.record import header, memory_table, precision_of
 from bitladder.targets.target import Job, Target
 from bitladder.tasks.task import Metric, load_task
 
@@ -75,6 +75,7 @@ def profile(
         "sqnr_db": sqnr_db(simulated, found.answers),
         "memory_bytes": found.memory_bytes,
         "weights_bytes": found.weights_bytes,
+        "memory": memory_table(found.memory, "this target gives no context binary that tells"),
         "ops_npu": found.ops_npu,
         "ops_cpu": found.ops_cpu,
         "latency_ms": found.latency.ms,
