@@ -33,6 +33,12 @@ LAYERS = (
 )
 
 
+SENSITIVITY = (
+    "layer,kind,what,bits,sqnr_db,value,drop\n0,Conv2d,weight,4,18.2,0.97,0.02\n0,Conv2d,activation,8,35.5,0.98,0.0\n"
+    "fc,Linear,weight,4,29.5,0.98,0.001\nfc,Linear,activation,8,41.0,0.98,0.0\n"
+)
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Metrics with every kind of plot to draw."""
@@ -42,7 +48,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "metrics/qat/tiny.csv").write_text(QAT)
     for rung, sqnr in (("balanced", 45), ("compact", 31), ("tiny", 14)):
         (tmp_path / f"metrics/export/{rung}.csv").write_text(LAYERS.format(sqnr=sqnr))
-    (tmp_path / "metrics/sensitivity.csv").write_text("layer,drop\n0,0.02\nfc,0.001\n")
+    (tmp_path / "metrics/sensitivity.csv").write_text(SENSITIVITY)
     encodings = tmp_path / "build/export/tiny/encodings.json"
     encodings.parent.mkdir(parents=True)
     weights = {f"{layer}.param_quantizers.weight": {"bw": 4, "scale": [0.1, 0.2, 0.3]} for layer in ("0", "fc")}

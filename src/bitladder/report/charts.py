@@ -155,17 +155,37 @@ def sqnr_by_layer(rows: Rows, rungs: Sequence[str]) -> Spec:
 
 
 def sensitivity(rows: Rows, column: str, title: str) -> Spec:
-    """Show what each layer alone costs when it is quantized; the most sensitive first."""
-    chart = (
-        alt.Chart(alt.Data(values=list(rows)[:LAYERS]))
-        .mark_bar(color=COLOURS[1])
-        .encode(
-            y=alt.Y("layer:N", sort=None, title=None, axis=alt.Axis(labelLimit=130)),
-            x=alt.X(f"{column}:Q", title=title),
-            tooltip=_tips("layer", column),
-        )
+    """Show what each layer alone costs when its weights or its activations are quantized; the most sensitive first.
+
+    Args:
+        rows: of metrics/sensitivity.csv: layer, what (weight or activation), bits, sqnr_db, value, drop.
+        column: the figure to show, sqnr_db or drop.
+        title: of its axis.
+
+    """
+    sign = 1 if column == "sqnr_db" else -1  # a low SQNR is bad, a low drop is good
+    worst: dict[str, float] = {}
+    for row in rows:
+        worst[row["layer"]] = min(sign * row[column], worst.get(row["layer"], sign * row[column]))
+    order = sorted(worst, key=lambda layer: worst[layer])[:LAYERS]
+    parts = list(dict.fromkeys(row["what"] for row in rows))
+    points = [{**row, "bits": f"{row['bits']:g} bits"} for row in rows if row["layer"] in order]
+    y = alt.Y("layer:N", sort=order, title=None, axis=alt.Axis(labelLimit=130))
+    base = alt.Chart(alt.Data(values=points))
+    span = base.mark_rule(color=GREY, opacity=0.5).encode(y=y, x=f"min({column}):Q", x2=f"max({column}):Q")
+    dots = base.mark_point(size=60, filled=True, opacity=1).encode(
+        y=y,
+        x=alt.X(f"{column}:Q", title=title),
+        color=alt.Color(
+            "what:N",
+            title=None,
+            scale=alt.Scale(domain=parts, range=list(COLOURS[: len(parts)])),
+            legend=alt.Legend(orient="top", columns=2),
+        ),
+        shape=alt.Shape("bits:N", title=None, legend=alt.Legend(orient="top", columns=2)),
+        tooltip=_tips("layer", "kind", "what", "bits", "sqnr_db", "value", "drop"),
     )
-    return _spec(chart, 17 * min(LAYERS, len(rows)))
+    return _spec(alt.layer(span, dots), 17 * len(order))
 
 
 def ranges(rows: Rows, what: str, rungs: Sequence[str], layer: str) -> Spec:

@@ -147,10 +147,14 @@ def _plots(params: Params, rows: Rows, decision: Mapping[str, Any], by_soc: Rows
             note += f" The {charts.LAYERS} worst layers."
         add("SQNR by layer", {"sqnr": charts.sqnr_by_layer(layers, rungs)}, note)
     sensitive = _table(SENSITIVITY)
-    columns = [name for name in ("drop", "sqnr_db") if sensitive and isinstance(sensitive[0].get(name), float)]
-    if columns:
-        title = {"drop": "drop with this layer quantized alone", "sqnr_db": "SQNR with this layer quantized alone, dB"}
-        add("Sensitivity by layer", {"sensitivity": charts.sensitivity(sensitive, columns[0], title[columns[0]])})
+    for column, title in (("sqnr_db", "SQNR of the outputs, dB"), ("drop", f"drop of {rows[0]['metric']}")):
+        found = [row for row in sensitive if row[column] is not None]
+        if found:
+            note = "Each layer's weights, or activations, quantized alone. The most sensitive first."
+            if len({row["layer"] for row in found}) > charts.LAYERS:
+                note += f" The first {charts.LAYERS}."
+            add("Sensitivity by layer", {"sensitivity": charts.sensitivity(found, column, title)}, note)
+            break
     if layers:
         _add_ranges(add, layers, rungs, decision["chosen"])
     return plots, specs
@@ -220,7 +224,7 @@ def _table(path: Path) -> Rows:
 
 
 def _value(column: str, text: str) -> str | float | None:
-    if column in {"layer", "kind"}:  # a layer's name may be a number
+    if column in {"layer", "kind", "what"}:  # a layer's name may be a number
         return text
     return float(text) if text else None
 
