@@ -107,7 +107,9 @@ def test_backend_chooses_the_target():
         assert type(chosen).__name__ == kind
 
 
-def test_what_a_killed_compile_left_is_in_nobodys_way(job):
+def test_what_a_killed_compile_left_is_in_nobodys_way(job, monkeypatch):
+    monkeypatch.chdir(job.workspace.parent)
+    job = replace(job, model=Path("model.onnx"), folder=Path("target"), workspace=Path("work"))  # as stages have them
     left = job.workspace / "context"
     left.mkdir()
     (left / "model_ctx.onnx").write_text("half")

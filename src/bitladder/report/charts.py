@@ -182,7 +182,11 @@ def sensitivity(rows: Rows, column: str, title: str) -> Spec:
             scale=alt.Scale(domain=parts, range=list(COLOURS[: len(parts)])),
             legend=alt.Legend(orient="top", columns=2),
         ),
-        shape=alt.Shape("bits:N", title=None, legend=alt.Legend(orient="top", columns=2)),
+        shape=alt.Shape(
+            "bits:N",
+            title=None,
+            legend=alt.Legend(orient="top", columns=2, symbolFillColor=GREY, symbolStrokeColor=GREY),
+        ),
         tooltip=_tips("layer", "kind", "what", "bits", "sqnr_db", "value", "drop"),
     )
     return _spec(alt.layer(span, dots), 17 * len(order))

@@ -133,7 +133,7 @@ def compile_model(model: Path, folder: Path, soc: Soc, fp16: bool, limit_s: floa
             raise RefusedError(
                 f"{model}: the NPU of {soc.name} does not take {len(placement['cpu'])} of its ops: {named}"
             )
-        (binary,) = unfinished.glob("*.bin")
+        (binary,) = unfinished.resolve().glob("*.bin")  # in full: the process now works in the model's folder
         memory = result(pool.schedule(read_memory, args=(binary,), timeout=limit_s), work, limit, workspace)
     size = binary.stat().st_size
     shutil.rmtree(folder, ignore_errors=True)
