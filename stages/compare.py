@@ -10,11 +10,13 @@ def main(params: Params) -> None:
     from bitladder.decide import decide
     from bitladder.files import write_csv, write_json
     from bitladder.report.results import METRICS, read_results
-    from bitladder.report.tables import COLUMNS, comparison_rows
+    from bitladder.report.tables import COLUMNS, SOC_COLUMNS, comparison_rows, soc_rows
 
     results = read_results(params)
-    decision = asdict(decide(params, results.evals, results.targets))
+    decision = asdict(decide(params, results.evals, results.targets, results.socs))
     write_csv(METRICS / "comparison.csv", COLUMNS, comparison_rows(results.evals, results.targets, decision))
+    rows = soc_rows(results.evals, results.targets, results.socs)
+    write_csv(METRICS / "comparison-socs.csv", SOC_COLUMNS, rows)
     write_json(METRICS / "decision.json", decision)
 
 

@@ -7,26 +7,29 @@ from bitladder.stage import run
 
 
 def main(params: Params, rung: str) -> None:
-    from bitladder.gates import is_skipped, skip_export
+    from bitladder.gates import LAYER_COLUMNS, is_skipped, skip_export
 
     if is_skipped(Path(f"build/qat/{rung}/sim.safetensors")):
         skip_export(rung)
         return
     from bitladder.determinism import seed_all
     from bitladder.export.checks import check_answers, check_bias_scales, graph_names, run_unoptimised
-    from bitladder.files import load_tensors, write_json
+    from bitladder.files import load_tensors, write_csv, write_json
     from bitladder.model import load_split, sample_inputs
+    from bitladder.quantize.layers import layer_rows
     from bitladder.quantize.restore import restore
-    from bitladder.quantize.simulation import export_encodings, export_qdq
+    from bitladder.quantize.simulation import encodings_of, export_encodings, export_qdq
     from bitladder.tasks.task import load_task
 
     seed_all(params.seed)
     task = load_task(params.task.factory, params.task.args)
     split = load_split(Path("build/data/evaluation.safetensors")).first(params.export.samples)
     sample = sample_inputs(split)
-    sim = restore(params, rung, task, sample, Path(f"build/qat/{rung}/sim.safetensors"))
+    sim, model = restore(params, rung, task, sample, Path(f"build/qat/{rung}/sim.safetensors"))
     simulated = load_tensors(Path(f"build/qat/{rung}/outputs.safetensors"))
     names, folder = graph_names(list(split.inputs), list(simulated)), Path("build/export") / rung
+    write_csv(Path(f"metrics/export/{rung}.csv"), LAYER_COLUMNS, layer_rows(model, sim, split))
+    write_json(folder / "encodings.json", encodings_of(sim), exact=True)
     export_qdq(sim, sample, names, folder / "model.onnx")
     export_encodings(sim, sample, names, folder / "aimet")
     check_bias_scales(folder / "model.onnx")

@@ -10,9 +10,11 @@ def main(params: Params, rung: str) -> None:
     from bitladder.files import read_json, write_json
     from bitladder.gates import write_gate
     from bitladder.goals import judge, summary
+    from bitladder.report.results import read_socs
 
     off, on = (read_json(Path(f"metrics/{kind}/{rung}.json")) for kind in ("eval", "target"))
-    verdict = judge(params, rung, off, on, read_json(Path("metrics/eval/fp32.json")))
+    fp32 = read_json(Path("metrics/eval/fp32.json"))
+    verdict = judge(params, rung, off, on, fp32, read_socs(params, rung))
     write_gate(rung, verdict.descends(params.goals.policy))
     write_json(Path(f"metrics/rungs/{rung}.json"), summary(verdict))
 

@@ -7,37 +7,22 @@ from bitladder.stage import run
 
 
 def main(params: Params, rung: str) -> None:
-    from bitladder.files import load_tensors, write_json
+    from bitladder.files import write_json
     from bitladder.gates import SKIPPED, is_skipped
-    from bitladder.targets.record import not_profiled
+    from bitladder.targets.record import not_profiled, precision_of
 
-    precision = "FP16" if rung == "fp16" else str(params.ladder[rung].precision)
+    precision, soc = precision_of(params, rung), params.soc
     metrics = Path(f"metrics/target/{rung}.json")
     folder = Path("build/target") / rung
-    model = Path(f"build/export/{rung}/model.onnx")
-    refused = precision not in params.soc.takes
-    if refused or is_skipped(model):
+    refused = precision not in soc.takes
+    if refused or is_skipped(Path(f"build/export/{rung}/model.onnx")):
         folder.mkdir(parents=True, exist_ok=True)
         reason = f"{params.target.soc} does not take {precision}" if refused else f"skipped: {SKIPPED}"
-        write_json(metrics, not_profiled(params.target, reason))
+        write_json(metrics, not_profiled(params.target.backend, soc, reason))
         return
-    from bitladder.model import load_split
-    from bitladder.resume import fingerprint, workspace
-    from bitladder.targets.profile import profile
-    from bitladder.targets.target import Job
-    from bitladder.tasks.task import load_task
+    from bitladder.targets.profile import profile_rung
 
-    data = Path("build/data/evaluation.safetensors")
-    simulated = Path("build/export/fp16" if rung == "fp16" else f"build/qat/{rung}") / "outputs.safetensors"
-    with workspace(f"profile-{rung}", fingerprint(params.soc, params.target.samples, files=(model, data))) as work:
-        split = load_split(data).first(params.target.samples)
-        result = profile(
-            Job(model, precision, split, folder, Path("build/notes") / rung, work),
-            load_task(params.task.factory, params.task.args).metric,
-            (load_tensors(Path("build/baseline/outputs.safetensors")), load_tensors(simulated)),
-            params,
-        )
-    write_json(metrics, result)
+    write_json(metrics, profile_rung(params, rung, soc, folder, Path("build/notes") / rung))
 
 
 if __name__ == "__main__":

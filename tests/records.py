@@ -1,6 +1,7 @@
 """Records as the stages write them, for tests that need figures but no run."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from bitladder.decide import decide
 from bitladder.files import write_csv, write_json
 from bitladder.params import Params, load_params
 from bitladder.report.tables import COLUMNS, comparison_rows
+from bitladder.socs import Soc
 
 ROOT = Path(__file__).parents[1]
 RUNGS = ("fp16", "balanced", "compact", "tiny")
@@ -16,11 +18,11 @@ SIZES = {"fp16": 4000, "balanced": 3000, "compact": 2000, "tiny": 1000}
 BITS = {"fp16": (16, 16), "balanced": (8, 16), "compact": (8, 8), "tiny": (4, 8)}
 
 
-def with_goals(soc: str = "SM8650", **goals: Any) -> Params:
+def with_goals(soc: str = "SM8650", socs: Sequence[str] = (), **goals: Any) -> Params:
     data = load_params(ROOT / "params.yaml").model_dump()
     nothing = dict.fromkeys(("max_drop", "max_relative_drop", "min_value", "max_memory_bytes", "max_latency_ms"))
     data["goals"] = {**nothing, "max_drop": 0.01, **goals}
-    data["target"]["soc"] = soc
+    data["target"] |= {"soc": soc, "socs": list(socs)}
     return Params.model_validate(data)
 
 
@@ -63,9 +65,19 @@ def refused(rung: str, reason: str) -> dict[str, Any]:
     return {**on(rung), "value": None, "drop": None, "gap": None, "memory_bytes": None, "samples": 0, "reason": reason}
 
 
-def write_project(folder: Path) -> None:
+def on_another(rung: str, soc: Soc) -> dict[str, Any]:
+    """Give a record of a further SoC, refused where it does not take the rung."""
+    precision = "FP16" if rung == "fp16" else "W{}A{}".format(*BITS[rung])
+    more = {"sqnr_db": 38.0, "agreement": 0.98, "ops_npu": 35, "ops_cpu": 0, "soc": soc.name}
+    if precision in soc.takes:
+        return {**on(rung, DROPS[rung] + 0.002), **more}
+    return {**refused(rung, f"{soc.name} does not take {precision}"), **dict.fromkeys(more), "soc": soc.name}
+
+
+def write_project(folder: Path, socs: Sequence[str] = ()) -> None:
     """Write params.yaml as it comes, and metrics/ as a sweep leaves it: every rung is good, so tiny is chosen."""
-    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text("utf-8"), "utf-8")
+    text = (ROOT / "params.yaml").read_text("utf-8")
+    (folder / "params.yaml").write_text(text.replace("  socs: []", f"  socs: [{', '.join(socs)}]"), "utf-8")
     params = load_params(folder / "params.yaml")
     assert params.rungs() == RUNGS[1:]
     evals = {"fp32": {**off("fp16"), "technique": "as it came", "weights_bits": 32, "activations_bits": 32}}
@@ -77,7 +89,10 @@ def write_project(folder: Path) -> None:
         write_json(folder / f"metrics/eval/{name}.json", record)
     for name, record in targets.items():
         write_json(folder / f"metrics/target/{name}.json", record)
-    decision = asdict(decide(params, evals, targets))
+    socs = {rung: {soc.name: on_another(rung, soc) for soc in params.other_socs} for rung in targets}
+    for rung, records in socs.items():
+        write_json(folder / f"metrics/socs/{rung}.json", records)
+    decision = asdict(decide(params, evals, targets, socs))
     write_json(folder / "metrics/decision.json", decision)
     decision = json.loads((folder / "metrics/decision.json").read_text())
     write_csv(folder / "metrics/comparison.csv", COLUMNS, comparison_rows(evals, targets, decision))

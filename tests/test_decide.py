@@ -16,13 +16,14 @@ def decided(
     drops: dict[str, float] | None = None,
     evals: dict[str, dict] | None = None,
     targets: dict[str, dict] | None = None,
+    socs: dict[str, dict] | None = None,
 ) -> Decision:
     """Decide over good records, but for the drops and the records given."""
     drops = drops or {}
     all_evals = {rung: off(rung, drops.get(rung, 0.0)) for rung in RUNGS} | (evals or {})
     all_evals["fp32"] = {**off("fp16"), "technique": "as it came"}
     all_targets = {rung: on(rung, drops.get(rung, 0.0)) for rung in RUNGS} | (targets or {})
-    return decide(params, all_evals, all_targets)
+    return decide(params, all_evals, all_targets, socs)
 
 
 def then(decision: Decision, rung: str) -> str:
@@ -126,6 +127,62 @@ def test_a_soc_that_refuses_a_rung_is_named_as_the_reason() -> None:
     decision = decided(params, targets={"fp16": refused("fp16", "QCS6490 does not take FP16")})
     assert decision.chosen == "balanced"
     assert then(decision, "fp16") == "not chosen: not measured on target: QCS6490 does not take FP16"
+
+
+def on_second(**latencies: float | None) -> dict[str, dict]:
+    """Give records of QCS6490 that are as good as the first SoC's; None: it does not take the rung."""
+    return {
+        rung: {
+            "QCS6490": refused(rung, f"QCS6490 does not take {rung}")
+            if ms is None
+            else on(rung, soc="QCS6490", latency_ms=ms, latency_source="measured")
+        }
+        for rung, ms in latencies.items()
+    }
+
+
+SECOND = on_second(fp16=None, balanced=9.0, compact=4.0, tiny=6.0)
+
+
+def test_a_soc_that_has_no_goals_is_measured_and_not_judged() -> None:
+    decision = decided(with_goals(socs=["QCS6490"]), socs=SECOND)
+    assert decision.chosen == "tiny"
+    assert decision.trail[-1]["found"]["socs"]["QCS6490"]["latency_ms"] == 6.0
+    assert "QCS6490" not in decision.reason
+
+
+def test_a_decision_holds_on_every_soc_that_goals_name_and_the_trail_says_which_fails() -> None:
+    params = with_goals(socs=["qcs6490"], per_soc={"qcs6490": {"max_latency_ms": 5.0}})
+    decision = decided(params, socs=SECOND)
+    assert decision.chosen == "compact"
+    assert decision.reason.endswith("; the goals hold on QCS6490 too")
+    late = "on QCS6490: latency in ms (measured) 6 over goals.per_soc.QCS6490.max_latency_ms 5"
+    assert then(decision, "tiny") == f"not chosen: {late}"
+    assert "on QCS6490: not measured on target: QCS6490 does not take fp16" in then(decision, "fp16")
+    assert decision.trail[0]["asked"]["per_soc"] == {"qcs6490": {"max_latency_ms": 5.0}}
+
+
+def test_goals_hold_on_a_named_soc_as_they_stand_where_it_asks_nothing_else() -> None:
+    bad = {rung: {"QCS6490": on(rung, 0.02 if rung == "tiny" else 0.0, soc="QCS6490")} for rung in RUNGS}
+    decision = decided(with_goals(socs=["QCS6490"], per_soc={"QCS6490": {}}), socs=bad)
+    assert decision.chosen == "compact"
+    assert "on QCS6490: drop on target 0.02 over goals.max_drop 0.01" in then(decision, "tiny")
+    waived = with_goals(socs=["QCS6490"], per_soc={"QCS6490": {"max_drop": None, "min_value": 0.5}})
+    assert decided(waived, socs=bad).chosen == "tiny"
+
+
+def test_the_first_soc_may_have_goals_of_its_own_on_target() -> None:
+    params = with_goals(per_soc={"SM8650": {"max_memory_bytes": 3500}})
+    decision = decided(params)
+    over = "context binary in bytes 4,000 over goals.per_soc.SM8650.max_memory_bytes 3,500"
+    assert then(decision, "fp16") == f"not chosen: {over}"
+
+
+def test_where_a_named_soc_takes_nothing_the_next_step_names_it() -> None:
+    params = with_goals(socs=["QCS6490"], per_soc={"QCS6490": {}})
+    decision = decided(params, socs=on_second(fp16=None, balanced=None, compact=None, tiny=None))
+    assert decision.chosen is None
+    assert any("leave QCS6490 out of goals.per_soc" in step for step in decision.next)
 
 
 def test_a_gap_between_target_and_simulation_refuses_a_rung() -> None:

@@ -31,6 +31,20 @@ BAD = {
     "unknown range setting": ({"ptq.range_setting": "entropy"}, "ptq.range_setting: "),
     "unknown backend": ({"target.backend": "gpu"}, "target.backend: "),
     "unknown SoC": ({"target.soc": "SM9999"}, "target.soc: 'SM9999' is not a known SoC"),
+    "unknown SoC among several": ({"target.socs": ["SM8750", "SM9999"]}, "target.socs.1: 'SM9999' is not a known SoC"),
+    "goals of an unknown SoC": ({"goals.per_soc": {"SM9999": {}}}, "goals.per_soc.SM9999: 'SM9999' is not a known"),
+    "goals of a SoC that is not measured": (
+        {"goals.per_soc": {"QCS6490": {"max_latency_ms": 5}}},
+        "goals.per_soc.QCS6490: nothing is measured on it; add it to target.socs",
+    ),
+    "unknown goal of a SoC": (
+        {"target.socs": ["QCS6490"], "goals.per_soc": {"QCS6490": {"max_latency": 5}}},
+        "goals.per_soc.QCS6490.max_latency: unknown key",
+    ),
+    "several SoCs on one machine": (
+        {"target.backend": "snapdragon", "target.socs": ["QCS6490"]},
+        "target.socs: backend snapdragon is the one NPU of this machine",
+    ),
     "factory without a name": ({"task.factory": "bitladder.tasks.mnist"}, "task.factory: "),
     "empty ladder": ({"ladder": {}}, "ladder: "),
     "rung that is no mapping": ({"ladder.tiny": 4}, "ladder.tiny: "),
@@ -53,6 +67,16 @@ BAD = {
     "circle": ({"ladder.balanced.after": "tiny"}, "ladder.balanced.after: the rungs balanced, compact, tiny follow"),
     "override of what is not PTQ's": ({"ladder.tiny.ptq": {"epochs": 3}}, "ladder.tiny.ptq.epochs: unknown key"),
 }
+
+
+def test_several_socs_are_named_once_each_with_what_they_do_not_take(params_with):
+    path = params_with({"target.socs": ["s24", "QCS6490", "rb3-gen-2", "s25"], "goals.per_soc": {"RB3 Gen 2": {}}})
+    loaded = load_params(path)
+    assert [soc.name for soc in loaded.other_socs] == ["QCS6490", "SM8750"]
+    assert loaded.goals.own("QCS6490") is not None
+    shown = CliRunner().invoke(app, ["check", "--params", str(path)]).stdout
+    assert "QCS6490 too, but for what it does not take: fp16 (FP16)" in shown
+    assert "SM8750 too\n" in shown
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD)

@@ -14,6 +14,7 @@ ACCURACY = {"goals.max_drop", "goals.max_relative_drop", "goals.min_value"}
 def advise(params: Params, nearest: Verdict, evals: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
     """Say what would bring the nearest rung to the goals: a technique, a rung, or a goal that cannot be met here."""
     missed = {miss.goal for miss in nearest.misses}
+    late = next((miss.soc for miss in nearest.misses if miss.goal == "goals.max_latency_ms"), None)
     steps: list[str] = []
     if missed & ACCURACY and nearest.rung != "fp16":
         steps += _more_accuracy(params, nearest)
@@ -25,18 +26,22 @@ def advise(params: Params, nearest: Verdict, evals: Mapping[str, Mapping[str, An
     if "goals.max_memory_bytes" in missed:
         steps.append(_lower_rung(params, nearest))
     if "goals.max_latency_ms" in missed:
-        latency = nearest.found["latency_ms"]
+        found = nearest.found["socs"][late] if late else nearest.found
+        latency = found["latency_ms"]
         if latency is None:
             steps.append("measure latency on a device (target.backend), or leave goals.max_latency_ms at null")
-        elif nearest.found["latency_source"] == "estimated" and not params.goals.accept_latency_estimates:
+        elif found["latency_source"] == "estimated" and not params.goals.accept_latency_estimates:
             steps.append(
                 f"set goals.accept_latency_estimates: true to go by the estimate ({latency:.3g} ms), or measure on a"
                 " device (target.backend)"
             )
         else:
             steps.append(_lower_rung(params, nearest))
-    if "target" in missed:
-        steps.append(f"choose a target.soc that takes {nearest.precision}")
+    for soc in (miss.soc for miss in nearest.misses if miss.goal == "target"):
+        if soc:
+            steps.append(f"leave {soc} out of goals.per_soc, as it does not take {nearest.precision}")
+        else:
+            steps.append(f"choose a target.soc that takes {nearest.precision}")
     return tuple(dict.fromkeys(steps)) or ("FP16 itself misses the goals: they ask more than this network holds",)
 
 

@@ -60,6 +60,16 @@ def check(
     check_version(loaded)
     rungs = ", ".join(f"{name} {loaded.ladder[name].precision}" for name in loaded.rungs())
     typer.echo(f"{params}: good. {loaded.target.soc} on {loaded.target.backend}; rungs: {rungs}")
+    for soc in loaded.other_socs:
+        lacks = [
+            f"{name} ({kind})"
+            for name, kind in {
+                "fp16": "FP16",
+                **{name: str(rung.precision) for name, rung in loaded.ladder.items()},
+            }.items()
+            if kind not in soc.takes
+        ]
+        typer.echo(f"{soc.name} too" + (f", but for what it does not take: {', '.join(lacks)}" if lacks else ""))
     if task:
         from bitladder.rehearsal import rehearse
 
@@ -88,7 +98,7 @@ def show(
     from bitladder.files import read_json
     from bitladder.params import load_params
     from bitladder.report.results import METRICS, read_results
-    from bitladder.report.tables import comparison_rows, format_table
+    from bitladder.report.tables import comparison_rows, format_soc_table, format_table, soc_rows
 
     results = read_results(load_params(params))
     decision = read_json(METRICS / "decision.json")
@@ -96,6 +106,8 @@ def show(
         typer.echo(json.dumps(decision, indent=2))
         return
     typer.echo(format_table(comparison_rows(results.evals, results.targets, decision)))
+    if any(results.socs.values()):
+        typer.echo("\n" + format_soc_table(soc_rows(results.evals, results.targets, results.socs)))
     typer.echo(f"\nDecision: {decision['reason']}.")
     for entry in decision["trail"]:
         typer.echo(f"  {entry['rung']} ({entry['precision']}): {entry['then']}")
@@ -241,21 +253,40 @@ def socs(
 
 @app.command()
 @one_line_errors
-def ops(rung: str) -> None:
-    """Print what the backend said of each op when a rung was profiled here. Emulated cycles are not the device's."""
+def ops(
+    rung: str,
+    soc: Annotated[str | None, typer.Option(help="One of target.socs; target.soc if left out.")] = None,
+) -> None:
+    """Print what the backend said of a rung's ops and memory when it was profiled here.
+
+    Emulated cycles are the host's, not the device's; bytes are those of the compiled context binary.
+    """
     import csv
 
     from tabulate import tabulate
 
-    path = Path("build/notes") / rung / "ops.csv"
+    from bitladder.files import read_json
+    from bitladder.report.results import METRICS
+    from bitladder.socs import find_soc
+
+    name = find_soc(soc).name if soc else ""
+    path = Path("build/notes") / rung / name / "ops.csv"
     if not path.is_file():
-        raise UserError(f"{path}: no such file; run `dvc repro profile@{rung}`")
+        stage = "socs" if soc else "profile"
+        raise UserError(
+            f"{path}: no such file; it is written where the rung is profiled: `dvc repro --force --single-item"
+            f" {stage}{'-' if rung == 'fp16' else '@'}{rung}`"
+        )
     with path.open(newline="", encoding="utf-8") as file:
         rows = [
             [row["op"], row["unit"], int(row["cycles"]), f"{float(row['share']):.1%}", row["source"]]
             for row in csv.DictReader(file)
         ]
     typer.echo(tabulate(rows, ["op", "runs on", "cycles", "share", "cycles are"], "github"))
+    record = read_json(METRICS / "socs" / f"{rung}.json")[name] if name else read_json(METRICS / f"target/{rung}.json")
+    memory = {"context_binary_bytes": record["memory_bytes"], **record["memory"]}
+    cells = [(key, f"{value:,}" if isinstance(value, int) else value or "-") for key, value in memory.items()]
+    typer.echo("\n" + tabulate(cells, ["memory", record["soc"]], "github", disable_numparse=True))
 
 
 @app.command()
@@ -265,6 +296,7 @@ def gap(
     params: ParamsFile = Path("params.yaml"),
     samples: Annotated[int, typer.Option(min=1, help="Samples of the evaluation split.")] = 2,
     limit_db: Annotated[float | None, typer.Option(help="SQNR under which a layer has departed.")] = None,
+    on: Annotated[str | None, typer.Option("--soc", help="Another SoC than target.soc.")] = None,
 ) -> None:
     """Find the first layer of an exported rung at which the NPU departs from QuantSim."""
     from tempfile import TemporaryDirectory
@@ -272,6 +304,7 @@ def gap(
     from bitladder.model import load_split
     from bitladder.params import load_params
     from bitladder.report.gap import format_gap
+    from bitladder.socs import find_soc
     from bitladder.targets.gap import find_gap
 
     loaded = load_params(params)
@@ -282,5 +315,6 @@ def gap(
         raise UserError(f"{model}: no such file; run `dvc repro export@{rung}`")
     split = load_split(Path("build/data/evaluation.safetensors")).first(samples)
     with TemporaryDirectory() as folder:
-        layers = find_gap(model, split, loaded.soc, loaded.target, Path(folder))
-    typer.echo(format_gap(layers, loaded.soc.name, limit_db))
+        soc = find_soc(on) if on else loaded.soc
+        layers = find_gap(model, split, soc, loaded.target, Path(folder))
+    typer.echo(format_gap(layers, soc.name, limit_db))

@@ -32,17 +32,26 @@ class Decision:
     trail: tuple[dict[str, Any], ...]
 
 
-def decide(params: Params, evals: Records, targets: Records) -> Decision:
+def decide(
+    params: Params,
+    evals: Records,
+    targets: Records,
+    socs: Mapping[str, Records] | None = None,
+) -> Decision:
     """Choose a rung by goals.policy and goals.objective among those that meet every goal, off and on target.
 
     Args:
         params: goals and ladder.
         evals: metrics/eval records of fp32, fp16 and every rung.
         targets: metrics/target records of fp16 and every rung.
+        socs: metrics/socs records of the same, each by SoC.
 
     """
     goals = params.goals
-    verdicts = [judge(params, name, evals[name], targets[name], evals["fp32"]) for name in ("fp16", *params.rungs())]
+    names = ("fp16", *params.rungs())
+    verdicts = [
+        judge(params, name, evals[name], targets[name], evals["fp32"], (socs or {}).get(name)) for name in names
+    ]
     good = [verdict for verdict in verdicts if verdict.good]
     front = pareto_front(targets)
     if not good:
@@ -62,6 +71,8 @@ def decide(params: Params, evals: Records, targets: Records) -> Decision:
     reason = f"{chosen.rung} ({chosen.precision}, {evals[chosen.rung]['technique']}) is {claim}: " + _figures(
         evals[chosen.rung], targets[chosen.rung]
     )
+    if judged := [name for name in chosen.found["socs"] if goals.own(name) is not None]:
+        reason += f"; the goals hold on {', '.join(judged)} too"
     return Decision(chosen.rung, reason, goals.policy, goals.objective, None, (), trail)
 
 

@@ -18,7 +18,7 @@ SKIPPED = "goals.policy is step-down, and a rung above meets every goal"
 LAYER_COLUMNS = (
     "layer", "kind", "sqnr_db", "weights_bits", "weight_min", "weight_max", "outputs_bits", "output_min", "output_max",
 )  # fmt: skip
-"""Columns of metrics/layers/*.csv."""
+"""Columns of metrics/layers/*.csv, after PTQ, and of metrics/export/*.csv, of what ships."""
 
 
 def write_gate(rung: str, descend: bool) -> None:
@@ -58,6 +58,8 @@ def skip_export(rung: str) -> None:
     folder = Path("build/export") / rung
     _leave_empty(folder / "model.onnx")
     (folder / "aimet").mkdir(parents=True, exist_ok=True)
+    write_json(folder / "encodings.json", {})
+    write_csv(Path(f"metrics/export/{rung}.csv"), LAYER_COLUMNS, ())
     nothing = {"samples": 0, "sqnr_db": None, "agreement": None}
     write_json(Path(f"metrics/export/{rung}.json"), {**nothing, "skipped": SKIPPED})
 

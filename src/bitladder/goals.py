@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bitladder.errors import UserError
@@ -12,16 +12,22 @@ __all__ = ["Miss", "Verdict", "judge", "qat_verdict", "summary"]
 
 Record = Mapping[str, Any]
 
+SOC_FIGURES = ("value", "drop", "gap", "memory_bytes", "latency_ms", "latency_source")
+
 TOLERANCE = 5e-7  # metrics files hold 6 decimals: a drop of exactly max_drop must pass
 
 
 @dataclass(frozen=True)
 class Miss:
-    """A goal that a rung misses. `excess` is by how much, as a share of the limit; infinite where nothing is known."""
+    """A goal that a rung misses. `excess` is by how much, as a share of the limit; infinite where nothing is known.
+
+    `soc` names a further SoC on which it is missed; None: off target, or on target.soc.
+    """
 
     goal: str
     text: str
     excess: float
+    soc: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,9 @@ class Verdict:
         return f"{self.rung} ({self.precision})"
 
 
-def judge(params: Params, rung: str, off: Record, on: Record, fp32: Record) -> Verdict:
+def judge(
+    params: Params, rung: str, off: Record, on: Record, fp32: Record, socs: Mapping[str, Record] | None = None
+) -> Verdict:
     """Hold a rung against the goals.
 
     Args:
@@ -62,11 +70,11 @@ def judge(params: Params, rung: str, off: Record, on: Record, fp32: Record) -> V
         off: its metrics/eval record.
         on: its metrics/target record.
         fp32: FP32's metrics/eval record.
+        socs: its metrics/target records on further SoCs; those in goals.per_soc must hold the goals as well.
 
     """
-    goals, settings = params.goals, params.target
-    silent = {"policy", "objective"} | ({"accept_latency_estimates"} if goals.max_latency_ms is None else set())
-    asked = {**goals.model_dump(exclude=silent, exclude_none=True), "max_gap": settings.max_gap}
+    goals, settings, socs = params.goals, params.target, socs or {}
+    asked = {**_asked(goals), "max_gap": settings.max_gap}
     found = {
         "value": off["value"],
         "drop": off["drop"],
@@ -76,11 +84,12 @@ def judge(params: Params, rung: str, off: Record, on: Record, fp32: Record) -> V
         "memory_bytes": on["memory_bytes"],
         "latency_ms": on["latency_ms"],
         "latency_source": on["latency_source"],
+        "socs": {name: {key: record[key] for key in SOC_FIGURES} for name, record in socs.items()},
     }
     skipped = off.get("skipped")
     misses: tuple[Miss, ...] = ()
     if not skipped:
-        misses = (*_accuracy(goals, "off target", off, fp32), *_on_target(params, on, fp32))
+        misses = (*_accuracy(goals, "off target", off, fp32), *_on_socs(params, {params.soc.name: on, **socs}, fp32))
     precision = "FP16" if rung == "fp16" else params.ladder[rung].label
     return Verdict(rung, precision, off["technique"], off.get("qat"), asked, found, _sources(off, on), misses, skipped)
 
@@ -108,6 +117,7 @@ def summary(verdict: Verdict) -> dict[str, Any]:
         "precision": verdict.precision,
         "technique": verdict.technique,
         **{column: verdict.found[column] for column in columns},
+        **({"socs": verdict.found["socs"]} if verdict.found["socs"] else {}),
         "verdict": says.replace("misses 1 goals", "misses 1 goal"),
     }
 
@@ -127,13 +137,42 @@ def _accuracy(goals: GoalsParams, where: str, record: Record, fp32: Record) -> l
     ]
 
 
-def _on_target(params: Params, on: Record, fp32: Record) -> list[Miss]:
-    goals = params.goals
+def _on_socs(params: Params, records: Mapping[str, Record], fp32: Record) -> list[Miss]:
+    """Judge target.soc, and the further SoCs that goals.per_soc names, each by what it says of that one."""
+    goals, primary = params.goals, params.soc.name
+    misses: list[Miss] = []
+    for soc, record in records.items():
+        own = goals.own(soc)
+        if own is None and soc != primary:
+            continue
+        changes = own.model_dump(exclude_unset=True) if own else {}
+        if soc != primary:
+            changes["objective"] = "smallest"  # which rung is the fastest is asked of target.soc alone
+        here = goals.model_copy(update=changes)
+        for miss in _on_target(here, params.target.max_gap, record, fp32):
+            key = miss.goal.removeprefix("goals.")
+            text = miss.text.replace(miss.goal, f"goals.per_soc.{soc}.{key}") if key in changes else miss.text
+            misses.append(
+                replace(miss, text=text) if soc == primary else replace(miss, text=f"on {soc}: {text}", soc=soc)
+            )
+    return misses
+
+
+def _asked(goals: GoalsParams) -> dict[str, Any]:
+    asked = goals.model_dump(exclude={"policy", "objective", "per_soc"}, exclude_none=True)
+    if goals.max_latency_ms is None and all(own.max_latency_ms is None for own in goals.per_soc.values()):
+        del asked["accept_latency_estimates"]
+    if goals.per_soc:
+        asked["per_soc"] = {name: own.model_dump(exclude_unset=True) for name, own in goals.per_soc.items()}
+    return asked
+
+
+def _on_target(goals: GoalsParams, max_gap: float, on: Record, fp32: Record) -> list[Miss]:
     if on["value"] is None:
         return [Miss("target", f"not measured on target: {on['reason']}", math.inf)]
     return [
         *_accuracy(goals, "on target", on, fp32),
-        *_over("gap between target and simulation", on["gap"], params.target.max_gap, "target.max_gap"),
+        *_over("gap between target and simulation", on["gap"], max_gap, "target.max_gap"),
         *_over("context binary in bytes", on["memory_bytes"], goals.max_memory_bytes, "goals.max_memory_bytes"),
         *_latency(goals, on),
     ]

@@ -90,6 +90,16 @@ class EvaluateParams(_Block):
     batch_size: Count
 
 
+class SocGoals(_Block):
+    """What a rung must hold on one SoC, where that is otherwise than on all: a key that is not set is as in `goals`."""
+
+    max_drop: Fraction | None = None
+    max_relative_drop: Fraction | None = None
+    min_value: Finite | None = None
+    max_memory_bytes: Count | None = None
+    max_latency_ms: Positive | None = None
+
+
 class GoalsParams(_Block):
     """What a rung must hold to be shipped, and how one is chosen of those that do."""
 
@@ -102,6 +112,11 @@ class GoalsParams(_Block):
     accept_latency_estimates: bool = False
     policy: Literal["sweep", "step-down"] = "sweep"
     objective: Literal["smallest", "fastest", "most-accurate"] = "smallest"
+    per_soc: dict[Annotated[str, _checked(find_soc)], SocGoals] = {}
+
+    def own(self, soc: str) -> SocGoals | None:
+        """Give what `per_soc` says of a SoC, by its own name; None where it does not name it."""
+        return next((goals for name, goals in self.per_soc.items() if find_soc(name).name == soc), None)
 
     @model_validator(mode="after")
     def _accuracy_has_a_goal(self) -> "GoalsParams":
@@ -238,6 +253,7 @@ class TargetParams(_Block):
 
     backend: Literal["hexagon-emulator", "snapdragon", "ai-hub"]
     soc: Annotated[str, _checked(find_soc)]
+    socs: list[Annotated[str, _checked(find_soc)]] = []
     samples: Count
     max_gap: Fraction
     workers: Count
@@ -280,6 +296,12 @@ class Params(_Block):
         """The chip that the model is compiled for."""
         return find_soc(self.target.soc)
 
+    @property
+    def other_socs(self) -> tuple[Soc, ...]:
+        """The chips besides it on which every rung is measured too."""
+        named = {find_soc(name).name: find_soc(name) for name in self.target.socs}
+        return tuple(soc for name, soc in named.items() if name != self.soc.name)
+
     def rungs(self) -> tuple[str, ...]:
         """Name the rungs from high to low, as their `after` keys order them; siblings by name."""
         below: dict[str, list[str]] = {}
@@ -296,6 +318,16 @@ class Params(_Block):
         """Give the PTQ settings of a rung: the defaults with the rung's own put over them."""
         own = self.ladder[rung].ptq.model_dump(exclude_none=True)
         return self.ptq.model_copy(update=own)
+
+    @model_validator(mode="after")
+    def _socs_are_sound(self) -> "Params":
+        if self.target.backend == "snapdragon" and self.other_socs:
+            raise ValueError("target.socs: backend snapdragon is the one NPU of this machine; leave the list empty")
+        measured = {self.soc.name, *(soc.name for soc in self.other_socs)}
+        for name in self.goals.per_soc:
+            if find_soc(name).name not in measured:
+                raise ValueError(f"goals.per_soc.{name}: nothing is measured on it; add it to target.socs")
+        return self
 
     @model_validator(mode="after")
     def _ladder_is_sound(self) -> "Params":

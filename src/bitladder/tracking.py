@@ -32,7 +32,7 @@ FINGERPRINT = "bitladder.fingerprint"
 
 ALIAS = "chosen"
 
-SUMMARY = ("comparison.csv", "decision.json")
+SUMMARY = ("comparison.csv", "comparison-socs.csv", "decision.json")
 
 
 def track(params: Params) -> str:
@@ -103,7 +103,7 @@ def _log_rung(
     on: Mapping[str, Any],
     tags: Mapping[str, str],
 ) -> None:
-    values = {f"target.{key}": value for key, value in on.items()} | dict(off)
+    values = _flat(on, "target.") | dict(off)
     metrics = {key: value for key, value in values.items() if _is_number(value) and not key.endswith("_bits")}
     described = {key: str(value) for key, value in values.items() if key not in metrics and value is not None}
     _log(client, run_id, {"rung": rung, **described}, metrics, tags)

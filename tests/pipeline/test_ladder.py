@@ -22,6 +22,8 @@ ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.slow
 
+JUDGED = {"judge-fp16", "judge@balanced", "judge@compact", "compare", "report"}
+
 
 class Clone:
     """A copy of the project with a small task and two rungs."""
@@ -47,14 +49,16 @@ class Clone:
 
     def repro(self, *targets: str) -> set[str]:
         """Run the pipeline up to these stages (all but MLflow's if none is named); name the stages that ran."""
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": path, "PYTHONPATH": str(self.folder / "src")}
-        done = subprocess.run(
-            ["dvc", "repro", *(targets or ("report", "judge@compact"))],
-            cwd=self.folder, env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        done = self.dvc("repro", *(targets or ("report", "judge@compact")))
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
         return set(re.findall(r"Running stage '([^']+)'", done.stdout))
+
+    def dvc(self, *words: str) -> subprocess.CompletedProcess[str]:
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, "PYTHONPATH": str(self.folder / "src")}
+        return subprocess.run(
+            ["dvc", *words], cwd=self.folder, env=environment, capture_output=True, text=True, check=False
+        )
 
     def json(self, path: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.folder / path).read_text())
@@ -145,6 +149,19 @@ def test_nothing_good_exits_0_and_says_what_came_nearest(clone: Clone) -> None:
     assert "No rung meets the goals" in (clone.folder / "reports/index.html").read_text()
 
 
+def test_estimates_count_only_where_the_user_says_so(clone: Clone) -> None:
+    clone.edit(lambda data: data["goals"].update(max_memory_bytes=None))
+    assert clone.repro() <= JUDGED
+    assert clone.json("metrics/decision.json")["chosen"] is None
+    assert "is an estimate, goals.max_latency_ms asks for 5 and" in clone.then()["fp16"]
+    clone.edit(lambda data: data["goals"].update(accept_latency_estimates=True))
+    clone.repro()
+    decision = clone.json("metrics/decision.json")
+    assert decision["chosen"] == "fp16"
+    assert "ms (estimated)" in decision["reason"]
+    clone.edit(lambda data: data["goals"].update(accept_latency_estimates=False))
+
+
 def test_ptq_bad_then_qat_good(clone: Clone) -> None:
     # Four epochs leave FP32 room to learn, so QAT raises every rung over what PTQ reached
     value = clone.json("metrics/ptq/balanced.json")["value"]
@@ -159,6 +176,38 @@ def test_ptq_bad_then_qat_good(clone: Clone) -> None:
     assert clone.then()["compact"].startswith("skipped: balanced")
 
 
+def test_a_second_soc_refuses_a_rung_for_itself_and_its_goals_are_held(clone: Clone) -> None:
+    size = clone.json("metrics/target/fp16.json")["memory_bytes"]
+    clone.edit(lambda data: data["goals"].update(min_value=None, max_drop=1.0, max_memory_bytes=size - 1))
+    clone.edit(lambda data: data["target"].update(socs=["rb3-gen-2"]))
+    ran = clone.repro()
+    assert {"socs-fp16", "socs@balanced", "socs@compact"} <= ran
+    assert not ran & {"profile-fp16", "profile@balanced"}  # what is measured on the first stays
+    assert clone.json("metrics/decision.json")["chosen"] == "balanced"
+    assert clone.json("metrics/socs/fp16.json")["QCS6490"]["reason"] == "QCS6490 does not take FP16"
+    second = clone.json("metrics/socs/balanced.json")["QCS6490"]
+    first = clone.json("metrics/target/balanced.json")
+    assert (second["soc"], second["samples"]) == ("QCS6490", 20)
+    assert second["memory_bytes"] > 0 and second["sqnr_db"] > 20
+    assert set(second) == set(first)
+    assert clone.json("metrics/socs/compact.json")["QCS6490"]["reason"].startswith("skipped")
+    rows = (clone.folder / "metrics/comparison-socs.csv").read_text().splitlines()
+    assert [row.split(",")[0:3:2] for row in rows[1:]] == [
+        [rung, soc] for rung in ("fp16", "balanced", "compact") for soc in ("SM8650", "QCS6490")
+    ]
+    # Its goals are held too: the first rung that is good on both is the answer, or none
+    clone.edit(lambda data: data["goals"].update(per_soc={"QCS6490": {"max_memory_bytes": 1000}}))
+    ran = clone.repro()
+    assert "socs@balanced" not in ran and "judge@balanced" in ran
+    assert clone.json("gates/balanced.json") == {"descend": True}
+    assert clone.json("metrics/decision.json")["chosen"] is None
+    assert "on QCS6490: context binary in bytes" in clone.then()["balanced"]
+    assert "over goals.per_soc.QCS6490.max_memory_bytes 1,000" in clone.then()["compact"]
+    assert "on QCS6490: not measured on target: QCS6490 does not take FP16" in clone.then()["fp16"]
+    clone.edit(lambda data: data["goals"].update(per_soc={}))
+    clone.edit(lambda data: data["target"].update(socs=[]))
+
+
 def test_a_soc_that_refuses_fp16_opens_the_gate_below_it(clone: Clone) -> None:
     clone.edit(lambda data: data["target"].update(soc="QCS6490"))
     ran = clone.repro("judge-fp16")
@@ -166,3 +215,12 @@ def test_a_soc_that_refuses_fp16_opens_the_gate_below_it(clone: Clone) -> None:
     assert clone.json("metrics/target/fp16.json")["reason"] == "QCS6490 does not take FP16"
     assert clone.json("gates/fp16.json") == {"descend": True}
     assert clone.json("metrics/rungs/fp16.json")["verdict"].startswith("misses")
+
+
+def test_a_rung_that_the_soc_does_not_take_stops_the_run_before_any_work(clone: Clone) -> None:
+    clone.edit(lambda data: data["ladder"]["compact"].update(weights=16, activations=16))
+    done = clone.dvc("repro")
+    assert done.returncode != 0
+    assert "params.yaml: ladder.compact: QCS6490 does not take W16A16" in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    assert "stage 'ptq@" not in done.stdout

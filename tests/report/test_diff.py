@@ -34,13 +34,13 @@ def edit_json(path: str, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def write_layers(bits: int, sqnr: float) -> None:
-    Path("metrics/layers").mkdir(exist_ok=True)
-    Path("metrics/layers/tiny.csv").write_text(LAYERS.format(bits=bits, sqnr=sqnr))
+    Path("metrics/export").mkdir(exist_ok=True)
+    Path("metrics/export/tiny.csv").write_text(LAYERS.format(bits=bits, sqnr=sqnr))
 
 
 def write_lock(scale: float, size: int) -> None:
     """Write a dvc.lock of one graph and one file of encodings, and what build/ holds of it."""
-    path = Path("build/ptq/tiny/encodings.json")
+    path = Path("build/export/tiny/encodings.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"conv.param_quantizers.weight": {"bw": 4, "scale": [scale, 0.5]}}))
     digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
@@ -127,7 +127,7 @@ def test_without_the_cache_the_text_says_what_it_could_not_see(repository: Path)
     shutil.rmtree(".dvc/cache")
     found = text("main~1", "main")
     assert "quantizers" not in found
-    assert "build/ptq/tiny/encodings.json at main~1: not in the DVC cache here" in found
+    assert "build/export/tiny/encodings.json at main~1: not in the DVC cache here" in found
 
 
 def test_a_goal_that_no_longer_holds_is_lost_and_the_command_fails(repository: Path) -> None:

@@ -33,17 +33,23 @@ LAYERS = (
 )
 
 
+SENSITIVITY = (
+    "layer,kind,what,bits,sqnr_db,value,drop\n0,Conv2d,weight,4,18.2,0.97,0.02\n0,Conv2d,activation,8,35.5,0.98,0.0\n"
+    "fc,Linear,weight,4,29.5,0.98,0.001\nfc,Linear,activation,8,41.0,0.98,0.0\n"
+)
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Metrics with every kind of plot to draw."""
-    write_project(tmp_path)
-    for name in ("qat", "layers"):
+    write_project(tmp_path, ["QCS6490", "SM8750"])
+    for name in ("qat", "export"):
         (tmp_path / "metrics" / name).mkdir()
     (tmp_path / "metrics/qat/tiny.csv").write_text(QAT)
     for rung, sqnr in (("balanced", 45), ("compact", 31), ("tiny", 14)):
-        (tmp_path / f"metrics/layers/{rung}.csv").write_text(LAYERS.format(sqnr=sqnr))
-    (tmp_path / "metrics/sensitivity.csv").write_text("layer,drop\n0,0.02\nfc,0.001\n")
-    encodings = tmp_path / "build/ptq/tiny/encodings.json"
+        (tmp_path / f"metrics/export/{rung}.csv").write_text(LAYERS.format(sqnr=sqnr))
+    (tmp_path / "metrics/sensitivity.csv").write_text(SENSITIVITY)
+    encodings = tmp_path / "build/export/tiny/encodings.json"
     encodings.parent.mkdir(parents=True)
     weights = {f"{layer}.param_quantizers.weight": {"bw": 4, "scale": [0.1, 0.2, 0.3]} for layer in ("0", "fc")}
     encodings.write_text(json.dumps(weights))
@@ -85,7 +91,7 @@ def test_all_plots_are_drawn_without_a_word_and_without_the_network(
     assert asked == []
     marks = tab.evaluate("[...document.querySelectorAll('.plot')].map(p => [p.id, p.querySelectorAll('path').length])")
     assert {name for name, count in marks if count > 2} == {
-        "pareto", "gap", "qat", "sqnr", "sensitivity", "range_weight", "range_output", "channels",
+        "pareto", "gap", "socs", "qat", "sqnr", "sensitivity", "range_weight", "range_output", "channels",
     }  # fmt: skip
     # Nothing is wider than the screen: on a phone only the table scrolls, in its own box
     assert tab.evaluate("document.documentElement.scrollWidth") == width
@@ -102,7 +108,7 @@ def test_choosing_a_layer_redraws_its_ranges(project: Path, chromium: Browser) -
 
 
 def test_a_name_from_the_task_cannot_break_out_of_the_script(project: Path, chromium: Browser) -> None:
-    table = project / "metrics/layers/tiny.csv"
+    table = project / "metrics/export/tiny.csv"
     table.write_text(table.read_text().replace("fc,", "</script><b id=broken>,"))
     tab, said, _ = opened(chromium, render(load_params()), project, 1200, "light")
     assert said == []
@@ -111,7 +117,7 @@ def test_a_name_from_the_task_cannot_break_out_of_the_script(project: Path, chro
 
 def test_without_the_cache_the_page_says_what_it_lacks(project: Path) -> None:
     shutil.rmtree(project / "build")
-    assert "build/ptq/tiny, which is not here: run `dvc pull`" in render(load_params()).replace("&#39;", "'")
+    assert "build/export/tiny, which is not here: run `dvc pull`" in render(load_params()).replace("&#39;", "'")
 
 
 def test_the_page_starts_without_torch() -> None:

@@ -199,5 +199,17 @@ def test_a_missing_client_is_named(server, job, monkeypatch):
     assert "pip install 'bitladder[ai-hub]'" in failure(job)
 
 
+def test_outputs_go_by_name_where_the_service_keeps_the_names_and_by_order_where_not(job):
+    one, other = [np.zeros((1, 4), np.float32)], [np.ones((1, 4), np.float32)]
+    assert aihub._answers({"more": other, "output": one}, job.model)["output"].sum() == 0
+    assert aihub._answers({"renamed": other}, job.model)["output"].sum() == 4
+
+
+def test_a_profile_without_single_times_has_no_p90():
+    found = aihub._latency({"estimated_inference_time": 1500}, "a device")
+    assert (found.ms, found.p90_ms) == (1.5, None)
+    assert "its estimate of its runs" in found.reason
+
+
 def test_jobs_are_kept_in_the_build_folder():
     assert Path("build/ai-hub") == aihub.JOBS

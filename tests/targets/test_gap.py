@@ -15,10 +15,10 @@ def test_a_wrong_bias_scale_is_found_where_it_is(tmp_path):
     found = first_departure(layers)
     assert [layer.layer for layer in layers] == ["first", "second"]
     assert found.layer == "second"
-    assert found.causes[0].startswith("bias scale")
+    assert found.causes[0].text.startswith("bias scale") and found.causes[0].proven
     text = format_gap(layers, "SM8650")
     assert "departs from QuantSim first at second (Conv)" in text
-    assert "export with biases in float" in text
+    assert "Typical of it: bias scale" in text and "export with biases in float" in text
 
 
 def test_a_right_graph_departs_nowhere(tmp_path):
@@ -26,6 +26,8 @@ def test_a_right_graph_departs_nowhere(tmp_path):
     assert first_departure(layers) is None
     assert "No layer on SM8650 departs" in format_gap(layers, "SM8650")
     assert first_departure(layers, limit_db=500.0).layer == "first"
+    # What no network was seen to depart by is not said as if one had
+    assert "Unproven, to be tried: 16-bit op" in format_gap(layers, "SM8650", limit_db=500.0)
 
 
 def test_a_float_graph_has_nothing_to_depart_from(tmp_path):

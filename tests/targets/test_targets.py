@@ -1,21 +1,23 @@
 """The emulator as a target: what it records, and one clear line for what goes wrong, with nothing half-written."""
 
 import csv
-import errno
 import os
 import signal
+import subprocess
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from models import samples, settings, two_convs
+from onnx import helper, numpy_helper
 
 from bitladder.errors import UserError
 from bitladder.export.checks import run_unoptimised
 from bitladder.params import load_params
 from bitladder.socs import find_soc
-from bitladder.targets import workers
 from bitladder.targets.hexagon import Hexagon, Snapdragon, compile_model
 from bitladder.targets.probe import PROBED, probe
 from bitladder.targets.profile import find_target, profile
@@ -37,20 +39,45 @@ def test_record_of_the_emulator(job):
     params = load_params(Path("params.yaml"))
     params = params.model_copy(update={"target": settings()})
     score = Metric("mean", lambda output, _: output.mean().item())
-    record = profile(job, score, (simulated, simulated), params)
+    record = profile(job, score, (simulated, simulated), params.soc, params.target)
     assert record["sqnr_db"] > 25
     assert record["memory_bytes"] == sum(path.stat().st_size for path in job.folder.glob("*.bin")) > 0
     assert 0 < record["weights_bytes"] < record["memory_bytes"]
+    assert record["memory"]["source"] == "context binary"
+    assert record["memory"]["constants_bytes"] + record["memory"]["op_data_bytes"] < record["memory_bytes"]
+    assert record["memory"]["spill_fill_bytes"] == 0 < record["memory"]["vtcm_bytes"]
     assert record["latency_source"] == "estimated"
     assert record["latency_low_ms"] < record["latency_ms"] < record["latency_high_ms"]
     assert "Samsung Galaxy S24" in record["reason"]
     assert record["ops_cpu"] == 0
-    assert set(record) == set(not_profiled(params.target, "why"))
+    assert set(record) == set(not_profiled(params.target.backend, params.soc, "why"))
     with (job.notes / "ops.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert any(row["op"].startswith("first") for row in rows)
     assert {row["source"] for row in rows} == {"emulated"}
     assert sum(float(row["share"]) for row in rows) == pytest.approx(1, abs=1e-4)
+
+
+def test_what_does_not_fit_the_npu_is_spilled_and_told(tmp_path):
+    """Four layers of 64 channels at 256 x 256 are 8 MB each at 16 bits: more than any NPU's own memory."""
+    image, out = (
+        helper.make_tensor_value_info(*each) for each in (("x", 1, [1, 3, 256, 256]), ("y", 1, [1, 64, 1, 1]))
+    )
+    weights = {"w0": (64, 3, 3, 3), "w1": (64, 64, 3, 3), "w2": (64, 64, 3, 3)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["a"], "first", pads=[1] * 4),
+        helper.make_node("Conv", ["a", "w1"], ["b"], "second", pads=[1] * 4),
+        helper.make_node("Relu", ["b"], ["c"], "clip"),
+        helper.make_node("Conv", ["c", "w2"], ["d"], "third", pads=[1] * 4),
+        helper.make_node("Add", ["a", "d"], ["e"], "add"),
+        helper.make_node("GlobalAveragePool", ["e"], ["y"], "pool"),
+    ]
+    constants = [numpy_helper.from_array(np.full(shape, 0.01, np.float32), name) for name, shape in weights.items()]
+    graph = helper.make_graph(nodes, "large", [image], [out], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "model.onnx")
+    compiled = compile_model(tmp_path / "model.onnx", tmp_path / "t", find_soc("SM8350"), True, 60, tmp_path)
+    assert compiled.memory["spill_fill_bytes"] > 1e6
 
 
 def test_no_estimate_where_nothing_is_published(job):
@@ -75,13 +102,14 @@ def test_runs_are_timed_after_the_warm_up(job):
 
 
 def test_backend_chooses_the_target():
-    params = load_params(Path("params.yaml"))
     for backend, kind in (("hexagon-emulator", "Hexagon"), ("snapdragon", "Snapdragon"), ("ai-hub", "AiHub")):
-        chosen = find_target(params.model_copy(update={"target": settings(backend=backend)}))
+        chosen = find_target(find_soc("SM8650"), settings(backend=backend))
         assert type(chosen).__name__ == kind
 
 
-def test_what_a_killed_compile_left_is_in_nobodys_way(job):
+def test_what_a_killed_compile_left_is_in_nobodys_way(job, monkeypatch):
+    monkeypatch.chdir(job.workspace.parent)
+    job = replace(job, model=Path("model.onnx"), folder=Path("target"), workspace=Path("work"))  # as stages have them
     left = job.workspace / "context"
     left.mkdir()
     (left / "model_ctx.onnx").write_text("half")
@@ -132,10 +160,43 @@ def test_a_missing_backend_library_is_named(tmp_path, monkeypatch):
         result(failing(missing.value), "compiling", "60 s", tmp_path)
 
 
-def test_a_full_disk_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "FULL", 1 << 62)
-    with pytest.raises(UserError, match=r"is full; make room, and run again"):
-        result(failing(OSError(errno.ENOSPC, "No space left on device")), "compiling", "60 s", tmp_path)
+@pytest.fixture
+def small_disk(tmp_path):
+    """Give a function that mounts a disk of that size, or resizes it."""
+    folder, mounted = tmp_path / "disk", []
+    folder.mkdir()
+
+    def of(size: str) -> Path:
+        words = (
+            ["-o", f"remount,size={size}", str(folder)] if mounted else ["-t", "tmpfs", "-o", f"size={size}", "none"]
+        )
+        done = subprocess.run(["mount", *words, *([] if mounted else [str(folder)])], capture_output=True, check=False)
+        if done.returncode:
+            pytest.skip("mounting a small disk takes root")
+        mounted.append(size)
+        return folder
+
+    yield of
+    if mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_up_is_one_line_and_the_next_run_goes_on(job, small_disk):
+    disk = small_disk("32k")  # the toy's context binary takes 48
+    (disk / "work").mkdir()
+    job = replace(job, folder=disk / "target", workspace=disk / "work")
+    target = Hexagon(find_soc("SM8650"), settings())
+    with pytest.raises(UserError, match=r"compiling for SM8650: the disk .* is full; make room, and run again") as full:
+        target.measure(job)
+    assert "\n" not in str(full.value)
+    assert not job.folder.exists()
+    small_disk("64k")  # it compiles and runs, and the profile is cut short
+    with pytest.raises(UserError, match=r"profiling on SM8650: the disk .* is full"):
+        target.measure(job)
+    assert not (job.notes / "ops.csv").exists()
+    small_disk("20m")
+    assert target.measure(job).memory_bytes > 40_000
+    assert (job.notes / "ops.csv").exists()
 
 
 @pytest.mark.parametrize("name", ["SM8650", "QCS6490"])

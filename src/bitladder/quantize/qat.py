@@ -42,7 +42,7 @@ def train_rung(
     paths = {name: Path(f"build/data/{name}.safetensors") for name in ("train", "calibration", "evaluation")}
     splits = {name: load_split(path) for name, path in paths.items()}
     sample = sample_inputs(splits["calibration"])
-    sim = restore(params, rung, task, sample, source / "sim.safetensors")
+    sim, _ = restore(params, rung, task, sample, source / "sim.safetensors")
     recipe = Recipe(**params.qat.model_dump(exclude={"when"}), seed=params.seed)
     key = fingerprint(
         params.task,

@@ -5,7 +5,7 @@ from typing import Any
 
 import altair as alt
 
-__all__ = ["channels", "off_and_on_target", "pareto", "qat_curves", "ranges", "sensitivity", "sqnr_by_layer"]
+__all__ = ["by_soc", "channels", "off_and_on_target", "pareto", "qat_curves", "ranges", "sensitivity", "sqnr_by_layer"]
 
 Rows = Sequence[Mapping[str, Any]]
 Spec = dict[str, Any]
@@ -18,6 +18,8 @@ GREY = "#8a8f98"
 FORMAT = ".4~f"  # of a metric: no more than metrics files can tell, without zeros at the end
 
 KIB = 1024
+
+SOC_FIELDS = ("rung", "soc", "value", "drop", "memory_bytes", "latency_ms")
 
 LAYERS = 40  # more rows than this are not looked at: the worst are shown
 
@@ -89,6 +91,34 @@ def off_and_on_target(rows: Rows, fp32: float) -> Spec:
     return _spec(alt.layer(*_limit("x", fp32), gap, dots), 36 * len(rows))
 
 
+def by_soc(rows: Rows, rungs: Sequence[str]) -> Spec:
+    """Show the metric of each rung on each SoC, a line of points a rung; rows as metrics/comparison-socs.csv has."""
+    socs = list(dict.fromkeys(row["soc"] for row in rows))
+    chart = (
+        alt.Chart(alt.Data(values=[{key: row[key] for key in SOC_FIELDS} for row in rows]))
+        .mark_point(size=110, filled=True, opacity=1)
+        .encode(
+            y=alt.Y("rung:N", title=None, sort=list(rungs)),
+            yOffset=alt.YOffset("soc:N", sort=socs),
+            x=alt.X(
+                "value:Q",
+                title=f"{rows[0]['metric']} on target",
+                scale=alt.Scale(zero=False, padding=20),
+                axis=alt.Axis(format=FORMAT),
+            ),
+            color=alt.Color(
+                "soc:N",
+                title=None,
+                sort=socs,
+                scale=alt.Scale(domain=socs, range=list(COLOURS[: len(socs)])),
+                legend=alt.Legend(orient="top", columns=2),
+            ),
+            tooltip=_tips(*SOC_FIELDS),
+        )
+    )
+    return _spec(chart, (20 + 14 * len(socs)) * len({row["rung"] for row in rows}))
+
+
 def qat_curves(rows: Rows, metric: str, rungs: Sequence[str]) -> Spec:
     """Show the metric on the held-out split by epoch, a line a rung; epoch 0 is PTQ."""
     chart = (
@@ -105,7 +135,7 @@ def qat_curves(rows: Rows, metric: str, rungs: Sequence[str]) -> Spec:
 
 
 def sqnr_by_layer(rows: Rows, rungs: Sequence[str]) -> Spec:
-    """Show the SQNR of each layer's output after PTQ, a point a rung; of a large network the worst layers."""
+    """Show the SQNR of each layer's output, a point a rung; of a large network the worst layers."""
     worst: dict[str, float] = {}
     for row in rows:
         worst[row["layer"]] = min(row["sqnr_db"], worst.get(row["layer"], row["sqnr_db"]))
@@ -125,17 +155,41 @@ def sqnr_by_layer(rows: Rows, rungs: Sequence[str]) -> Spec:
 
 
 def sensitivity(rows: Rows, column: str, title: str) -> Spec:
-    """Show what each layer alone costs when it is quantized; the most sensitive first."""
-    chart = (
-        alt.Chart(alt.Data(values=list(rows)[:LAYERS]))
-        .mark_bar(color=COLOURS[1])
-        .encode(
-            y=alt.Y("layer:N", sort=None, title=None, axis=alt.Axis(labelLimit=130)),
-            x=alt.X(f"{column}:Q", title=title),
-            tooltip=_tips("layer", column),
-        )
+    """Show what each layer alone costs when its weights or its activations are quantized; the most sensitive first.
+
+    Args:
+        rows: of metrics/sensitivity.csv: layer, what (weight or activation), bits, sqnr_db, value, drop.
+        column: the figure to show, sqnr_db or drop.
+        title: of its axis.
+
+    """
+    sign = 1 if column == "sqnr_db" else -1  # a low SQNR is bad, a low drop is good
+    worst: dict[str, float] = {}
+    for row in rows:
+        worst[row["layer"]] = min(sign * row[column], worst.get(row["layer"], sign * row[column]))
+    order = sorted(worst, key=lambda layer: worst[layer])[:LAYERS]
+    parts = list(dict.fromkeys(row["what"] for row in rows))
+    points = [{**row, "bits": f"{row['bits']:g} bits"} for row in rows if row["layer"] in order]
+    y = alt.Y("layer:N", sort=order, title=None, axis=alt.Axis(labelLimit=130))
+    base = alt.Chart(alt.Data(values=points))
+    span = base.mark_rule(color=GREY, opacity=0.5).encode(y=y, x=f"min({column}):Q", x2=f"max({column}):Q")
+    dots = base.mark_point(size=60, filled=True, opacity=1).encode(
+        y=y,
+        x=alt.X(f"{column}:Q", title=title),
+        color=alt.Color(
+            "what:N",
+            title=None,
+            scale=alt.Scale(domain=parts, range=list(COLOURS[: len(parts)])),
+            legend=alt.Legend(orient="top", columns=2),
+        ),
+        shape=alt.Shape(
+            "bits:N",
+            title=None,
+            legend=alt.Legend(orient="top", columns=2, symbolFillColor=GREY, symbolStrokeColor=GREY),
+        ),
+        tooltip=_tips("layer", "kind", "what", "bits", "sqnr_db", "value", "drop"),
     )
-    return _spec(chart, 17 * min(LAYERS, len(rows)))
+    return _spec(alt.layer(span, dots), 17 * len(order))
 
 
 def ranges(rows: Rows, what: str, rungs: Sequence[str], layer: str) -> Spec:

@@ -25,6 +25,8 @@ FIGURES = {
     },
 }
 
+SHIPPED = ("build/export/", "build/target/", "build/socs/", "build/train/")
+
 NAMED = 4  # layers or files named before "and N more"
 
 
@@ -53,7 +55,7 @@ def diff(before: Revision, after: Revision) -> Diff:
     sections = (
         Section("Params", ("key", "before", "after"), tuple(_params(before, after))),
         Section("Figures", ("rung", "figure", "before", "after", "change"), tuple(_figures(before, after, rungs))),
-        Section("Layers after PTQ", ("rung", "what", "change"), tuple(_layers(before, after, rungs))),
+        Section("Layers as exported", ("rung", "what", "change"), tuple(_layers(before, after, rungs))),
         Section("Files", ("path", "before", "after", "change"), tuple(_files(before, after))),
     )
     summary = tuple(_summary(before, after))
@@ -140,6 +142,18 @@ def _figures(before: Revision, after: Revision, rungs: Row) -> Iterator[Row]:
                 if old.get(key) != new.get(key):
                     cells = _number(old.get(key)), _number(new.get(key)), _change(old.get(key), new.get(key))
                     yield rung, name.format(metric=metric), *cells
+        yield from _on_socs(before, after, rung)
+
+
+def _on_socs(before: Revision, after: Revision, rung: str) -> Iterator[Row]:
+    """Compare a rung on the further SoCs that either side names."""
+    old, new = (side.socs(rung) if rung in side.rungs else {} for side in (before, after))
+    metric = str(before.record("metrics/eval/fp32.json").get("metric", "metric"))
+    for soc in dict.fromkeys((*old, *new)):
+        for key, name in FIGURES["target"].items():
+            was, now = old.get(soc, {}).get(key), new.get(soc, {}).get(key)
+            if was != now:
+                yield rung, f"{soc}: {name.format(metric=metric)}", _number(was), _number(now), _change(was, now)
 
 
 def _layers(before: Revision, after: Revision, rungs: Row) -> Iterator[Row]:
@@ -149,7 +163,7 @@ def _layers(before: Revision, after: Revision, rungs: Row) -> Iterator[Row]:
         old, new = before.layers(rung), after.layers(rung)
         if bool(old) != bool(new):
             side = after if old else before
-            side.unseen.append(f"metrics/layers/{rung}.csv at {side.label}: not there, or the rung was skipped")
+            side.unseen.append(f"metrics/export/{rung}.csv at {side.label}: not there, or the rung was skipped")
         both = [layer for layer in new if layer in old]
         for kind in ("weights", "outputs"):
             bits = [name for name in both if old[name][f"{kind}_bits"] != new[name][f"{kind}_bits"]]
@@ -169,8 +183,9 @@ def _layers(before: Revision, after: Revision, rungs: Row) -> Iterator[Row]:
 
 def _scales(before: Revision, after: Revision, rung: str) -> Iterator[Row]:
     """Compare the scales of every quantizer, where their file's hash says that they differ."""
-    path = f"build/ptq/{rung}/encodings.json"
-    if before.outputs.get(path, {}).get("md5") == after.outputs.get(path, {}).get("md5"):
+    paths = before.encodings_path(rung), after.encodings_path(rung)
+    hashes = [side.outputs.get(path, {}).get("md5") for side, path in zip((before, after), paths, strict=True)]
+    if hashes[0] == hashes[1]:
         return
     old, new = before.encodings(rung), after.encodings(rung)
     if not old or not new:
@@ -191,7 +206,7 @@ def _files(before: Revision, after: Revision) -> Iterator[Row]:
     moved = []
     for path in dict.fromkeys((*before.outputs, *after.outputs)):
         old, new = before.outputs.get(path, {}), after.outputs.get(path, {})
-        shipped = path.startswith(("build/export/", "build/target/", "build/train/")) and "outputs." not in path
+        shipped = path.startswith(SHIPPED) and not path.endswith(("outputs.safetensors", "encodings.json"))
         if not shipped or old.get("md5") == new.get("md5"):
             continue
         if old.get("size") == new.get("size"):

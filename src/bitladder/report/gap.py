@@ -21,5 +21,7 @@ def format_gap(layers: list[LayerGap], soc: str, limit_db: float | None = None) 
         return f"{table}\n\n{verdict}"
     ops = "+".join(first.kinds)
     lines = [f"The NPU of {soc} departs from QuantSim first at {first.layer} ({ops}), {first.sqnr_db:.1f} dB."]
-    lines += [f"Typical of it: {cause}." for cause in first.causes] or ["Nothing typical is known of such a layer."]
+    lines += [
+        f"{'Typical of it' if cause.proven else 'Unproven, to be tried'}: {cause.text}." for cause in first.causes
+    ] or ["Nothing typical is known of such a layer."]
     return "\n".join([table, "", *lines])

@@ -19,7 +19,7 @@ from bitladder.files import read_json
 from bitladder.params import Params
 from bitladder.report import charts
 from bitladder.report.results import METRICS, read_results
-from bitladder.report.tables import comparison_rows, mark
+from bitladder.report.tables import comparison_rows, mark, soc_rows
 
 __all__ = ["PAGE", "render"]
 
@@ -39,7 +39,8 @@ def render(params: Params) -> str:
     """
     results, decision = read_results(params), read_json(METRICS / "decision.json")
     rows = comparison_rows(results.evals, results.targets, decision)
-    plots, specs = _plots(params, rows, decision)
+    by_soc = soc_rows(results.evals, results.targets, results.socs) if any(results.socs.values()) else []
+    plots, specs = _plots(params, rows, decision, by_soc)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(files("bitladder.report").joinpath("page.html").read_text("utf-8"))
     chosen = next((row for row in rows if row["chosen"]), None)
@@ -47,9 +48,10 @@ def render(params: Params) -> str:
         title=params.task.factory,
         headline=_headline(chosen, params),
         decision=decision,
-        goals=", ".join(f"{key} {value}" for key, value in decision["trail"][0]["asked"].items()),
+        goals=_goals(decision["trail"][0]["asked"]),
         metric=rows[0]["metric"],
         table=[{"state": _state(row), "cells": _cells(row)} for row in rows],
+        socs=[_soc_cells(row) for row in by_soc],
         plots=plots,
         facts=_facts(params),
         params=Path("params.yaml").read_text("utf-8"),
@@ -65,33 +67,56 @@ def _headline(chosen: Mapping[str, Any] | None, params: Params) -> str:
     return f"Ship {chosen['rung']} ({chosen['precision']}) on {params.target.soc}"
 
 
+def _goals(asked: Mapping[str, Any]) -> str:
+    own = [f"on {soc} {_goals(goals) or 'the same'}" for soc, goals in asked.get("per_soc", {}).items()]
+    return ", ".join([*(f"{key} {value}" for key, value in asked.items() if key != "per_soc"), *own])
+
+
 def _state(row: Mapping[str, Any]) -> str:
     return "chosen" if row["chosen"] else "skipped" if mark(row) == "skipped" else ""
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    def number(value: float | None, form: str) -> str:
-        return "-" if value is None else format(value, form)
-
-    memory = row["memory_bytes"]
-    estimated = " (estimated)" if row["latency_source"] == "estimated" else ""
     return [
         row["rung"],
         row["precision"],
         row["technique"] or "-",
-        number(row["value"], ".4f"),
-        number(row["drop"], "+.4f"),
-        number(row["target_value"], ".4f"),
-        number(row["target_drop"], "+.4f"),
-        number(row["target_gap"], ".4f"),
-        number(row["target_sqnr_db"], ".1f"),
-        number(memory and memory / charts.KIB, ",.0f"),
-        number(row["latency_ms"], ".3f") + estimated,
+        _number(row["value"], ".4f"),
+        _number(row["drop"], "+.4f"),
+        _number(row["target_value"], ".4f"),
+        _number(row["target_drop"], "+.4f"),
+        _number(row["target_gap"], ".4f"),
+        _number(row["target_sqnr_db"], ".1f"),
+        *_costs(row),
         mark(row).removeprefix("<- "),
     ]
 
 
-def _plots(params: Params, rows: Rows, decision: Mapping[str, Any]) -> tuple[Rows, dict[str, Any]]:
+def _soc_cells(row: Mapping[str, Any]) -> list[str]:
+    return [
+        row["rung"],
+        row["precision"],
+        row["soc"],
+        _number(row["value"], ".4f"),
+        _number(row["drop"], "+.4f"),
+        _number(row["gap"], ".4f"),
+        _number(row["sqnr_db"], ".1f"),
+        *_costs(row),
+        row["reason"] if row["value"] is None else "",
+    ]
+
+
+def _costs(row: Mapping[str, Any]) -> tuple[str, str]:
+    memory = row["memory_bytes"]
+    estimated = " (estimated)" if row["latency_source"] == "estimated" else ""
+    return _number(memory and memory / charts.KIB, ",.0f"), _number(row["latency_ms"], ".3f") + estimated
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _plots(params: Params, rows: Rows, decision: Mapping[str, Any], by_soc: Rows) -> tuple[Rows, dict[str, Any]]:
     """Give the page's plots (title, ids of charts, note) and the specs of the charts by id."""
     plots: Rows = []
     specs: dict[str, Any] = {}
@@ -109,20 +134,27 @@ def _plots(params: Params, rows: Rows, decision: Mapping[str, Any]) -> tuple[Row
     tried = [row for row in rows[1:] if row["value"] is not None]
     drawn = charts.off_and_on_target(tried, rows[0]["value"])
     add("Simulated and on target", {"gap": drawn}, f"Red: FP32, {rows[0]['value']:.4f}.")
+    if by_soc:
+        drawn = charts.by_soc([row for row in by_soc if row["value"] is not None], rungs)
+        add("On every SoC", {"socs": drawn}, "What a SoC does not take is not drawn.")
     history = _histories(params)
     if history:
         add("Quantization-aware training", {"qat": charts.qat_curves(history, rows[0]["metric"], rungs)})
-    layers = [{**row, "rung": rung} for rung in params.rungs() for row in _table(METRICS / f"layers/{rung}.csv")]
+    layers = [{**row, "rung": rung} for rung in params.rungs() for row in _table(METRICS / f"export/{rung}.csv")]
     if layers:
-        note = "After PTQ, against FP32, on a few samples."
+        note = "As exported, so after QAT where it ran; against FP32, on a few samples."
         if len({row["layer"] for row in layers}) > charts.LAYERS:
             note += f" The {charts.LAYERS} worst layers."
         add("SQNR by layer", {"sqnr": charts.sqnr_by_layer(layers, rungs)}, note)
     sensitive = _table(SENSITIVITY)
-    columns = [name for name in ("drop", "sqnr_db") if sensitive and isinstance(sensitive[0].get(name), float)]
-    if columns:
-        title = {"drop": "drop with this layer quantized alone", "sqnr_db": "SQNR with this layer quantized alone, dB"}
-        add("Sensitivity by layer", {"sensitivity": charts.sensitivity(sensitive, columns[0], title[columns[0]])})
+    for column, title in (("sqnr_db", "SQNR of the outputs, dB"), ("drop", f"drop of {rows[0]['metric']}")):
+        found = [row for row in sensitive if row[column] is not None]
+        if found:
+            note = "Each layer's weights, or activations, quantized alone. The most sensitive first."
+            if len({row["layer"] for row in found}) > charts.LAYERS:
+                note += f" The first {charts.LAYERS}."
+            add("Sensitivity by layer", {"sensitivity": charts.sensitivity(found, column, title)}, note)
+            break
     if layers:
         _add_ranges(add, layers, rungs, decision["chosen"])
     return plots, specs
@@ -134,12 +166,12 @@ def _add_ranges(add: Any, layers: Rows, rungs: tuple[str, ...], chosen: str | No
     tried = [rung for rung in rungs if any(row["rung"] == rung for row in layers)]
     rung = chosen if chosen in tried else tried[-1]
     drawn = {f"range_{what}": charts.ranges(layers, what, rungs, names[0]) for what in ("weight", "output")}
-    note = "Ranges that the quantizers cover after PTQ. The output range is that of an activation fused with the layer."
-    weights = _channels(Path(f"build/ptq/{rung}/encodings.json"), names)
+    note = "Ranges that the exported quantizers cover. The output range is that of an activation fused with the layer."
+    weights = _channels(Path(f"build/export/{rung}/encodings.json"), names)
     if weights:
         drawn["channels"] = charts.channels(weights, rung, names[0])
     else:
-        note += f" Weights channel by channel need build/ptq/{rung}, which is not here: run `dvc pull`."
+        note += f" Weights channel by channel need build/export/{rung}, which is not here: run `dvc pull`."
     add("Ranges of a layer", drawn, note, wide=True, layers=names)
 
 
@@ -192,7 +224,7 @@ def _table(path: Path) -> Rows:
 
 
 def _value(column: str, text: str) -> str | float | None:
-    if column in {"layer", "kind"}:  # a layer's name may be a number
+    if column in {"layer", "kind", "what"}:  # a layer's name may be a number
         return text
     return float(text) if text else None
 

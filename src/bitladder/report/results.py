@@ -4,20 +4,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bitladder.errors import UserError
 from bitladder.files import read_json
 from bitladder.params import Params
 
-__all__ = ["METRICS", "Results", "read_results"]
+__all__ = ["METRICS", "Results", "read_results", "read_socs"]
 
 METRICS = Path("metrics")
 
 
 @dataclass(frozen=True)
 class Results:
-    """Records by rung, from high to low: `evals` has fp32, fp16 and the rungs; `targets` fp16 and the rungs."""
+    """Records by rung, from high to low: `evals` has fp32, fp16 and the rungs; `targets` fp16 and the rungs.
+
+    `socs` has fp16 and the rungs on the further SoCs of target.socs, by rung and then by SoC.
+    """
 
     evals: dict[str, dict[str, Any]]
     targets: dict[str, dict[str, Any]]
+    socs: dict[str, dict[str, dict[str, Any]]]
 
 
 def read_results(params: Params) -> Results:
@@ -26,4 +31,17 @@ def read_results(params: Params) -> Results:
     return Results(
         {name: read_json(METRICS / f"eval/{name}.json") for name in ("fp32", *rungs)},
         {name: read_json(METRICS / f"target/{name}.json") for name in rungs},
+        {name: read_socs(params, name) for name in rungs},
     )
+
+
+def read_socs(params: Params, rung: str) -> dict[str, dict[str, Any]]:
+    """Read a rung's records on the further SoCs that params.yaml names. Raise UserError where one is missing."""
+    if not params.other_socs:
+        return {}
+    path = METRICS / f"socs/{rung}.json"
+    found = read_json(path)
+    for soc in params.other_socs:
+        if soc.name not in found:
+            raise UserError(f"{path}: has nothing of {soc.name}; run `dvc repro socs@{rung}`")
+    return {soc.name: found[soc.name] for soc in params.other_socs}

@@ -12,6 +12,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from bitladder.errors import UserError
+from bitladder.socs import find_soc
 
 __all__ = ["Revision", "read_revision"]
 
@@ -51,14 +52,24 @@ class Revision:
         text = self._text(path)
         return json.loads(text) if text else {}
 
+    def socs(self, rung: str) -> dict[str, dict[str, Any]]:
+        """Read what metrics/socs/<rung>.json holds of the SoCs that params.yaml names; empty if none."""
+        named = {_soc(name) for name in self.params.get("target", {}).get("socs") or ()}
+        found = self.record(f"metrics/socs/{rung}.json") if named else {}
+        return {soc: record for soc, record in found.items() if soc in named}
+
     def layers(self, rung: str) -> dict[str, dict[str, str]]:
-        """Rows of metrics/layers/<rung>.csv by layer; none where there is no such file."""
-        text = self._text(f"metrics/layers/{rung}.csv", note=False)
+        """Read a rung's layers as exported, after QAT where it ran; none where there is no such file.
+
+        Revisions from before there was one have the layers after PTQ.
+        """
+        paths = (f"metrics/{kind}/{rung}.csv" for kind in ("export", "layers"))
+        text = next((text for path in paths if (text := self._text(path, note=False)) is not None), None)
         return {row["layer"]: row for row in csv.DictReader(io.StringIO(text or ""))}
 
     def encodings(self, rung: str) -> dict[str, Any] | None:
-        """Scales and bits of every quantizer after PTQ, from the DVC cache; None where they are not there."""
-        path = f"build/ptq/{rung}/encodings.json"
+        """Scales and bits of every quantizer, from the DVC cache; None where they are not there."""
+        path = self.encodings_path(rung)
         if self.name is None and Path(path).exists():
             return dict(json.loads(Path(path).read_text("utf-8")))
         cached = _cached(self.outputs.get(path, {}).get("md5"))
@@ -66,6 +77,11 @@ class Revision:
             self.unseen.append(f"{path} at {self.label}: not in the DVC cache here; `dvc fetch` brings it")
             return None
         return dict(json.loads(cached.read_text("utf-8")))
+
+    def encodings_path(self, rung: str) -> str:
+        """Name the file that holds the scales of what was exported; those after PTQ, as `layers`."""
+        path = f"build/export/{rung}/encodings.json"
+        return path if path in self.outputs else f"build/ptq/{rung}/encodings.json"
 
     def _text(self, path: str, note: bool = True) -> str | None:
         if self.name is None:
@@ -88,6 +104,14 @@ def read_revision(name: str | None) -> Revision:
     if _git("cat-file", "-e", f"{known}:./params.yaml") is None:
         raise UserError(f"{name}: has no params.yaml in this folder; run this in the folder of the pipeline")
     return Revision(known, name)
+
+
+def _soc(name: str) -> str:
+    """Give a SoC's own name; what an older revision called one that is not known now stays as it is."""
+    try:
+        return find_soc(name).name
+    except UserError:
+        return name
 
 
 def _experiment(name: str) -> str | None:

@@ -7,7 +7,7 @@ from tabulate import tabulate
 
 from bitladder.precision import FLOAT, Precision
 
-__all__ = ["COLUMNS", "comparison_rows", "format_table", "mark"]
+__all__ = ["COLUMNS", "SOC_COLUMNS", "comparison_rows", "format_soc_table", "format_table", "mark", "soc_rows"]
 
 OFF_TARGET = ("metric", "value", "drop", "sqnr_db", "agreement", "technique")
 ON_TARGET = ("value", "drop", "gap", "sqnr_db", "agreement", "samples")
@@ -20,6 +20,9 @@ COLUMNS = ("rung", "precision", *OFF_TARGET, *(f"target_{name}" for name in ON_T
 
 `pareto` marks rungs that no other beats in size and in accuracy on target; `then` says what followed, and why.
 """
+
+SOC_COLUMNS = ("rung", "precision", "soc", "metric", *ON_TARGET, *COST[:-1], "reason")
+"""Columns of metrics/comparison-socs.csv: a row per rung and SoC, target.soc first."""
 
 Records = Mapping[str, Mapping[str, Any]]
 
@@ -42,6 +45,38 @@ def comparison_rows(evals: Records, targets: Records, decision: Mapping[str, Any
             | {key: trail.get(name, {}).get(key) for key in ("pareto", "then")}
         )
     return rows
+
+
+def soc_rows(evals: Records, targets: Records, socs: Mapping[str, Records]) -> list[dict[str, Any]]:
+    """Give a row for each rung on each SoC. What was not measured is None, and `reason` says why."""
+    return [
+        {"rung": rung, "precision": _precision(rung, evals[rung]), "metric": evals[rung]["metric"]}
+        | {column: on.get(column) for column in ("soc", *ON_TARGET, *COST[:-1], "reason")}
+        for rung, first in targets.items()
+        for on in (first, *socs.get(rung, {}).values())
+    ]
+
+
+def format_soc_table(rows: list[dict[str, Any]]) -> str:
+    """Give the rungs on every SoC as a Markdown table for people; a rung that was not measured says why."""
+    headers = ["rung", "precision", "SoC", f"{rows[0]['metric']} on target", "drop", "against sim", "SQNR dB", "bytes",
+               "latency ms", ""]  # fmt: skip
+    table = [
+        [
+            row["rung"],
+            row["precision"],
+            row["soc"],
+            _number(row["value"], ".4f"),
+            _number(row["drop"], "+.4f"),
+            _number(row["gap"], ".4f"),
+            _number(row["sqnr_db"], ".1f"),
+            _number(row["memory_bytes"], ","),
+            _latency(row),
+            row["reason"].split(":")[0] if row["value"] is None else "",
+        ]
+        for row in rows
+    ]
+    return tabulate(table, headers, tablefmt="github", disable_numparse=True)
 
 
 def format_table(rows: list[dict[str, Any]]) -> str:

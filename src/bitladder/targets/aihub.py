@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import torch
 
-from bitladder.errors import UserError
+from bitladder.errors import RefusedError, UserError
 from bitladder.evaluate import Outputs
 from bitladder.files import copy_file, read_json, write_csv, write_json
 from bitladder.params import TargetParams
@@ -50,7 +50,7 @@ class AiHub:
     def measure(self, job: Job) -> Measured:
         """Compile, run and profile there. Raise UserError, in one line, where the service or a job fails."""
         if self.soc.device is None:
-            raise UserError(
+            raise RefusedError(
                 f"target.soc: no device of AI Hub's is known to have {self.soc.name}; `bitladder socs` lists"
             )
         client = _client()

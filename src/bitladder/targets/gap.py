@@ -21,7 +21,7 @@ from bitladder.socs import Soc
 from bitladder.targets.hexagon import compile_model, run
 from bitladder.tasks.task import Split
 
-__all__ = ["LIMITS_DB", "LayerGap", "find_gap", "first_departure", "instrument"]
+__all__ = ["LIMITS_DB", "Cause", "LayerGap", "find_gap", "first_departure", "instrument"]
 
 LIMITS_DB = {8: 15.0, 16: 30.0}
 """SQNR under which a layer has departed, by activation bits; rounding alone leaves 25 dB and more at 8, 55 at 16."""
@@ -37,6 +37,18 @@ _PREFIX = "bitladder_gap_"
 
 
 @dataclass(frozen=True)
+class Cause:
+    """What is typical of a layer that departs, and what to do.
+
+    `proven`: networks were seen to depart by it, and to agree once it was put right. The others are what such layers
+    are suspected of; no network of ours has departed by one of them alone.
+    """
+
+    text: str
+    proven: bool = False
+
+
+@dataclass(frozen=True)
 class LayerGap:
     """One quantized tensor: what makes it, its bits, and SQNR of the NPU's values against QuantSim's, in dB."""
 
@@ -44,7 +56,7 @@ class LayerGap:
     kinds: tuple[str, ...]
     bits: int
     sqnr_db: float
-    causes: tuple[str, ...]
+    causes: tuple[Cause, ...]
 
 
 def find_gap(model: Path, split: Split, soc: Soc, settings: TargetParams, workspace: Path) -> list[LayerGap]:
@@ -124,25 +136,28 @@ class _Makers:
             yield node
             node = self._makers.get(node.input[0]) if node.op_type in _CLIPS else None
 
-    def causes(self, made_by: list[onnx.NodeProto], bits: int) -> Iterator[str]:
+    def causes(self, made_by: list[onnx.NodeProto], bits: int) -> Iterator[Cause]:
         """Say what is typical of a layer that departs, and what to do, the likeliest first."""
         main = made_by[-1]
         if main.name in self._wrong_biases:
-            yield (
+            yield Cause(
                 "bias scale: its int32 bias is not in units of input scale x weight scale, as which the NPU reads it;"
-                " export with biases in float (export_qdq does, unless int32_bias=True)"
+                " export with biases in float (export_qdq does, unless int32_bias=True)",
+                proven=True,
             )
             return
         before = self._makers.get(main.input[0])
         if before is not None and before.op_type == "Pad":
-            yield (
+            yield Cause(
                 "pad: a Pad without a quantizer stands before it, so its input has no scale of its own; use the"
                 " convolution's own padding in the model"
             )
         if clips := [node.op_type for node in made_by[:-1]]:
-            yield (
+            yield Cause(
                 f"fused clip: the NPU runs {main.op_type} and {' and '.join(clips)} as one op; see whether the layer"
                 " agrees without the activation, and with ReLU in place of ReLU6"
             )
         if bits == 16:
-            yield "16-bit op: the NPU has other kernels at 16 bits; see whether it agrees at 8 bits of activations"
+            yield Cause(
+                "16-bit op: the NPU has other kernels at 16 bits; see whether it agrees at 8 bits of activations"
+            )

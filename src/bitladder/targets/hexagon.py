@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from bitladder.errors import UserError
+from bitladder.errors import RefusedError, UserError
 from bitladder.evaluate import Outputs
 from bitladder.files import load_tensors, save_tensors
 from bitladder.params import TargetParams
@@ -25,10 +25,11 @@ from bitladder.targets.backend import (
     time_runs,
     write_profile,
 )
+from bitladder.targets.binary import read_memory
 from bitladder.targets.estimated import estimated_latency
 from bitladder.targets.ops import OPS_FILE, weights_bytes, write_ops
 from bitladder.targets.target import Job, Latency, Measured
-from bitladder.targets.workers import result, worker_pool
+from bitladder.targets.workers import check_room, result, worker_pool
 from bitladder.tasks.task import Split
 
 __all__ = ["Compiled", "Hexagon", "Snapdragon", "compile_model", "run"]
@@ -54,6 +55,7 @@ class Hexagon:
         answers = run(compiled, self.soc, fp16, job.split, self.settings, job.workspace)
         arguments = (str(compiled.context), str(job.workspace), self.soc.soc_model, fp16, _row(job.split, 0))
         self._in_worker(job, write_profile, arguments, 1)
+        check_room(f"{job.model}: profiling on {self.soc.name}", job.workspace)
         write_ops(job.workspace, job.notes / OPS_FILE, source)
         return compiled, answers
 
@@ -92,45 +94,52 @@ class Snapdragon(Hexagon):
 
 def _measured(job: Job, compiled: "Compiled", answers: Outputs, latency: Latency) -> Measured:
     return Measured(
-        answers, compiled.memory_bytes, weights_bytes(job.model), compiled.ops_npu, compiled.ops_cpu, latency
+        answers,
+        compiled.memory_bytes,
+        weights_bytes(job.model),
+        compiled.ops_npu,
+        compiled.ops_cpu,
+        latency,
+        compiled.memory,
     )
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A context binary: its wrapper ONNX, its size in bytes, and how many ops run where."""
+    """A context binary: its wrapper ONNX, its size in bytes, how many ops run where, what it says of its memory."""
 
     context: Path
     memory_bytes: int
     ops_npu: int
     ops_cpu: int
+    memory: dict[str, int] | None
 
 
 def compile_model(model: Path, folder: Path, soc: Soc, fp16: bool, limit_s: float, workspace: Path) -> Compiled:
     """Compile an ONNX model into `folder` for a SoC's NPU, with nothing left for the CPU.
 
-    Raises UserError where the NPU refuses ops (named), the compiler fails, or the limit is reached.
+    Raises RefusedError where the NPU does not take ops (named), UserError where the compiler fails or takes too long.
     """
     # What a killed compile left is no context, and the backend refuses to write over one
     unfinished = workspace / "context"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
+    work, limit = f"{model}: compiling for {soc.name}", f"target.compile_limit_s = {limit_s:g} s"
     with worker_pool(1, workspace) as pool:
         job = (str(model.resolve()), str(unfinished), soc.soc_model, fp16)
-        placement: Placement = result(
-            pool.schedule(compile_context, args=job, timeout=limit_s),
-            f"{model}: compiling for {soc.name}",
-            f"target.compile_limit_s = {limit_s:g} s",
-            workspace,
-        )
-    if placement["cpu"]:
-        named = ", ".join(placement["cpu"][:5])
-        raise UserError(f"{model}: the NPU of {soc.name} does not take {len(placement['cpu'])} of its ops: {named}")
-    size = sum(path.stat().st_size for path in unfinished.glob("*.bin"))
+        placement: Placement = result(pool.schedule(compile_context, args=job, timeout=limit_s), work, limit, workspace)
+        if placement["cpu"]:
+            named = ", ".join(placement["cpu"][:5])
+            raise RefusedError(
+                f"{model}: the NPU of {soc.name} does not take {len(placement['cpu'])} of its ops: {named}"
+            )
+        (binary,) = unfinished.resolve().glob("*.bin")  # in full: the process now works in the model's folder
+        memory = result(pool.schedule(read_memory, args=(binary,), timeout=limit_s), work, limit, workspace)
+    size = binary.stat().st_size
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(unfinished, folder)
-    return Compiled(folder / CONTEXT_FILE, size, len(placement["npu"]), len(placement["cpu"]))
+    return Compiled(folder / CONTEXT_FILE, size, len(placement["npu"]), len(placement["cpu"]), memory)
 
 
 def run(compiled: Compiled, soc: Soc, fp16: bool, split: Split, params: TargetParams, workspace: Path) -> Outputs:

@@ -1,17 +1,50 @@
 """What a target says of a rung, in one form for every backend: the metrics/target/*.json files."""
 
+from pathlib import Path
 from typing import Any
 
 from bitladder.evaluate import Outputs, agreement, sqnr_db
-from bitladder.params import Params
-from bitladder.targets.record import header
+from bitladder.files import load_tensors
+from bitladder.model import load_split
+from bitladder.params import Params, TargetParams
+from bitladder.resume import fingerprint, workspace
+from bitladder.socs import Soc
+from bitladder.targets.record import header, memory_table, precision_of
 from bitladder.targets.target import Job, Target
-from bitladder.tasks.task import Metric
+from bitladder.tasks.task import Metric, load_task
 
-__all__ = ["find_target", "profile"]
+__all__ = ["find_target", "profile", "profile_rung"]
 
 
-def profile(job: Job, metric: Metric, references: tuple[Outputs, Outputs], params: Params) -> dict[str, Any]:
+def profile_rung(params: Params, rung: str, soc: Soc, folder: Path, notes: Path) -> dict[str, Any]:
+    """Measure an exported rung, or FP16, on a SoC, with what the stages before left in build/.
+
+    Args:
+        params: of the pipeline.
+        rung: its name, or fp16.
+        soc: the chip.
+        folder: takes what is compiled.
+        notes: takes what differs from run to run.
+
+    Returns: a metrics/target record.
+
+    """
+    model, data = Path(f"build/export/{rung}/model.onnx"), Path("build/data/evaluation.safetensors")
+    simulated = Path("build/export/fp16" if rung == "fp16" else f"build/qat/{rung}") / "outputs.safetensors"
+    with workspace(f"profile-{rung}-{soc.name}", fingerprint(soc, params.target.samples, files=(model, data))) as work:
+        split = load_split(data).first(params.target.samples)
+        return profile(
+            Job(model, precision_of(params, rung), split, folder, notes, work),
+            load_task(params.task.factory, params.task.args).metric,
+            (load_tensors(Path("build/baseline/outputs.safetensors")), load_tensors(simulated)),
+            soc,
+            params.target,
+        )
+
+
+def profile(
+    job: Job, metric: Metric, references: tuple[Outputs, Outputs], soc: Soc, settings: TargetParams
+) -> dict[str, Any]:
     """Measure a model on the target that `target.backend` names, and compare its answers.
 
     Args:
@@ -19,7 +52,8 @@ def profile(job: Job, metric: Metric, references: tuple[Outputs, Outputs], param
         metric: the task's.
         references: what FP32 and what the simulation (QuantSim, or the FP16 module) answer; of the whole split or
             more: the first samples count.
-        params: target and limits.
+        soc: the chip.
+        settings: target and limits.
 
     Returns: a metrics/target record. `drop` is against FP32, `agreement`, `sqnr_db` and `gap` against the simulation,
     all on the same samples; `reference_value` is the simulation's metric on them.
@@ -27,11 +61,11 @@ def profile(job: Job, metric: Metric, references: tuple[Outputs, Outputs], param
     Raises UserError where the target refuses the model, fails, or takes too long.
 
     """
-    found, split = find_target(params).measure(job), job.split
+    found, split = find_target(soc, settings).measure(job), job.split
     fp32, simulated = ({name: values[: len(split)] for name, values in outputs.items()} for outputs in references)
     value, reference_value = metric(found.answers, split.targets), metric(simulated, split.targets)
     return {
-        **header(params.target),
+        **header(settings.backend, soc),
         "samples": len(split),
         "value": value,
         "drop": metric.drop(metric(fp32, split.targets), value),
@@ -41,6 +75,7 @@ def profile(job: Job, metric: Metric, references: tuple[Outputs, Outputs], param
         "sqnr_db": sqnr_db(simulated, found.answers),
         "memory_bytes": found.memory_bytes,
         "weights_bytes": found.weights_bytes,
+        "memory": memory_table(found.memory, "this target gives no context binary that tells"),
         "ops_npu": found.ops_npu,
         "ops_cpu": found.ops_cpu,
         "latency_ms": found.latency.ms,
@@ -52,12 +87,12 @@ def profile(job: Job, metric: Metric, references: tuple[Outputs, Outputs], param
     }
 
 
-def find_target(params: Params) -> Target:
+def find_target(soc: Soc, settings: TargetParams) -> Target:
     """Give the target that `target.backend` names. The import of each stays here: one may lack what another needs."""
-    if params.target.backend == "ai-hub":
+    if settings.backend == "ai-hub":
         from bitladder.targets.aihub import AiHub
 
-        return AiHub(params.soc, params.target)
+        return AiHub(soc, settings)
     from bitladder.targets.hexagon import Hexagon, Snapdragon
 
-    return {"hexagon-emulator": Hexagon, "snapdragon": Snapdragon}[params.target.backend](params.soc, params.target)
+    return {"hexagon-emulator": Hexagon, "snapdragon": Snapdragon}[settings.backend](soc, settings)

@@ -40,7 +40,10 @@ class Latency:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a target found. `memory_bytes` is the compiled model's size, None where the target does not tell."""
+    """What a target found. `memory_bytes` is the compiled model's size, None where the target does not tell.
+
+    `memory` is what the compiled model says of the memory that it takes, by the names of record.MEMORY.
+    """
 
     answers: Outputs
     memory_bytes: int | None
@@ -48,6 +51,7 @@ class Measured:
     ops_npu: int
     ops_cpu: int
     latency: Latency
+    memory: dict[str, int] | None = None
 
 
 class Target(Protocol):

@@ -11,7 +11,7 @@ from pebble import ProcessExpired, ProcessPool
 from bitladder.errors import UserError
 from bitladder.targets.backend import redirect_output
 
-__all__ = ["LOG_FILE", "result", "worker_pool"]
+__all__ = ["LOG_FILE", "check_room", "result", "worker_pool"]
 
 LOG_FILE = "backend.log"
 
@@ -36,6 +36,11 @@ def result(future: Future, work: str, limit: str, workspace: Path) -> Any:
         raise UserError(f"{work}: its process died ({death}); run again, or see {log}") from None
     except (ImportError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:500]
-        if shutil.disk_usage(workspace).free < FULL:
-            reason = f"the disk that holds {workspace} is full; make room, and run again ({reason})"
+        check_room(work, workspace, f" ({reason})")
         raise UserError(f"{work}: {reason}") from None
+
+
+def check_room(work: str, workspace: Path, seen: str = "") -> None:
+    """Raise UserError where the disk is full: the backend cuts some files short there without a word."""
+    if shutil.disk_usage(workspace).free < FULL:
+        raise UserError(f"{work}: the disk that holds {workspace} is full; make room, and run again{seen}")
