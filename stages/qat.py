@@ -9,7 +9,7 @@ from bitladder.stage import run
 
 def main(params: Params, rung: str) -> None:
     from bitladder.files import copy_file, read_json, write_csv, write_json
-    from bitladder.gates import is_skipped, skip_qat
+    from bitladder.gates import QAT_COLUMNS, is_skipped, skip_qat
     from bitladder.goals import qat_verdict
 
     source, folder = Path("build/ptq") / rung, Path("build/qat") / rung
@@ -20,15 +20,21 @@ def main(params: Params, rung: str) -> None:
     history: list[dict[str, Any]] = []
     needed, why = qat_verdict(params.qat.when, params.goals, record, read_json(Path("metrics/eval/fp32.json")))
     if needed:
+        from bitladder.devices import is_main, launch
+
+        if launch(params.qat.processes):
+            return  # each of them has run this script
         from bitladder.quantize.qat import train_rung
 
         trained, history = train_rung(params, rung, source, folder)
+        if not is_main():
+            return
         why += "" if trained else "; no epoch beat PTQ on the calibration split, so PTQ's model stays"
         record = trained or record
     if record["technique"] != "qat":
         for name in ("sim.safetensors", "outputs.safetensors"):
             copy_file(source / name, folder / name)
-    write_csv(Path(f"metrics/qat/{rung}.csv"), ["epoch", "train_loss", "value", "loss"], history)
+    write_csv(Path(f"metrics/qat/{rung}.csv"), QAT_COLUMNS, history)
     write_json(Path(f"metrics/eval/{rung}.json"), {**record, "qat": why})
 
 

@@ -1,9 +1,14 @@
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from bitladder.errors import UserError
-from bitladder.resume import fingerprint, workspace
+from bitladder.resume import fingerprint, load_state, workspace
 from bitladder.tasks.mnist import task as make_task
 from bitladder.tasks.task import make_splits
 from bitladder.training import Recipe, fit
@@ -77,3 +82,81 @@ def test_a_workspace_is_found_again_by_the_same_inputs_only(tmp_path, monkeypatc
     with workspace("train", fingerprint(1, files=(data,))) as folder:
         assert list(folder.iterdir()) == []
         assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_the_checkpointed_state_in_the_middle_of_an_epoch_is_enough(digits, tmp_path, python):
+    """The process is killed for good (signal 9) between two batches, as the machine's end would."""
+    task, train = digits
+    recipe = replace(RECIPE, checkpoint_steps=2)
+    undisturbed = untrained(task)
+    whole = fit(undisturbed, task, train, recipe, tmp_path / "whole")
+    code = f"""
+from bitladder import determinism
+determinism.pin({torch.get_num_threads()})
+import os, signal, torch
+from pathlib import Path
+from bitladder import training
+from bitladder.tasks.mnist import task as make_task
+from bitladder.tasks.task import make_splits
+
+task = make_task(train=200, calibration=50, evaluation=50)
+steps = []
+step = training._Loop._step
+
+def killed(self, *inputs):
+    steps.append(1)
+    if len(steps) == 12:  # the fifth of the second epoch's seven batches
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, *inputs)
+
+training._Loop._step = killed
+torch.manual_seed(0)
+training.fit(task.model(), task, make_splits(task, 0)["train"], training.{recipe!r}, Path({str(tmp_path / "killed")!r}))
+"""
+    assert python(code).returncode == -signal.SIGKILL
+    state = load_state(tmp_path / "killed/state.pt")
+    assert state is not None and len(state["done"]) == 1 and state["part"]["step"] == 4
+    resumed = untrained(task)
+    assert fit(resumed, task, train, recipe, tmp_path / "killed") == whole
+    for name, values in undisturbed.state_dict().items():
+        assert torch.equal(values, resumed.state_dict()[name]), name
+
+
+def test_patience_ends_a_training_that_gets_no_better(digits, tmp_path):
+    task, train = digits
+    values = iter([0.5, 0.6, 0.6, 0.6, 0.9])
+    score = lambda model: {"value": next(values), "loss": 1.0}  # noqa: E731
+    history = fit(untrained(task), task, train, replace(RECIPE, epochs=5, patience=2), tmp_path, score)
+    assert [epoch.value for epoch in history] == [0.5, 0.6, 0.6, 0.6]
+
+
+def test_two_processes_train_the_model_that_one_does(digits, tmp_path):
+    """Through torchrun and accelerate, on two shares of the CPU, with a batch that does not divide by two."""
+    task, train = digits
+    alone = untrained(task)
+    history = fit(alone, task, train, RECIPE, tmp_path / "alone")
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+from bitladder import determinism
+determinism.pin(1)
+import os, torch
+from pathlib import Path
+from bitladder.tasks.mnist import task as make_task
+from bitladder.tasks.task import make_splits
+from bitladder.training import Recipe, fit
+
+task = make_task(train=200, calibration=50, evaluation=50)
+torch.manual_seed(int(os.environ["RANK"]))  # the first one's weights must reach the other
+model = task.model()
+history = fit(model, task, make_splits(task, 0)["train"], {RECIPE!r}, Path({str(tmp_path / "two")!r}))
+torch.save((model.state_dict(), [vars(epoch) for epoch in history]), f"{tmp_path}/rank" + os.environ["RANK"])
+""")
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    done = subprocess.run(run, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (first, found), (second, same) = (torch.load(tmp_path / f"rank{rank}") for rank in (0, 1))
+    assert found == same
+    for name, values in first.items():
+        assert torch.equal(values, second[name]), name
+    assert found[0]["train_loss"] == pytest.approx(history[0].train_loss, rel=0.1)  # batch norm sees half a batch
+    assert found[-1]["train_loss"] < found[0]["train_loss"] / 1.2

@@ -47,15 +47,17 @@ class Comparison:
 
 def predict(model: nn.Module | Callable, split: Split, batch_size: int, title: str) -> Outputs:
     """Run a split through a model, batch by batch, with a progress bar; gradients are off."""
+    device = torch.device("cpu")
     if isinstance(model, nn.Module):
         model.eval()
+        device = next((values.device for values in model.parameters()), device)
     names = output_names(model)
     batches: dict[str, list[Tensor]] = {}
     with torch.no_grad(), tqdm(total=len(split), desc=title, unit="sample", leave=False) as bar:
         for start in range(0, len(split), batch_size):
-            batch = [values[start : start + batch_size] for values in split.inputs.values()]
+            batch = [values[start : start + batch_size].to(device) for values in split.inputs.values()]
             for name, value in name_outputs(model(*batch), names).items():
-                batches.setdefault(name, []).append(value)
+                batches.setdefault(name, []).append(value.cpu())
             bar.update(len(batch[0]))
     return {name: torch.cat(parts) for name, parts in batches.items()}
 

@@ -11,7 +11,17 @@ from typing import Any
 from bitladder.files import read_json, write_csv, write_json, write_text, write_yaml
 from bitladder.params import Params
 
-__all__ = ["LAYER_COLUMNS", "SKIPPED", "descends", "is_skipped", "skip_export", "skip_ptq", "skip_qat", "write_gate"]
+__all__ = [
+    "LAYER_COLUMNS",
+    "QAT_COLUMNS",
+    "SKIPPED",
+    "descends",
+    "is_skipped",
+    "skip_export",
+    "skip_ptq",
+    "skip_qat",
+    "write_gate",
+]
 
 SKIPPED = "goals.policy is step-down, and a rung above meets every goal"
 
@@ -19,6 +29,9 @@ LAYER_COLUMNS = (
     "layer", "kind", "sqnr_db", "weights_bits", "weight_min", "weight_max", "outputs_bits", "output_min", "output_max",
 )  # fmt: skip
 """Columns of metrics/layers/*.csv, after PTQ, and of metrics/export/*.csv, of what ships."""
+
+QAT_COLUMNS = ("epoch", "train_loss", "value", "loss", "range_drift_mean", "range_drift_max")
+"""Columns of metrics/qat/*.csv: a row an epoch, the first PTQ's state."""
 
 
 def write_gate(rung: str, descend: bool) -> None:
@@ -48,7 +61,7 @@ def skip_ptq(params: Params, rung: str) -> None:
 def skip_qat(rung: str) -> None:
     """Leave qat@rung's outputs for a skipped rung."""
     _leave_empty(*(Path("build/qat") / rung / f"{name}.safetensors" for name in ("sim", "outputs")))
-    write_csv(Path(f"metrics/qat/{rung}.csv"), ("epoch", "train_loss", "value", "loss"), ())
+    write_csv(Path(f"metrics/qat/{rung}.csv"), QAT_COLUMNS, ())
     record = read_json(Path(f"metrics/ptq/{rung}.json"))
     write_json(Path(f"metrics/eval/{rung}.json"), {**record, "qat": "not run: the rung is skipped"})
 

@@ -239,6 +239,11 @@ class QatParams(_Block):
     batch_size: Count
     learning_rate: Positive
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    range_learning_rate: Positive | None = None
+    distill: Fraction = 0.0
+    patience: Count | None = None
+    checkpoint_steps: Count | None = None
+    processes: Count = 1
 
 
 class ExportParams(_Block):

@@ -27,9 +27,15 @@ def fingerprint(*values: Any, files: tuple[Path, ...] = ()) -> str:
 
 
 @contextmanager
-def workspace(name: str, key: str) -> Iterator[Path]:
-    """Give the folder for one piece of work; it goes when the work ends well, and so do those of older inputs."""
+def workspace(name: str, key: str, main: bool = True) -> Iterator[Path]:
+    """Give the folder for one piece of work; it goes when the work ends well, and so do those of older inputs.
+
+    Of several processes that work together, only the `main` one clears folders away.
+    """
     folder = WORK / name / key
+    if not main:
+        yield folder
+        return
     for other in folder.parent.glob("*") if folder.parent.is_dir() else ():
         if other != folder:
             shutil.rmtree(other)
@@ -52,5 +58,5 @@ def load_state(path: Path) -> dict[str, Any] | None:
 
     if not path.is_file():
         return None
-    state: dict[str, Any] = torch.load(path, weights_only=True)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state

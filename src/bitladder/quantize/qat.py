@@ -1,23 +1,27 @@
 """Quantization-aware training of one rung, from PTQ's encodings on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from aimet_torch.quantsim import QuantizationSimModel
-from torch import nn
+from torch import Tensor, nn
 
 from bitladder.determinism import seed_all
+from bitladder.devices import find_devices, is_main
 from bitladder.evaluate import compare, predict
 from bitladder.files import load_tensors, save_tensors
 from bitladder.model import load_split, sample_inputs
 from bitladder.params import Params
+from bitladder.quantize.distill import distilled
+from bitladder.quantize.fast_quant import plain_tensors
 from bitladder.quantize.restore import restore
 from bitladder.quantize.simulation import save_sim
 from bitladder.resume import fingerprint, load_state, save_state, workspace
 from bitladder.tasks.task import Split, Task, as_returned, load_task
-from bitladder.training import Epoch, Recipe, fit
+from bitladder.training import Epoch, Recipe, fit, rank
 
 __all__ = ["QatResult", "train_quantized", "train_rung"]
 
@@ -35,6 +39,8 @@ def train_rung(
 ) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
     """Train a rung from what PTQ left in `source`, and write the trained sim and its answers to `folder`.
 
+    Of several processes that train together only the main one writes.
+
     Returns: the metrics/eval record, None where no epoch beat PTQ (then nothing is written); the history's rows.
     """
     seed_all(params.seed)
@@ -42,20 +48,27 @@ def train_rung(
     paths = {name: Path(f"build/data/{name}.safetensors") for name in ("train", "calibration", "evaluation")}
     splits = {name: load_split(path) for name, path in paths.items()}
     sample = sample_inputs(splits["calibration"])
-    sim, _ = restore(params, rung, task, sample, source / "sim.safetensors")
-    recipe = Recipe(**params.qat.model_dump(exclude={"when"}), seed=params.seed)
+    sim, model = restore(params, rung, task, sample, source / "sim.safetensors")
+    recipe = Recipe(**params.qat.model_dump(exclude={"when", "distill", "processes"}), seed=params.seed)
     key = fingerprint(
         params.task,
         recipe,
+        params.qat.distill,
         params.compute,
         files=(*paths.values(), source / "sim.safetensors", Path("build/task.json")),
     )
-    with workspace(f"qat-{rung}", key) as work:
+    with workspace(f"qat-{rung}", key, is_main()) as work:
         result = train_quantized(
-            sim, task, (splits["train"], splits["calibration"]), recipe, params.evaluate.batch_size, work
+            sim,
+            task,
+            (splits["train"], splits["calibration"]),
+            recipe,
+            params.evaluate.batch_size,
+            work,
+            (model, params.qat.distill),
         )
     history = [vars(epoch) for epoch in result.history]
-    if result.best == 0:
+    if result.best == 0 or not is_main():
         return None, history
     outputs = predict(sim.model, splits["evaluation"], params.evaluate.batch_size, f"qat {bits}")
     reference = load_tensors(Path("build/baseline/outputs.safetensors"))
@@ -72,6 +85,7 @@ def train_quantized(
     recipe: Recipe,
     batch_size: int,
     folder: Path,
+    teacher: tuple[nn.Module, float] | None = None,
 ) -> QatResult:
     """Train a calibrated sim in place: weights and ranges. Leave it in its best state.
 
@@ -82,43 +96,67 @@ def train_quantized(
         recipe: of the training.
         batch_size: for scoring.
         folder: where a killed run finds what it has done.
+        teacher: the FP32 network to distil from, and its part of the loss, 0 to 1.
 
-    States are ranked by the metric, and by the loss where the metric ties. PTQ's own state takes part, so the
-    result is never worse than PTQ on the scoring split.
+    Batch norms are folded by then, and the network trains in evaluation mode: there are no statistics to move, and
+    dropout does not blur what quantization does. States are ranked by the metric, and by the loss where the metric
+    ties. PTQ's own state takes part, so the result is never worse than PTQ on the scoring split.
 
     """
     train, held_out = splits
-    score = _scorer(task, held_out, batch_size)
+    score = _scorer(sim, task, held_out, batch_size)
     path = folder / "best.pt"
     kept = load_state(path)
     if kept:
         start, best = Epoch(**kept["start"]), Epoch(**kept["epoch"])
     else:
-        start = best = Epoch(0, None, *score(sim.model))
-        save_state(path, {"start": vars(start), "epoch": vars(best), "model": sim.model.state_dict()})
+        start = best = Epoch(0, None, **score(sim.model))
 
-    def keep_best(epoch: Epoch) -> None:
+    def keep(epoch: Epoch) -> None:
         nonlocal best
-        if _rank(task, epoch) > _rank(task, best):
+        if epoch is start or rank(task, epoch) > rank(task, best):
             best = epoch
-            save_state(path, {"start": vars(start), "epoch": vars(best), "model": sim.model.state_dict()})
+            if is_main():
+                save_state(path, {"start": vars(start), "epoch": vars(best), "model": sim.model.state_dict()})
 
-    history = [start, *fit(sim.model, task, train, recipe, folder, score, keep_best, train_mode=False)]
+    if not kept:
+        keep(start)
+    loss = distilled(teacher[0], task, train, teacher[1], batch_size) if teacher and teacher[1] else None
+    with plain_tensors():
+        ranges = [parameter for _, quantizer in sim.named_quantizers() for parameter in quantizer.parameters()]
+        history = fit(sim.model, task, train, recipe, folder, score, keep, False, ranges, loss)
     state = load_state(path)
     assert state is not None
     sim.model.load_state_dict(state["model"])
-    return QatResult(best.epoch, history)
+    find_devices().wait()  # all have read it before the first one clears it away
+    return QatResult(best.epoch, [start, *history])
 
 
-def _scorer(task: Task, split: Split, batch_size: int) -> Callable[[nn.Module], tuple[float, float]]:
-    def score(model: nn.Module) -> tuple[float, float]:
+def _scorer(
+    sim: QuantizationSimModel, task: Task, split: Split, batch_size: int
+) -> Callable[[nn.Module], Mapping[str, float]]:
+    before = _ranges(sim)
+
+    def score(model: nn.Module) -> dict[str, float]:
         outputs = predict(model, split, batch_size, "score")
         loss = task.loss(as_returned(outputs), split.targets).item()
-        return task.metric(outputs, split.targets), loss
+        drifts = [_drift(*pair) for pair in zip(before, _ranges(sim), strict=True)]
+        return {
+            "value": task.metric(outputs, split.targets),
+            "loss": loss,
+            "range_drift_mean": sum(drifts) / len(drifts),
+            "range_drift_max": max(drifts),
+        }
 
     return score
 
 
-def _rank(task: Task, epoch: Epoch) -> tuple[float, float]:
-    assert epoch.value is not None and epoch.loss is not None
-    return (epoch.value if task.metric.higher_is_better else -epoch.value), -epoch.loss
+def _ranges(sim: QuantizationSimModel) -> list[tuple[Tensor, Tensor]]:
+    found = [(quantizer.get_min(), quantizer.get_max()) for _, quantizer in sim.named_quantizers()]
+    return [(low.detach().clone().cpu(), high.detach().clone().cpu()) for low, high in found if low is not None]
+
+
+def _drift(before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) -> float:
+    """Give the larger move of a range's two ends as a share of its width; the mean over channels."""
+    moves = torch.maximum(*(abs(new - old) for new, old in zip(after, before, strict=True)))
+    return (moves / (before[1] - before[0])).mean().item()

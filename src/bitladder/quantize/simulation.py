@@ -17,6 +17,7 @@ from bitladder.evaluate import predict
 from bitladder.files import load_tensors, replacing, save_tensors
 from bitladder.model import carry_notes
 from bitladder.precision import Precision
+from bitladder.quantize import fast_quant
 from bitladder.quantize.missing import check_layers, check_ranges, leave_unknown, refusal, without_tensors
 from bitladder.quantize.wishes import wishes_of
 from bitladder.tasks.task import Split
@@ -58,6 +59,7 @@ def build_sim(
 
     Raises UserError that names the layers which AIMET does not know how to quantize.
     """
+    fast_quant.install()
     wishes = wishes_of(model)
     leave_unknown(model, wishes.exclude)
     try:
