@@ -166,6 +166,45 @@ def track(params: ParamsFile = Path("params.yaml")) -> None:
 
 @app.command()
 @one_line_errors
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="The folder that the bundle stage wrote, or what `ship` packed.")],
+    params: Annotated[Path, typer.Option("--params", help="Your own params.yaml, whose task has the metric.")] = Path(
+        "params.yaml"
+    ),
+    limit_s: Annotated[float, typer.Option(min=1, help="Seconds an emulated inference may take.")] = 60.0,
+) -> None:
+    """Check a bundle: every byte, and the recorded answers repeated on the emulator. Nothing in it is executed."""
+    from bitladder import determinism
+    from bitladder.params import load_params
+
+    own = load_params(params) if params.is_file() else None
+    determinism.pin(own.compute.threads if own else 1)
+    from bitladder.bundle.verify import opened
+    from bitladder.bundle.verify import verify as check_bundle
+
+    with opened(bundle) as folder:
+        good, bad = check_bundle(folder, own, limit_s)
+    for line in good:
+        typer.echo(f"good: {line}")
+    for line in bad:
+        typer.echo(f"BAD:  {line}")
+    if bad:
+        raise UserError(f"{bundle}: not as it was shipped ({len(bad)} found)")
+
+
+@app.command()
+@one_line_errors
+def ship(
+    output: Annotated[Path | None, typer.Option(help="The .tar to write; RUNG-REVISION.tar if left out.")] = None,
+) -> None:
+    """Pack deploy/ with the commit that it came from; refuses where the work tree is not that commit's."""
+    from bitladder.bundle.ship import ship as pack
+
+    typer.echo(f"{pack(Path('deploy'), output)}: written; `bitladder verify` takes it as it is")
+
+
+@app.command()
+@one_line_errors
 def timings() -> None:
     """Print how long each stage took when it last ran here."""
     from bitladder.files import read_json
