@@ -205,6 +205,22 @@ def ship(
 
 @app.command()
 @one_line_errors
+def reproduce(
+    revision: Annotated[str, typer.Argument(metavar="REV", help="A git revision: a branch, a tag, a commit.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Take data and FP32 weights from the cache.")] = False,
+    any_environment: Annotated[
+        bool, typer.Option("--any-environment", help="Run with other versions than the recorded ones too.")
+    ] = False,
+) -> None:
+    """Run a revision's pipeline from nothing in a temporary clone, and compare every output with its dvc.lock."""
+    from bitladder.reproduce import reproduce as run_again
+
+    if not run_again(revision, quick, any_environment, typer.echo):
+        raise UserError(f"{revision}: not reproduced; what differs is said above")
+
+
+@app.command()
+@one_line_errors
 def timings() -> None:
     """Print how long each stage took when it last ran here."""
     from bitladder.files import read_json

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from bitladder.errors import UserError
 
-__all__ = ["Revision", "read_revision"]
+__all__ = ["Revision", "cached_file", "read_revision"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Revision:
         path = f"build/ptq/{rung}/encodings.json"
         if self.name is None and Path(path).exists():
             return dict(json.loads(Path(path).read_text("utf-8")))
-        cached = _cached(self.outputs.get(path, {}).get("md5"))
+        cached = cached_file(self.outputs.get(path, {}).get("md5"))
         if cached is None:
             self.unseen.append(f"{path} at {self.label}: not in the DVC cache here; `dvc fetch` brings it")
             return None
@@ -104,7 +104,7 @@ def _git(*words: str) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def _cached(digest: str | None) -> Path | None:
+def cached_file(digest: str | None) -> Path | None:
     """Find a file in the DVC cache by its hash, wherever DVC's config puts the cache."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
