@@ -1,5 +1,7 @@
 """What every stage script does around its own work: pinning, timing, and errors as one line."""
 
+import errno
+import os
 import sys
 import time
 import warnings
@@ -14,6 +16,8 @@ from bitladder.params import Params, load_params
 from bitladder.version import check_version
 
 __all__ = ["TIMINGS", "run"]
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 TIMINGS = Path("build/timings")
 """A file a stage, with the seconds it took last. Not an output: seconds are not reproducible."""
@@ -41,7 +45,21 @@ def run(main: Callable[..., None]) -> None:
         sys.exit(f"{stage}: {error}")
     except KeyboardInterrupt:
         sys.exit(f"{stage}: interrupted; `dvc repro` goes on from here")
+    except Exception as error:
+        if not _is_full_disk(error):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        sys.exit(f"{stage}: the disk is full ({reason}); make room, and `dvc repro` goes on from here")
     write_json(TIMINGS / f"{stage}.json", {"seconds": round(time.perf_counter() - start, 1)})
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or one behind it, is a full disk's; libraries in C++ and Rust have only words for it."""
+    while error is not None:
+        if getattr(error, "errno", None) in FULL or os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _check_own_code() -> None:

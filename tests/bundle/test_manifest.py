@@ -121,6 +121,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.fuzz
 @given(content=JSON | st.dictionaries(st.sampled_from([*EMPTY, "files", "format", SEAL]), JSON), seal=st.booleans())
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_a_manifest_holds_it_is_read_or_refused(tmp_path, content, seal):
@@ -141,6 +142,7 @@ def test_whatever_a_manifest_holds_it_is_read_or_refused(tmp_path, content, seal
         assert "\n" not in str(error)
 
 
+@pytest.mark.fuzz
 @given(content=st.binary(max_size=300))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_bytes_a_manifest_is_made_of_it_is_refused(tmp_path, content):

@@ -121,8 +121,9 @@ def test_another_clone_gives_the_same_bytes_whatever_the_environment_says(clone,
     other = make_clone(tmp_path)
     changed = {"qat.learning_rate": 1e-3}  # as the shared clone has it by now
     other.edit(changed)
-    done = other.repro(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", MKL_CBWR="AUTO", ATEN_CPU_CAPABILITY="default")
-    assert done.code == 0, done.text[-3000:]
+    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MKL_CBWR": "AUTO", "ATEN_CPU_CAPABILITY": "default"}
+    done = other.run("nice", "-n", "12", "dvc", "repro", **environment)
+    assert done.returncode == 0, done.stderr[-3000:]
 
     def outputs(root):
         from ruamel.yaml import YAML
