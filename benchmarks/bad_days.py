@@ -89,10 +89,15 @@ def _corrupted_object(clone: Clone) -> tuple[str, str]:
     cached = clone.root / ".dvc/cache/files/md5" / digest[:2] / digest[2:]
     _flip(cached, 1000)
     (clone.root / MODEL).unlink()
+    silent = clone.repro()
+    stage = clone.run("python", "stages/profile.py", "tiny")
+    heal = clone.run("bitladder", "heal")
     done = clone.repro()
-    return f"exit code {done.code}; ran {sorted(done.ran)}; {_last_words(done.text)}", _healed(
-        clone, before, not done.code
+    found = (
+        f"dvc repro hands it out: exit code {silent.code}; a stage that reads it: {stage.returncode},"
+        f" {_last_words(stage.stderr)}; bitladder heal: {heal.stdout.strip()}; dvc repro then ran {sorted(done.ran)}"
     )
+    return found, _healed(clone, before, stage.returncode == 1 and digest in heal.stdout and not done.code)
 
 
 def _deleted(clone: Clone) -> tuple[str, str]:
@@ -192,7 +197,9 @@ def _outputs(clone: Clone) -> dict[str, str]:
 def _last_words(text: str) -> str:
     lines = [line.split("\r")[-1].strip() for line in text.strip().splitlines()]
     said = [
-        line for line in lines if re.search(r"full|space|damaged|refuse|lock|ERROR|bitladder:|corrupt|differ", line)
+        line
+        for line in lines
+        if re.search(r"full|space|damaged|refuse|lock|ERROR|bitladder:|corrupt|differ|not what", line)
     ]
     return " / ".join(said[-2:])[:400]
 

@@ -184,10 +184,9 @@ def verify(
 
     with opened(bundle) as folder:
         good, bad = check_bundle(folder, own, limit_s)
-    for line in good:
-        typer.echo(f"good: {line}")
-    for line in bad:
-        typer.echo(f"BAD:  {line}")
+    for line in (*(f"good: {line}" for line in good), *(f"BAD:  {line}" for line in bad)):
+        # Names and texts of a stranger's bundle must not steer the terminal
+        typer.echo("".join(character if character.isprintable() else "?" for character in line))
     if bad:
         raise UserError(f"{bundle}: not as it was shipped ({len(bad)} found)")
 
@@ -217,6 +216,18 @@ def reproduce(
 
     if not run_again(revision, quick, any_environment, typer.echo):
         raise UserError(f"{revision}: not reproduced; what differs is said above")
+
+
+@app.command()
+@one_line_errors
+def heal() -> None:
+    """Hold outputs and their cache objects against dvc.lock; what is damaged is removed, and `dvc repro` makes it."""
+    from bitladder.heal import heal as remove_damaged
+
+    removed = remove_damaged()
+    for line in removed:
+        typer.echo(line)
+    typer.echo("Next: `dvc repro`" if removed else "nothing is damaged")
 
 
 @app.command()

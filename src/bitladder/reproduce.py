@@ -16,7 +16,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from bitladder.errors import UserError
-from bitladder.files import write_text
+from bitladder.files import locked_stages, write_text
 from bitladder.report.diff import diff, format_diff
 from bitladder.report.revisions import cached_file, read_revision
 
@@ -59,7 +59,7 @@ def reproduce(name: str, quick: bool, any_environment: bool, say: Callable[[str]
     revision = read_revision(name).name
     with TemporaryDirectory(prefix="bitladder-") as folder:
         root = _clone(str(revision), Path(folder))
-        old = _stages(root / LOCK)
+        old = locked_stages(root / LOCK)
         if not old:
             raise UserError(f"{name}: has no dvc.lock with stages in it, so there is nothing to compare with")
         _check_environment(root, name, any_environment, say)
@@ -67,7 +67,7 @@ def reproduce(name: str, quick: bool, any_environment: bool, say: Callable[[str]
         _forget(root, old, kept)
         _fill_cache(root, [out for stage in kept.values() for out in stage.get("outs", [])], say)
         _run(root, name)
-        new = _stages(root / LOCK)
+        new = locked_stages(root / LOCK)
         found, compared = compare_locks(old, new), sum(len(stage.get("outs", [])) for stage in new.values())
         for difference in found:
             where = "from here on" if difference.is_origin else "its inputs differ"
@@ -177,12 +177,6 @@ def _run(root: Path, name: str) -> None:
     # What the stages print goes to the terminal as it comes; stdout is for what was found
     if subprocess.run([*dvc, "repro", *stages], cwd=root, env=settings, stdout=sys.stderr, check=False).returncode:
         raise UserError(f"{name}: its pipeline does not run through here; the stage that stopped is named above")
-
-
-def _stages(lock: Path) -> dict[str, Any]:
-    if not lock.is_file():
-        return {}
-    return dict((YAML(typ="safe").load(lock.read_text("utf-8")) or {}).get("stages") or {})
 
 
 def _git(folder: Path, *words: str) -> str:

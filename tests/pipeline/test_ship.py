@@ -1,5 +1,6 @@
 """What ships of the shared clone, and how its results go from machine to machine."""
 
+import hashlib
 import json
 import subprocess
 
@@ -44,6 +45,27 @@ def test_a_bundle_is_verified_and_a_changed_byte_is_named_and_healed(clone):
     assert done.returncode == 1 and "BAD:  SM8650/model_ctx_qnn.bin: changed" in done.stdout
     assert clone.repro("bundle").code == 0
     assert binary.read_bytes() != bytes(content)
+
+
+def test_a_damaged_cache_object_is_refused_by_what_reads_it_and_healed(clone):
+    model = clone.root / "build/export/tiny/model.onnx"
+    good = model.read_bytes()
+    digest = hashlib.md5(good, usedforsecurity=False).hexdigest()
+    cached = clone.root / ".dvc/cache/files/md5" / digest[:2] / digest[2:]
+    cached.chmod(0o644)
+    cached.write_bytes(good[:1000] + bytes([good[1000] ^ 1]) + good[1001:])
+    cached.chmod(0o444)  # DVC takes a file that is read-only as unchanged
+    model.unlink()
+    clone.run("dvc", "checkout", str(model))
+    assert model.read_bytes() != good
+    done = clone.run("python", "stages/profile.py", "tiny")
+    assert done.returncode == 1
+    assert "profile@tiny: build/export/tiny/model.onnx: is not what dvc.lock says; run `bitladder heal`" in done.stderr
+    healed = clone.run("bitladder", "heal").stdout
+    assert f"its cache object {digest} is damaged; removed" in healed
+    assert clone.repro("export@tiny").ran == {"export@tiny"}
+    assert model.read_bytes() == good
+    assert "nothing is damaged" in clone.run("bitladder", "heal").stdout
 
 
 def test_the_bundle_says_what_it_is(clone):
