@@ -44,12 +44,12 @@ def main() -> int:
     words.add_argument("--kills", type=int, default=4, help="of each stage")
     words.add_argument("--seed", type=int, default=0)
     words.add_argument(
-        "--ptq", default="{}", help="YAML of keys of params.yaml to set, such as {ptq.techniques: [adaround]}"
+        "--set", default="{}", help="YAML of keys of params.yaml to set, such as {ptq.techniques: [adaround]}"
     )
     given = words.parse_args()
     chance = random.Random(given.seed)  # noqa: S311
     folder = Path(tempfile.mkdtemp(prefix="ship-kills-"))
-    changes = {**ONE_RUNG, **YAML(typ="safe").load(given.ptq)}
+    changes = {**ONE_RUNG, **YAML(typ="safe").load(given.set)}
     try:
         alone, disturbed = (_clone(folder / name, changes) for name in ("alone", "disturbed"))
         start = time.monotonic()

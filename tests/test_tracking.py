@@ -147,3 +147,14 @@ def test_no_password_of_the_store_is_printed_or_logged(project, monkeypatch):
     with pytest.raises(UserError) as error:
         track(load_params())
     assert "127.0.0.1" in str(error.value) and "planted" not in str(error.value)
+
+
+def test_the_stage_ends_well_while_the_store_is_away_and_the_command_sends_it_later(project):
+    from bitladder.tracking import track
+
+    away = {**os.environ, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    words = [sys.executable, str(ROOT / "stages/track.py")]
+    done = subprocess.run(words, env=away, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "run `bitladder track` when it is back" in done.stderr and "Traceback" not in done.stderr
+    assert "with 5 children" in track(load_params())
