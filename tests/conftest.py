@@ -1,18 +1,25 @@
 """What many tests share. Bits are pinned as in the stages, before torch comes in."""
 
 import copy
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from ruamel.yaml import YAML
 
 from bitladder import determinism
 from support import DELETED, ROOT, Trained
 
 determinism.pin(2)
+
+# Few and the same inputs in a usual run; benchmarks/fuzz.py asks for 10,000 of each
+settings.register_profile("usual", max_examples=50, derandomize=True)
+settings.register_profile("many", max_examples=10_000, derandomize=True, database=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "usual"))
 
 
 @pytest.fixture(scope="session")

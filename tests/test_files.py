@@ -50,3 +50,20 @@ def test_missing_and_damaged_files_are_named(tmp_path, read):
     (tmp_path / "half").write_bytes(b'{"a": ')
     with pytest.raises(UserError, match=r"half: damaged .*; delete it and run `dvc repro`"):
         read(tmp_path / "half")
+
+
+def test_hashes_are_those_of_dvc():
+    """dvc.lock of this commit was written by DVC: what it says of a small file in git must come out here."""
+    from bitladder.files import dvc_hash, locked_stages
+    from support import ROOT
+
+    outs = {
+        out["path"]: out["md5"] for stage in locked_stages(ROOT / "dvc.lock").values() for out in stage.get("outs", [])
+    }
+    assert dvc_hash(ROOT / "metrics/decision.json") == outs["metrics/decision.json"]
+
+
+def test_nothing_is_locked_where_there_is_no_lock(tmp_path):
+    from bitladder.files import locked_stages
+
+    assert locked_stages(tmp_path / "dvc.lock") == {}

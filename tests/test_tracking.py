@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -117,3 +119,42 @@ def test_a_store_that_is_away_is_one_line(project, monkeypatch):
     with pytest.raises(UserError, match="the MLflow store did not take the metrics") as error:
         track(load_params())
     assert "\n" not in str(error.value)
+
+
+LOG = """
+import os, sys
+from bitladder.params import load_params
+from bitladder.tracking import track
+print(track(load_params()))
+"""
+
+
+@pytest.mark.slow
+def test_two_clones_that_log_the_same_at_once_leave_one_run(project):
+    at_once = [subprocess.Popen([sys.executable, "-c", LOG], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = sorted(process.communicate(timeout=300)[0].strip() for process in at_once)
+    assert "already there as run" in said[0] and "with 5 children" in said[1]
+    _, parents, children = runs()
+    assert [parent.info.status for parent in parents] == ["FINISHED"]
+    assert len(children) == 5
+
+
+def test_no_password_of_the_store_is_printed_or_logged(project, monkeypatch):
+    from bitladder.tracking import track
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://someone:planted-secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "planted-secret")
+    with pytest.raises(UserError) as error:
+        track(load_params())
+    assert "127.0.0.1" in str(error.value) and "planted" not in str(error.value)
+
+
+def test_the_stage_ends_well_while_the_store_is_away_and_the_command_sends_it_later(project):
+    from bitladder.tracking import track
+
+    away = {**os.environ, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    words = [sys.executable, str(ROOT / "stages/track.py")]
+    done = subprocess.run(words, env=away, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "run `bitladder track` when it is back" in done.stderr and "Traceback" not in done.stderr
+    assert "with 5 children" in track(load_params())

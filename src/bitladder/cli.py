@@ -178,6 +178,72 @@ def track(params: ParamsFile = Path("params.yaml")) -> None:
 
 @app.command()
 @one_line_errors
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="The folder that the bundle stage wrote, or what `ship` packed.")],
+    params: Annotated[Path, typer.Option("--params", help="Your own params.yaml, whose task has the metric.")] = Path(
+        "params.yaml"
+    ),
+    limit_s: Annotated[float, typer.Option(min=1, help="Seconds an emulated inference may take.")] = 60.0,
+) -> None:
+    """Check a bundle: every byte, and the recorded answers repeated on the emulator. Nothing in it is executed."""
+    from bitladder import determinism
+    from bitladder.params import load_params
+
+    own = load_params(params) if params.is_file() else None
+    determinism.pin(own.compute.threads if own else 1)
+    from bitladder.bundle.verify import opened
+    from bitladder.bundle.verify import verify as check_bundle
+
+    with opened(bundle) as folder:
+        good, bad = check_bundle(folder, own, limit_s)
+    for line in (*(f"good: {line}" for line in good), *(f"BAD:  {line}" for line in bad)):
+        # Names and texts of a stranger's bundle must not steer the terminal
+        typer.echo("".join(character if character.isprintable() else "?" for character in line))
+    if bad:
+        raise UserError(f"{bundle}: not as it was shipped ({len(bad)} found)")
+
+
+@app.command()
+@one_line_errors
+def ship(
+    output: Annotated[Path | None, typer.Option(help="The .tar to write; RUNG-REVISION.tar if left out.")] = None,
+) -> None:
+    """Pack deploy/ with the commit that it came from; refuses where the work tree is not that commit's."""
+    from bitladder.bundle.ship import ship as pack
+
+    typer.echo(f"{pack(Path('deploy'), output)}: written; `bitladder verify` takes it as it is")
+
+
+@app.command()
+@one_line_errors
+def reproduce(
+    revision: Annotated[str, typer.Argument(metavar="REV", help="A git revision: a branch, a tag, a commit.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Take data and FP32 weights from the cache.")] = False,
+    any_environment: Annotated[
+        bool, typer.Option("--any-environment", help="Run with other versions than the recorded ones too.")
+    ] = False,
+) -> None:
+    """Run a revision's pipeline from nothing in a temporary clone, and compare every output with its dvc.lock."""
+    from bitladder.reproduce import reproduce as run_again
+
+    if not run_again(revision, quick, any_environment, typer.echo):
+        raise UserError(f"{revision}: not reproduced; what differs is said above")
+
+
+@app.command()
+@one_line_errors
+def heal() -> None:
+    """Hold outputs and their cache objects against dvc.lock; what is damaged is removed, and `dvc repro` makes it."""
+    from bitladder.heal import heal as remove_damaged
+
+    removed = remove_damaged()
+    for line in removed:
+        typer.echo(line)
+    typer.echo("Next: `dvc repro`" if removed else "nothing is damaged")
+
+
+@app.command()
+@one_line_errors
 def timings() -> None:
     """Print how long each stage took when it last ran here."""
     from bitladder.files import read_json

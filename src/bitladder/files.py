@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ruamel.yaml import YAML
+
 from bitladder.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,8 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "copy_file",
+    "dvc_hash",
     "hash_path",
     "load_tensors",
+    "locked_stages",
     "read_json",
     "replacing",
     "save_tensors",
@@ -81,6 +85,23 @@ def hash_path(path: Path) -> str:
         if inner.is_file() and "__pycache__" not in inner.parts:
             digest.update(f"{inner.relative_to(path).as_posix()}:{hash_path(inner)};".encode())
     return digest.hexdigest()
+
+
+def dvc_hash(path: Path) -> str:
+    """Hash a file or a folder as dvc.lock does, with MD5; a folder's hash ends with `.dir`."""
+    if path.is_dir():
+        files = sorted((inner.relative_to(path).as_posix(), inner) for inner in path.rglob("*") if inner.is_file())
+        listed = json.dumps([{"md5": dvc_hash(inner), "relpath": name} for name, inner in files], sort_keys=True)
+        return hashlib.md5(listed.encode(), usedforsecurity=False).hexdigest() + ".dir"
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def locked_stages(lock: Path = Path("dvc.lock")) -> dict[str, Any]:
+    """Give the stages that dvc.lock records, by name; none where there is no such file."""
+    if not lock.is_file():
+        return {}
+    return dict((YAML(typ="safe").load(lock.read_text("utf-8")) or {}).get("stages") or {})
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

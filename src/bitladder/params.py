@@ -269,6 +269,12 @@ class TargetParams(_Block):
     job_limit_s: Positive = 3600
 
 
+class BundleParams(_Block):
+    """What the bundle proves itself with."""
+
+    samples: Count = 100
+
+
 class TrackParams(_Block):
     """MLflow."""
 
@@ -294,6 +300,7 @@ class Params(_Block):
     qat: QatParams
     export: ExportParams
     target: TargetParams
+    bundle: BundleParams = BundleParams()
     track: TrackParams
 
     @property

@@ -48,8 +48,9 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write tensors and plain values, whole or not at all. For resuming only: no stage reads another's state."""
     import torch
 
-    with replacing(path) as temporary:
-        torch.save(state, temporary)
+    # Through Python's file: torch's own writer meets a full disk without saying so
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save(state, file)
 
 
 def load_state(path: Path) -> dict[str, Any] | None:

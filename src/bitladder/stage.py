@@ -1,19 +1,24 @@
 """What every stage script does around its own work: pinning, timing, and errors as one line."""
 
+import errno
+import os
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import bitladder
 from bitladder import determinism
 from bitladder.errors import UserError
-from bitladder.files import write_json
+from bitladder.files import dvc_hash, locked_stages, write_json
 from bitladder.params import Params, load_params
 from bitladder.version import check_version
 
 __all__ = ["TIMINGS", "run"]
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 TIMINGS = Path("build/timings")
 """A file a stage, with the seconds it took last. Not an output: seconds are not reproducible."""
@@ -33,6 +38,7 @@ def run(main: Callable[..., None]) -> None:
         params: Params = load_params()
         check_version(params)
         _check_rung(params, sys.argv[1:])
+        _check_inputs(["python", *sys.argv])
         determinism.pin(params.compute.threads)
         # Deprecations that libraries report of each other; the user's own code keeps its warnings
         warnings.filterwarnings("ignore", module=r"(aimet_torch|torch|onnx)\..*")
@@ -41,7 +47,21 @@ def run(main: Callable[..., None]) -> None:
         sys.exit(f"{stage}: {error}")
     except KeyboardInterrupt:
         sys.exit(f"{stage}: interrupted; `dvc repro` goes on from here")
+    except Exception as error:
+        if not _is_full_disk(error):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        sys.exit(f"{stage}: the disk is full ({reason}); make room, and `dvc repro` goes on from here")
     write_json(TIMINGS / f"{stage}.json", {"seconds": round(time.perf_counter() - start, 1)})
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or one behind it, is a full disk's; libraries in C++ and Rust have only words for it."""
+    while error is not None:
+        if getattr(error, "errno", None) in FULL or os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _check_own_code() -> None:
@@ -49,6 +69,23 @@ def _check_own_code() -> None:
     own, used = Path("src/bitladder").resolve(), Path(bitladder.__file__).parent
     if own.is_dir() and own != used:
         raise UserError(f"bitladder is imported from {used}, not from this folder; run make, or set PYTHONPATH=src")
+
+
+def _check_inputs(command: list[str]) -> None:
+    """Refuse inputs that are not what dvc.lock says of them: DVC hands out a damaged cache object without a look.
+
+    The stages that made them have just been written to dvc.lock, if they ran.
+    """
+    stages = locked_stages()
+    own: Mapping[str, Any] = next((stage for stage in stages.values() if stage["cmd"] == " ".join(command)), {})
+    read = [dep["path"] for dep in own.get("deps", []) if dep["path"].startswith("build/")]
+    made = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+    for path, recorded in made.items():
+        is_read = any(path == one or path.startswith(f"{one}/") for one in read)
+        if is_read and Path(path).exists() and dvc_hash(Path(path)) != recorded:
+            raise UserError(
+                f"{path}: is not what dvc.lock says; run `bitladder heal`, which says why, then `dvc repro`"
+            )
 
 
 def _check_rung(params: Params, arguments: list[str]) -> None:

@@ -5,7 +5,10 @@ import csv
 import hashlib
 import logging
 import os
+import platform
+import re
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,15 @@ DEFAULT_URI = "sqlite:///mlflow.db"
 
 FINGERPRINT = "bitladder.fingerprint"
 
+OWNER = "bitladder.owner"
+"""Tag that says which process logs a run: `machine:pid`."""
+
+ABANDONED_S = 600.0  # logging takes seconds: a run that is not finished after this is a killed one's
+
+SETTLE_S = 1.0  # until a run that another began before this one is in the store too
+
+WAIT_S = 60.0  # for another clone that logs the same
+
 ALIAS = "chosen"
 
 SUMMARY = ("comparison.csv", "comparison-socs.csv", "decision.json")
@@ -40,7 +52,8 @@ def track(params: Params) -> str:
 
     The store is MLFLOW_TRACKING_URI, or a local sqlite file. Runs are found by a fingerprint of all that is logged,
     so the same metrics are never logged twice, whatever is rerun. A run is marked finished when it is whole; a half
-    one that a killed process left is deleted, and logged anew.
+    one that a killed process left is deleted, and logged anew. Where another clone logs the same at this moment, it is
+    waited for.
 
     Returns: one line that says what was done. Raises UserError where the metrics are missing or the store is away.
     """
@@ -53,26 +66,32 @@ def track(params: Params) -> str:
     try:
         return _track(params, results, fingerprint)
     except MlflowException as error:
-        reason = str(error).splitlines()[0][:300]
+        reason = _without_password(str(error).splitlines()[0][:300])
         raise UserError(f"the MLflow store did not take the metrics ({reason})") from None
 
 
 def _track(params: Params, results: Results, fingerprint: str) -> str:
     client = MlflowClient()
     experiment = mlflow.set_experiment(params.track.experiment).experiment_id
-    for run in client.search_runs([experiment], f"tags.`{FINGERPRINT}` = '{fingerprint}'"):
-        if run.info.status == RunStatus.to_string(RunStatus.FINISHED):
-            return f"MLflow: already there as run {run.info.run_name}; nothing logged"
-        for half in (*_children(client, experiment, run.info.run_id), run):
-            client.delete_run(half.info.run_id)
+    deadline = time.monotonic() + WAIT_S
+    while other := _other_run(client, experiment, fingerprint):
+        if other.info.status == RunStatus.to_string(RunStatus.FINISHED):
+            return f"MLflow: already there as run {other.info.run_name}; nothing logged"
+        if time.monotonic() > deadline:
+            raise UserError(f"another process ({other.data.tags[OWNER]}) has been logging the same to the MLflow store")
+        time.sleep(1)
 
     decision = read_json(METRICS / "decision.json")
     if params.track.register_as and decision["chosen"]:
         _graph(decision["chosen"])  # before anything is logged
     revision, dirty = _git_state()
     name = f"{revision[:10]}{'-dirty' if dirty else ''}"
-    tags = {FINGERPRINT: fingerprint, "git.revision": revision, "git.dirty": str(dirty).lower()}
+    tags = {FINGERPRINT: fingerprint, OWNER: _OWN, "git.revision": revision, "git.dirty": str(dirty).lower()}
     parent = client.create_run(experiment, run_name=name, tags=tags).info.run_id
+    time.sleep(SETTLE_S)
+    if _other_run(client, experiment, fingerprint, parent):  # two began at once: the first goes on
+        client.delete_run(parent)
+        return _track(params, results, fingerprint)
     tags = {"chosen": str(decision["chosen"]), "policy": decision["policy"], "soc": params.target.soc}
     _log(client, parent, _flat(params.model_dump()), _chosen_figures(decision), tags)
     client.set_tag(parent, "mlflow.note.content", decision["reason"])
@@ -89,6 +108,44 @@ def _track(params: Params, results: Results, fingerprint: str) -> str:
         client.set_terminated(run_id)
     client.set_terminated(parent)  # last: a run that is finished is whole
     return f"MLflow: logged run {name} with {len(results.evals)} children"
+
+
+def _other_run(client: MlflowClient, experiment: str, fingerprint: str, own: str | None = None) -> Run | None:
+    """Find the run that holds these metrics, or that a live process began, before `own`, to log them to.
+
+    Half runs that killed processes left are deleted.
+    """
+    finished = RunStatus.to_string(RunStatus.FINISHED)
+    runs = client.search_runs([experiment], f"tags.`{FINGERPRINT}` = '{fingerprint}'")
+    for run in sorted(runs, key=lambda run: (run.info.status != finished, run.info.start_time, run.info.run_id)):
+        if run.info.status == finished:
+            return run
+        if run.info.run_id == own:
+            return None
+        if _is_live(run):
+            return run
+        for half in (*_children(client, experiment, run.info.run_id), run):
+            client.delete_run(half.info.run_id)
+    return None
+
+
+def _is_live(run: Run) -> bool:
+    """Whether another process may still log to a run. One on another machine is given ABANDONED_S."""
+    owner = run.data.tags.get(OWNER, "")
+    machine, _, pid = owner.rpartition(":")
+    if not machine or owner == _OWN or time.time() - run.info.start_time / 1000 > ABANDONED_S:
+        return False
+    if machine == platform.node():
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+    return True
+
+
+_OWN = f"{platform.node()}:{os.getpid()}"
 
 
 def _children(client: MlflowClient, experiment: str, parent: str) -> list[Run]:
@@ -160,6 +217,11 @@ def _log(client: MlflowClient, run_id: str, params: Mapping, metrics: Mapping, t
         params=[Param(key, str(value)) for key, value in params.items()],
         tags=[RunTag(key, value) for key, value in tags.items()],
     )
+
+
+def _without_password(text: str) -> str:
+    """Leave out what stands before the @ of an address: MLFLOW_TRACKING_URI may hold a password."""
+    return re.sub(r"(?<=//)[^/@\s]+@", "", text)
 
 
 def _is_number(value: Any) -> bool:

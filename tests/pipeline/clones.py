@@ -31,6 +31,18 @@ SMALL = {
 }
 
 
+PLANTED = "planted-secret-5c1d"
+"""Stands for a secret: every command of a clone has it in its environment, and it must turn up nowhere."""
+
+SECRETS = (
+    "AWS_SECRET_ACCESS_KEY",
+    "AZURE_STORAGE_KEY",
+    "MLFLOW_TRACKING_TOKEN",
+    "MLFLOW_TRACKING_PASSWORD",
+    "QAIHUB_TOKEN",
+)
+
+
 @dataclass(frozen=True)
 class Repro:
     """What a `dvc repro` did: the stages that it ran, its exit code and all that it printed."""
@@ -49,7 +61,8 @@ class Clone:
     def run(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the environment, with this clone's code and its own MLflow store."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        settings = {**os.environ, "PATH": path, "PYTHONPATH": str(self.root / "src"), **env}
+        settings = {**os.environ, "PATH": path, "PYTHONPATH": str(self.root / "src")}
+        settings |= dict.fromkeys(SECRETS, PLANTED) | env
         settings.pop("MLFLOW_TRACKING_URI", None)
         return subprocess.run(words, cwd=self.root, env=settings, capture_output=True, text=True, check=False)
 

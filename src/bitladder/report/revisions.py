@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from bitladder.errors import UserError
 from bitladder.socs import find_soc
 
-__all__ = ["Revision", "read_revision"]
+__all__ = ["Revision", "cached_file", "read_revision"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Revision:
         path = self.encodings_path(rung)
         if self.name is None and Path(path).exists():
             return dict(json.loads(Path(path).read_text("utf-8")))
-        cached = _cached(self.outputs.get(path, {}).get("md5"))
+        cached = cached_file(self.outputs.get(path, {}).get("md5"))
         if cached is None:
             self.unseen.append(f"{path} at {self.label}: not in the DVC cache here; `dvc fetch` brings it")
             return None
@@ -128,7 +128,7 @@ def _git(*words: str) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def _cached(digest: str | None) -> Path | None:
+def cached_file(digest: str | None) -> Path | None:
     """Find a file in the DVC cache by its hash, wherever DVC's config puts the cache."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo

@@ -1,0 +1,92 @@
+"""`bitladder ship`: deploy/ as one archive, with the commit that it came from.
+
+The commit is not in deploy/ itself: dvc.lock, which is in the commit, holds the hash of deploy/. provenance.json
+beside it ties the two: revision and dvc.lock's hash on one side, the manifest's hash on the other.
+"""
+
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bitladder.bundle.manifest import MANIFEST, changed_files, read_manifest
+from bitladder.errors import UserError
+from bitladder.files import hash_path, replacing
+
+__all__ = ["PROVENANCE", "Provenance", "read_provenance", "ship"]
+
+PROVENANCE = "provenance.json"
+
+LOCK = Path("dvc.lock")
+
+
+class Provenance(BaseModel):
+    """Which commit a bundle came from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    git_revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40,64}$")]
+    dvc_lock_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    manifest_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def ship(folder: Path, output: Path | None) -> Path:
+    """Pack a bundle with its provenance; the same commit gives the same bytes.
+
+    Raises UserError where the bundle has changed, or the work tree is not what its commit says: then nothing could be
+    reproduced from it.
+    """
+    manifest = read_manifest(folder)
+    if changed := changed_files(folder, manifest):
+        raise UserError(f"{folder / changed[0]}; run `dvc repro bundle`")
+    if manifest.rung is None:
+        raise UserError(f"{folder} ships nothing: {manifest.reason}")
+    if _git("status", "--porcelain", "--untracked-files=no"):
+        raise UserError("the work tree differs from its commit; commit params.yaml, dvc.lock and metrics/ first")
+    status = subprocess.run(
+        [sys.executable, "-m", "dvc", "status", "--json"], capture_output=True, text=True, check=False
+    )
+    if status.returncode or json.loads(status.stdout or "{}"):
+        raise UserError("the pipeline is not up to date with dvc.lock (`dvc status` says where); run `dvc repro`")
+    revision = _git("rev-parse", "HEAD")
+    provenance = Provenance(
+        git_revision=revision, dvc_lock_sha256=hash_path(LOCK), manifest_sha256=hash_path(folder / MANIFEST)
+    )
+    output = output or Path(f"{manifest.rung}-{revision[:10]}.tar")
+    with replacing(output) as temporary, tarfile.open(temporary, "w:", format=tarfile.PAX_FORMAT) as archive:
+        _add(archive, PROVENANCE, (provenance.model_dump_json(indent=2) + "\n").encode())
+        for name in sorted([MANIFEST, *manifest.files]):
+            _add(archive, f"deploy/{name}", (folder / name).read_bytes())
+    return output
+
+
+def read_provenance(folder: Path) -> Provenance:
+    """Read the provenance of an unpacked archive. Raise UserError where it is damaged or is another bundle's."""
+    try:
+        text = (folder / PROVENANCE).read_bytes()
+        found = Provenance.model_validate_json(text)
+    except (OSError, ValidationError):
+        raise UserError(f"{PROVENANCE}: missing or damaged; take the archive from where it came again") from None
+    manifest = folder / "deploy" / MANIFEST
+    if not manifest.is_file() or hashlib.sha256(manifest.read_bytes()).hexdigest() != found.manifest_sha256:
+        raise UserError(f"{PROVENANCE}: is of another bundle than the one beside it")
+    return found
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)  # no time, no owner
+    entry.size = len(content)
+    archive.addfile(entry, io.BytesIO(content))
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"git {words[0]}: {' '.join(done.stderr.split())[:200]}; `ship` names the commit")
+    return done.stdout.strip()

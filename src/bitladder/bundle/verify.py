@@ -1,0 +1,154 @@
+"""`bitladder verify`: whether a bundle, come from wherever, is what was written, and answers as it did.
+
+Nothing that the bundle holds is executed: its runner is not, and the task whose metric is repeated is the one that the
+user's own params.yaml names.
+"""
+
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import onnx
+import torch
+
+from bitladder.bundle.arrays import load_arrays
+from bitladder.bundle.manifest import Manifest, changed_files, read_manifest
+from bitladder.bundle.ship import read_provenance
+from bitladder.errors import UserError
+from bitladder.evaluate import Outputs, agreement, sqnr_db
+from bitladder.params import Params, TargetParams
+from bitladder.socs import Soc
+from bitladder.targets.hexagon import Compiled, run
+from bitladder.tasks.task import Metric, Split
+
+__all__ = ["opened", "verify"]
+
+WORKERS = 2
+
+
+@contextmanager
+def opened(bundle: Path) -> Iterator[Path]:
+    """Give the folder of a bundle; one that `bitladder ship` packed is unpacked for the time, its paths checked.
+
+    Raises UserError where the archive or its provenance is damaged.
+    """
+    if not bundle.is_file():
+        yield bundle
+        return
+    with TemporaryDirectory() as folder:
+        try:
+            with tarfile.open(bundle, "r:") as archive:
+                archive.extractall(
+                    folder, filter="data"
+                )  # nothing outside of the folder, no links out of it, no devices
+        except (tarfile.TarError, OSError, ValueError) as error:
+            raise UserError(f"{bundle}: not an archive that can be unpacked ({' '.join(str(error).split())})") from None
+        read_provenance(Path(folder))
+        yield Path(folder) / "deploy"
+
+
+def verify(folder: Path, params: Params | None, limit_s: float) -> tuple[list[str], list[str]]:
+    """Check a bundle: every byte, the graphs, and the answers on the recorded samples.
+
+    Args:
+        folder: of the bundle.
+        params: the user's own, whose task repeats the metric where it is the bundle's; None if there are none.
+        limit_s: how long an inference on the emulator may take.
+
+    Returns: what holds, and what does not, each in lines. Nothing is run where a byte has changed.
+
+    """
+    manifest = read_manifest(folder)
+    if changed := changed_files(folder, manifest):
+        return [], changed
+    good = [f"{len(manifest.files)} files and the manifest are as they were written"]
+    if manifest.rung is None:
+        return [*good, f"it ships nothing: {manifest.reason}"], []
+    bad = [problem for name in manifest.files if name.endswith(".onnx") for problem in _graph_problems(folder, name)]
+    if bad or manifest.recorded is None:
+        return good, bad
+    metric = _metric(manifest, params)
+    for name, chip in manifest.socs.items():
+        if chip.context is None or chip.answers is None:
+            good.append(f"{name}: not run: {chip.reason}")
+            continue
+        recorded = {key: torch.from_numpy(values) for key, values in load_arrays(folder / chip.answers).items()}
+        answers, split = _answers(folder, manifest, name, limit_s)
+        same = _same(recorded, answers)
+        (good if same else bad).append(f"{name}: {_compared(recorded, answers, same, len(split))}")
+        value = chip.value if metric is None else metric(answers, split.targets)
+        how = "as recorded, from the same answers" if metric is None else f"repeated; {chip.value} was recorded"
+        if same or metric is not None:
+            (good if value == chip.value else bad).append(f"{name}: {manifest.recorded.metric} {value} ({how})")
+    return good, bad
+
+
+def _metric(manifest: Manifest, params: Params | None) -> Metric | None:
+    stated: Any = manifest.params.get("task")
+    if params is None or not isinstance(stated, dict):
+        return None
+    own = params.task.model_dump(mode="json")
+    if (own["factory"], own["args"]) != (stated.get("factory"), stated.get("args")):
+        return None
+    from bitladder.tasks.task import load_task
+
+    return load_task(params.task.factory, params.task.args).metric
+
+
+def _answers(folder: Path, manifest: Manifest, name: str, limit_s: float) -> tuple[Outputs, Split]:
+    assert manifest.recorded
+    chip = manifest.socs[name]
+    inputs = {key: torch.from_numpy(values) for key, values in load_arrays(folder / manifest.recorded.file).items()}
+    targets = torch.from_numpy(load_arrays(folder / manifest.recorded.targets)["targets"])
+    split = Split(inputs, targets)
+    if {len(values) for values in (*inputs.values(), targets)} != {manifest.recorded.samples}:
+        raise UserError(f"{folder / manifest.recorded.file}: holds other samples than the manifest says")
+    soc = Soc(name, chip.soc_model, chip.arch, ())
+    settings = TargetParams(
+        backend="hexagon-emulator", soc="SM8650", samples=len(split), max_gap=0.0, workers=WORKERS,
+        compile_limit_s=limit_s, sample_limit_s=limit_s,
+    )  # fmt: skip
+    with TemporaryDirectory() as work:
+        context = Compiled((folder / str(chip.context)).resolve(), 0, 0, 0)
+        return run(context, soc, manifest.precision == "FP16", split, settings, Path(work)), split
+
+
+def _same(recorded: Outputs, answers: Outputs) -> bool:
+    return recorded.keys() == answers.keys() and all(torch.equal(recorded[name], answers[name]) for name in recorded)
+
+
+def _compared(recorded: Outputs, answers: Outputs, same: bool, samples: int) -> str:
+    if same:
+        return f"the emulator gives the recorded answers, bit for bit, on {samples} samples"
+    shapes = [{name: tuple(values.shape) for name, values in outputs.items()} for outputs in (recorded, answers)]
+    if shapes[0] != shapes[1]:
+        return f"answers are {shapes[1]}, and {shapes[0]} were recorded"
+    agreed = agreement(recorded, answers)
+    top = "" if agreed is None else f", top-1 agrees on {agreed:.1%}"
+    return f"answers differ from the recorded ones: {sqnr_db(recorded, answers):.1f} dB on {samples} samples{top}"
+
+
+def _graph_problems(folder: Path, name: str) -> Iterator[str]:
+    """Say what is wrong with an ONNX file: damaged, or naming files outside of the bundle."""
+    path = folder / name
+    try:
+        graph = onnx.load(path, load_external_data=False)
+        onnx.checker.check_model(graph)
+    except Exception as error:  # protobuf's and the checker's own kinds share no base but Exception
+        yield f"{name}: not a sound ONNX file ({' '.join(str(error).split())[:200]})"
+        return
+    named = [
+        entry.value for tensor in graph.graph.initializer for entry in tensor.external_data if entry.key == "location"
+    ]
+    for node in graph.graph.node:
+        if node.op_type == "EPContext":
+            fields = {attribute.name: attribute for attribute in node.attribute}
+            if "ep_cache_context" in fields and not ("embed_mode" in fields and fields["embed_mode"].i):
+                named.append(fields["ep_cache_context"].s.decode("utf-8", "replace"))
+    for one in named:
+        beside = path.parent / one
+        if Path(one).is_absolute() or not beside.resolve().is_relative_to(folder.resolve()) or not beside.is_file():
+            yield f"{name}: names a file that is not in the bundle: {one[:200]!r}"

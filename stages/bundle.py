@@ -1,0 +1,18 @@
+"""bundle: what the target needs of the chosen rung, with what proves where it came from, in deploy/."""
+
+from pathlib import Path
+
+from bitladder.params import Params
+from bitladder.stage import run
+
+
+def main(params: Params) -> None:
+    from bitladder.bundle.write import write_bundle
+    from bitladder.determinism import seed_all
+
+    seed_all(params.seed)
+    write_bundle(params, Path("deploy"))
+
+
+if __name__ == "__main__":
+    run(main)
