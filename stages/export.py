@@ -15,7 +15,7 @@ def main(params: Params, rung: str) -> None:
     from bitladder.determinism import seed_all
     from bitladder.export.checks import check_answers, check_bias_scales, graph_names, run_unoptimised
     from bitladder.files import load_tensors, write_json
-    from bitladder.model import load_split, sample_inputs
+    from bitladder.model import load_split, output_names, sample_inputs
     from bitladder.quantize.prepare import load_prepared
     from bitladder.quantize.simulation import build_sim, export_encodings, export_qdq, load_sim
     from bitladder.tasks.task import load_task
@@ -28,7 +28,9 @@ def main(params: Params, rung: str) -> None:
     sim = build_sim(model, sample, bits, params.soc.quantsim_config)
     load_sim(sim, Path(f"build/qat/{rung}/sim.safetensors"))
     simulated = load_tensors(Path(f"build/qat/{rung}/outputs.safetensors"))
-    names, folder = graph_names(list(split.inputs), list(simulated)), Path("build/export") / rung
+    # output_names: in the model's order, which the file of its answers does not keep
+    names = graph_names(list(split.inputs), list(output_names(sim.model) or simulated))
+    folder = Path("build/export") / rung
     export_qdq(sim, sample, names, folder / "model.onnx")
     export_encodings(sim, sample, names, folder / "aimet")
     check_bias_scales(folder / "model.onnx")

@@ -13,7 +13,10 @@ from bitladder.files import write_json
 from bitladder.params import Params, load_params
 from bitladder.version import check_version
 
-__all__ = ["TIMINGS", "run"]
+__all__ = ["LIBRARIES", "TIMINGS", "run"]
+
+LIBRARIES = r"(aimet_torch|aimet_onnx|torch|onnx)\..*"
+"""Whose warnings are theirs: deprecations that they report of each other."""
 
 TIMINGS = Path("build/timings")
 """A file a stage, with the seconds it took last. Not an output: seconds are not reproducible."""
@@ -35,7 +38,7 @@ def run(main: Callable[..., None]) -> None:
         _check_rung(params, sys.argv[1:])
         determinism.pin(params.compute.threads)
         # Deprecations that libraries report of each other; the user's own code keeps its warnings
-        warnings.filterwarnings("ignore", module=r"(aimet_torch|torch|onnx)\..*")
+        warnings.filterwarnings("ignore", module=LIBRARIES)
         main(params, *sys.argv[1:])
     except UserError as error:
         sys.exit(f"{stage}: {error}")

@@ -58,10 +58,11 @@ def fit(
     called after each epoch for the metric and the loss on held-out samples, then `on_epoch`, which may keep a copy
     of the model. `train_mode=False` keeps batch norm and dropout as in evaluation.
     """
-    if not recipe.epochs:
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not recipe.epochs or not trainable:  # a network that came as ONNX has none
         return []
     optimizer = torch.optim.AdamW(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        trainable,
         lr=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import aimet_torch.onnx
 import torch
@@ -15,11 +15,14 @@ from bitladder.files import load_tensors, replacing, save_tensors
 from bitladder.model import keep_output_names, output_names
 from bitladder.precision import Precision
 from bitladder.quantize.missing import check_layers, check_ranges, leave_unknown, refusal, without_tensors
+from bitladder.quantize.onnx_simulation import OnnxSim
 from bitladder.quantize.wishes import wishes_of
+from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.task import Split
 
 __all__ = [
     "OPSET",
+    "Sim",
     "build_sim",
     "calibrate",
     "encodings_of",
@@ -34,6 +37,9 @@ OPSET = 21
 
 RANGE_SETTINGS = {"min-max": "tf", "sqnr": "tf_enhanced"}  # ours, in AIMET's words
 
+Sim: TypeAlias = QuantizationSimModel | OnnxSim
+"""By aimet-torch, or by aimet-onnx where the network came as ONNX."""
+
 _EXTRA = "::"  # parts a quantizer's own state from its name: safetensors has no nested values
 
 
@@ -43,11 +49,13 @@ def build_sim(
     precision: Precision,
     config: str,
     range_setting: str = "min-max",
-) -> QuantizationSimModel:
+) -> Any:
     """Put quantizers into a prepared network, as the HTP config of a Hexagon generation or the task's own asks.
 
-    Raises UserError that names the layers which AIMET does not know how to quantize.
+    Returns: a Sim. Raises UserError that names the layers which AIMET does not know how to quantize.
     """
+    if isinstance(model, OnnxNetwork):
+        return OnnxSim(model, precision, config, range_setting)
     wishes = wishes_of(model)
     leave_unknown(model, wishes.exclude)
     try:
@@ -68,16 +76,22 @@ def build_sim(
     return sim
 
 
-def calibrate(sim: QuantizationSimModel, split: Split, batch_size: int) -> None:
+def calibrate(sim: Sim, split: Split, batch_size: int) -> None:
     """Find the quantizers' ranges from samples. Raise UserError where a layer is left without one."""
+    if isinstance(sim, OnnxSim):
+        sim.calibrate(split)
+        return
     forward: Callable[[nn.Module], Any] = lambda model: predict(model, split, batch_size, "calibrate")  # noqa: E731
     with without_tensors(sim) as plain:
         sim.compute_encodings(forward)
     check_ranges(sim, plain)
 
 
-def save_sim(path: Path, sim: QuantizationSimModel) -> None:
+def save_sim(path: Path, sim: Sim) -> None:
     """Write weights and quantizers as safetensors."""
+    if isinstance(sim, OnnxSim):
+        sim.save(path)
+        return
     tensors = {}
     for name, value in sim.model.state_dict().items():
         if isinstance(value, Tensor):
@@ -87,8 +101,11 @@ def save_sim(path: Path, sim: QuantizationSimModel) -> None:
     save_tensors(path, tensors)
 
 
-def load_sim(sim: QuantizationSimModel, path: Path) -> None:
+def load_sim(sim: Sim, path: Path) -> None:
     """Put what save_sim wrote into a sim built with the same arguments; stored bit-widths win over the sim's."""
+    if isinstance(sim, OnnxSim):
+        sim.load(path)
+        return
     state: dict[str, Any] = {}
     for name, value in load_tensors(path).items():
         owner, _, part = name.partition(_EXTRA)
@@ -99,8 +116,10 @@ def load_sim(sim: QuantizationSimModel, path: Path) -> None:
     sim.model.load_state_dict(state)
 
 
-def encodings_of(sim: QuantizationSimModel) -> dict[str, Any]:
+def encodings_of(sim: Sim) -> dict[str, Any]:
     """Give every quantizer's encoding by the name it has in the network, scales in full precision."""
+    if isinstance(sim, OnnxSim):
+        return sim.encodings()
     found = {}
     for name, quantizer in sorted(sim.named_quantizers()):
         encodings = quantizer.get_encodings()
@@ -110,7 +129,7 @@ def encodings_of(sim: QuantizationSimModel) -> dict[str, Any]:
 
 
 def export_qdq(
-    sim: QuantizationSimModel,
+    sim: Sim,
     sample: tuple[Tensor, ...],
     names: tuple[list[str], list[str]],
     path: Path,
@@ -129,6 +148,9 @@ def export_qdq(
         int32_bias: AIMET's default; only for showing what it does.
 
     """
+    if isinstance(sim, OnnxSim):
+        sim.export_qdq(path, int32_bias)
+        return
     with replacing(path) as temporary, torch.no_grad():
         aimet_torch.onnx.export(
             sim,
@@ -140,10 +162,11 @@ def export_qdq(
         )
 
 
-def export_encodings(
-    sim: QuantizationSimModel, sample: tuple[Tensor, ...], names: tuple[list[str], list[str]], folder: Path
-) -> None:
+def export_encodings(sim: Sim, sample: tuple[Tensor, ...], names: tuple[list[str], list[str]], folder: Path) -> None:
     """Write the plain FP32 graph and AIMET's encodings beside it, as Qualcomm's converters take them."""
+    if isinstance(sim, OnnxSim):
+        sim.export_encodings(folder)
+        return
     folder.mkdir(parents=True, exist_ok=True)
     sim.onnx.export(sample, str(folder / "model.onnx"), encoding_version="1.0.0", **_graph(names))
 
