@@ -1,7 +1,7 @@
 """QuantSim of a network that came as ONNX, by aimet-onnx: what simulation.py has for a network of torch."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,7 @@ class OnnxSim:
 
         wishes: Quantization = getattr(network, WISHES)
         self.network = network
+        self._constants = {tensor.name for tensor in network.proto.graph.initializer}
         self._folder = TemporaryDirectory()  # aimet-onnx's own is not cleared away at the end of the process
         try:
             self._sim: QuantizationSimModel = QuantizationSimModel(
@@ -135,7 +136,7 @@ class OnnxSim:
         for node in nodes:
             name = node.output[0]
             if name in reference:
-                weights = self._quantizers.get(node.input[1]) if _has_weights(node, self.network.proto) else None
+                weights = self._quantizers.get(node.input[1]) if self._has_weights(node) else None
                 found = sqnr_db({name: reference[name]}, {name: simulated[name]})
                 rows.append(
                     {"layer": node.name, "kind": node.op_type, "sqnr_db": found}
@@ -146,23 +147,22 @@ class OnnxSim:
 
     def _leave(self, exclude: Sequence[str]) -> None:
         """Take the quantizers from excluded nodes, and from the bounds of clips, which the NPU wants as constants."""
-        for node in self._sim.model.nodes():
-            if node.op_type == "Clip":
-                self._disable(node.input[1:])
-            elif node.name in exclude:
-                self._disable([*node.input[1:], *node.output])
+        for node in self.network.proto.graph.node:
+            excluded = node.name in exclude
+            constants = [name for name in node.input if name in self._constants]
+            left = [*constants, *node.output] if excluded else constants if node.op_type == "Clip" else []
+            for name in left:
+                if name in self._quantizers:
+                    self._quantizers[name].enabled = False
 
-    def _disable(self, tensors: Iterable[str]) -> None:
-        makers = {node.output[0]: node.input[0] for node in self._sim.model.nodes() if node.op_type == "QcQuantizeOp"}
-        for name in tensors:
-            if one := self._quantizers.get(makers.get(name, name)):
-                one.enabled = False
+    def _has_weights(self, node: onnx.NodeProto) -> bool:
+        return node.op_type in MATRIX_OPS and node.input[1] in self._constants
 
     def _check_weights(self, exclude: Sequence[str]) -> None:
         bare = [
             node.name
             for node in self.network.proto.graph.node
-            if _has_weights(node, self.network.proto) and node.name not in exclude
+            if self._has_weights(node) and node.name not in exclude
             if not (one := self._quantizers.get(node.input[1])) or not one.enabled
         ]
         if bare:
@@ -220,8 +220,3 @@ def _range(what: str, bits: str, quantizer: Any) -> dict[str, Any]:
         f"{what}_min": min(encoding.min for encoding in found),
         f"{what}_max": max(encoding.max for encoding in found),
     }
-
-
-def _has_weights(node: onnx.NodeProto, proto: onnx.ModelProto) -> bool:
-    constants = {tensor.name for tensor in proto.graph.initializer}
-    return node.op_type in MATRIX_OPS and node.input[1] in constants

@@ -135,8 +135,11 @@ class OnnxNetwork(nn.Module):
         return type(self)(copy.deepcopy(self.proto), self.source)
 
     def __str__(self) -> str:
-        """Give the graph as text."""
-        return onnx.printer.to_text(self.proto.graph)
+        """Give the graph's nodes as text."""
+        return "\n".join(
+            f"{node.name}: {node.op_type}({', '.join(node.input)}) -> {', '.join(node.output)}"
+            for node in self.proto.graph.node
+        )
 
 
 def why_untrained(model: nn.Module) -> str | None:
