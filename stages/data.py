@@ -9,13 +9,14 @@ from bitladder.stage import run
 def main(params: Params) -> None:
     from bitladder.determinism import seed_all
     from bitladder.model import save_split
+    from bitladder.tasks.onnx_model import check_hashed
     from bitladder.tasks.task import load_task, make_splits
     from bitladder.tasks.trial import try_task
 
     seed_all(params.seed)
     task = load_task(params.task.factory, params.task.args)
     splits = make_splits(task, params.seed)
-    try_task(task, splits)
+    check_hashed(try_task(task, splits), params.task)
     for name, split in splits.items():
         save_split(Path(f"build/data/{name}.safetensors"), split)
 

@@ -15,7 +15,7 @@ def main(params: Params, rung: str) -> None:
     from bitladder.determinism import seed_all
     from bitladder.export.checks import check_answers, check_bias_scales, graph_names, run_unoptimised
     from bitladder.files import load_tensors, write_csv, write_json
-    from bitladder.model import load_split, sample_inputs
+    from bitladder.model import load_split, output_names, sample_inputs
     from bitladder.quantize.layers import layer_rows
     from bitladder.quantize.restore import restore
     from bitladder.quantize.simulation import encodings_of, export_encodings, export_qdq
@@ -27,7 +27,9 @@ def main(params: Params, rung: str) -> None:
     sample = sample_inputs(split)
     sim, model = restore(params, rung, task, sample, Path(f"build/qat/{rung}/sim.safetensors"))
     simulated = load_tensors(Path(f"build/qat/{rung}/outputs.safetensors"))
-    names, folder = graph_names(list(split.inputs), list(simulated)), Path("build/export") / rung
+    # output_names: in the model's order, which the file of its answers does not keep
+    names = graph_names(list(split.inputs), list(output_names(sim.model) or simulated))
+    folder = Path("build/export") / rung
     write_csv(Path(f"metrics/export/{rung}.csv"), LAYER_COLUMNS, layer_rows(model, sim, split))
     write_json(folder / "encodings.json", encodings_of(sim), exact=True)
     export_qdq(sim, sample, names, folder / "model.onnx")

@@ -20,6 +20,13 @@ def main(params: Params, rung: str) -> None:
     history: list[dict[str, Any]] = []
     needed, why = qat_verdict(params.qat.when, params.goals, record, read_json(Path("metrics/eval/fp32.json")))
     if needed:
+        from bitladder.model import build_network
+        from bitladder.tasks.onnx_model import why_untrained
+        from bitladder.tasks.task import load_task
+
+        reason = why_untrained(build_network(load_task(params.task.factory, params.task.args)))
+        needed, why = (False, f"not run: {reason}") if reason else (needed, why)
+    if needed:
         from bitladder.devices import is_main, launch
 
         if launch(params.qat.processes):

@@ -13,7 +13,7 @@ from bitladder.precision import FLOAT, Precision
 from bitladder.socs import Soc, find_soc
 from bitladder.tasks.source import is_file
 
-__all__ = ["GoalsParams", "Params", "Rung", "load_params"]
+__all__ = ["GoalsParams", "Params", "Rung", "TaskParams", "load_params"]
 
 PARAMS_FILE = Path("params.yaml")
 

@@ -3,6 +3,7 @@
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,6 +11,7 @@ from tempfile import TemporaryDirectory
 from bitladder import determinism
 from bitladder.errors import UserError
 from bitladder.params import Params
+from bitladder.stage import LIBRARIES
 
 __all__ = ["rehearse"]
 
@@ -22,6 +24,7 @@ def rehearse(params: Params) -> Iterator[str]:
     Gives a line as each step ends. Raises UserError, with the layer's name and what to change, at the first that fails.
     """
     determinism.pin(params.compute.threads)
+    warnings.filterwarnings("ignore", module=LIBRARIES)
     from bitladder.determinism import seed_all
     from bitladder.evaluate import predict, sqnr_db
     from bitladder.export.checks import check_bias_scales, graph_names, run_unoptimised
@@ -30,6 +33,7 @@ def rehearse(params: Params) -> Iterator[str]:
     from bitladder.quantize.prepare import check_equal, prepare
     from bitladder.quantize.simulation import build_sim, calibrate, export_qdq
     from bitladder.targets.hexagon import compile_model, run
+    from bitladder.tasks.onnx_model import check_hashed
     from bitladder.tasks.task import load_task, make_splits
     from bitladder.tasks.trial import try_task
 
@@ -43,6 +47,7 @@ def rehearse(params: Params) -> Iterator[str]:
     task = load_task(params.task.factory, params.task.args)
     splits = make_splits(task, params.seed)
     model = try_task(task, splits)
+    check_hashed(model, params.task)
     sizes = ", ".join(f"{len(split)} {name}" for name, split in splits.items())
     yield good("task", f"model, loss and metric run; samples: {sizes}")
     if unlisted := [name for name in sorted(read) if not params.task.names(Path(name))]:
@@ -67,7 +72,7 @@ def rehearse(params: Params) -> Iterator[str]:
         (work := Path(folder) / "work").mkdir()
         settings = params.target
         try:
-            compiled = compile_model(path, Path(folder), params.soc, False, settings.compile_limit_s, work)
+            compiled = compile_model(path, Path(folder) / "target", params.soc, False, settings.compile_limit_s, work)
             answers = run(compiled, params.soc, False, one, settings, work)
         except UserError as error:
             raise UserError(str(error).replace(str(path), f"the task at {bits}")) from None

@@ -16,7 +16,10 @@ from bitladder.files import dvc_hash, locked_stages, write_json
 from bitladder.params import Params, load_params
 from bitladder.version import check_version
 
-__all__ = ["TIMINGS", "run"]
+__all__ = ["LIBRARIES", "TIMINGS", "run"]
+
+LIBRARIES = r"(aimet_torch|aimet_onnx|torch|onnx)\..*"
+"""Whose warnings are theirs: deprecations that they report of each other."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -41,7 +44,7 @@ def run(main: Callable[..., None]) -> None:
         _check_inputs(["python", *sys.argv])
         determinism.pin(params.compute.threads)
         # Deprecations that libraries report of each other; the user's own code keeps its warnings
-        warnings.filterwarnings("ignore", module=r"(aimet_torch|torch|onnx)\..*")
+        warnings.filterwarnings("ignore", module=LIBRARIES)
         main(params, *sys.argv[1:])
     except UserError as error:
         sys.exit(f"{stage}: {error}")

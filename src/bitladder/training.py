@@ -98,7 +98,8 @@ def fit(
         loss: takes what the model returned and the Batch; the task's loss if it is None.
 
     """
-    if not recipe.epochs:
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not recipe.epochs or not trainable:  # a network that came as ONNX has none
         return []
     loop = _Loop(model, task, train, recipe, loss or (lambda outputs, batch: task.loss(outputs, batch.targets)), ranges)
     saved = load_state(workspace / "state.pt")

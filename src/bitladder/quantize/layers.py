@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from aimet_torch.quantsim import QuantizationSimModel
 from torch import nn
 
+from bitladder.quantize.onnx_simulation import OnnxSim
+from bitladder.quantize.simulation import Sim
 from bitladder.quantize.verify import layer_sqnr
 from bitladder.tasks.task import Split
 
@@ -13,7 +14,7 @@ __all__ = ["layer_rows"]
 SAMPLES = 32  # enough for an SQNR to a tenth of a dB, and no more than a moment's work
 
 
-def layer_rows(model: nn.Module, sim: QuantizationSimModel, split: Split) -> list[dict[str, Any]]:
+def layer_rows(model: nn.Module, sim: Sim, split: Split) -> list[dict[str, Any]]:
     """Give a row a layer, in the network's order, as metrics/layers/*.csv holds them.
 
     Args:
@@ -24,6 +25,8 @@ def layer_rows(model: nn.Module, sim: QuantizationSimModel, split: Split) -> lis
     Ranges are those of the quantizers, over all channels; None where a layer has no such quantizer.
 
     """
+    if isinstance(sim, OnnxSim):
+        return sim.layers(split.first(SAMPLES))
     found = {layer.layer: layer for layer in layer_sqnr(model, sim, split.first(SAMPLES))}
     rows = []
     for name, module in sim.model.named_modules():

@@ -22,8 +22,10 @@ from bitladder.errors import UserError
 from bitladder.evaluate import Outputs, sqnr_db
 from bitladder.files import load_tensors
 from bitladder.model import build_model, build_network, keep_output_names, load_weights
+from bitladder.quantize.onnx_prepare import prepare_onnx
 from bitladder.quantize.tracing import untraceable
 from bitladder.quantize.wishes import define, keep_wishes
+from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.source import user_code
 from bitladder.tasks.task import Quantization, Task, name_outputs
 
@@ -77,6 +79,8 @@ def prepare(
     Returns: the network in evaluation mode; what was done to it.
 
     """
+    if isinstance(model, OnnxNetwork):
+        return prepare_onnx(model, sample, exclude, wishes or Quantization()), Preparation(False)
     torch.backends.mha.set_fastpath_enabled(False)  # torch's fused attention is one op that AIMET does not know
     with torch.no_grad():
         names = tuple(name_outputs(model(*sample)))

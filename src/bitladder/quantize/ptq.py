@@ -15,9 +15,10 @@ from bitladder.model import load_split, sample_inputs
 from bitladder.params import Params, PtqParams
 from bitladder.quantize.mixed import raise_layers
 from bitladder.quantize.prepare import load_prepared, load_unfolded
-from bitladder.quantize.techniques import ORDER, TECHNIQUES, Idle, Quantized, Setting
+from bitladder.quantize.techniques import ORDER, Idle, Quantized, Setting, apply
 from bitladder.resume import fingerprint, workspace
 from bitladder.stage import TIMINGS
+from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.task import Metric, Split, Task
 
 __all__ = ["Try", "quantize", "quantize_rung"]
@@ -55,6 +56,8 @@ def quantize_rung(params: Params, rung: str, task: Task) -> tuple[Quantized, nn.
     own, sample, exclude = params.ptq_of(rung), sample_inputs(calibration), params.prepare.exclude
     fit, rest = _divided(calibration, own, params.ladder[rung].mixed is not None, rung)
     model = load_prepared(task, sample, BASELINE, exclude)
+    if isinstance(model, OnnxNetwork) and (params.ladder[rung].mixed or params.ladder[rung].layers):
+        raise UserError(f"ladder.{rung}: mixed and layers need a network of PyTorch's, and the model came as ONNX")
     inputs = (BASELINE, TRAINED, Path("build/data/calibration.safetensors"), Path("build/task.json"))
     key = fingerprint(params.task, params.prepare, params.compute, params.ladder[rung], own, params.seed, files=inputs)
     with workspace(f"ptq-{rung}", key) as work:
@@ -101,7 +104,7 @@ def quantize(setting: Setting, score: Score | None = None) -> tuple[Quantized, l
     for name in names:
         start = perf_counter()
         try:
-            candidate = TECHNIQUES[name](setting, best)
+            candidate = apply(name, setting, best)
         except Idle as reason:
             tries.append(Try(name, None, None, None, False, str(reason)))
             continue
@@ -115,7 +118,7 @@ def quantize(setting: Setting, score: Score | None = None) -> tuple[Quantized, l
         if auto and standing and standing.drop <= setting.params.max_drop:
             break
     if best is None:  # all that was listed can do nothing here
-        best = TECHNIQUES[ORDER[0]](setting, None)
+        best = apply(ORDER[0], setting, None)
     return best, tries, seconds
 
 

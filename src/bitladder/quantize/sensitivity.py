@@ -12,6 +12,7 @@ from bitladder.params import SensitivityParams
 from bitladder.precision import Precision
 from bitladder.quantize.isolated import What, isolated, quantized_layers
 from bitladder.quantize.simulation import build_sim, calibrate
+from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.task import Metric, Split
 
 __all__ = ["ALL", "Sensitivity", "measure", "summarise"]
@@ -55,7 +56,11 @@ def measure(
         batch_size: samples at a time.
         metric: the task's.
 
+    Returns: nothing, where the network came as ONNX.
+
     """
+    if isinstance(model, OnnxNetwork):
+        return []
     split = split.first(params.samples)
     reference = predict(model, split, batch_size, "fp32")
     rows: list[Sensitivity] = []
@@ -83,6 +88,9 @@ def summarise(rows: list[Sensitivity]) -> dict[str, Any]:
 
     Compared are the fewest bits that were asked for of each.
     """
+    if not rows:
+        says = "not measured: the model came as ONNX, and layers are isolated in a network of PyTorch's"
+        return {"sensitive_to": None, "summary": says, "worst": []}
     fewest = {what: min(row.bits for row in rows if row.what == what) for what in ("weight", "activation")}
     at = [row for row in rows if row.bits == fewest[row.what]]
     whole = {row.what: row for row in at if row.layer == ALL}

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import aimet_torch.onnx
 import torch
@@ -19,11 +19,14 @@ from bitladder.model import carry_notes
 from bitladder.precision import Precision
 from bitladder.quantize import fast_quant
 from bitladder.quantize.missing import check_layers, check_ranges, leave_unknown, refusal, without_tensors
+from bitladder.quantize.onnx_simulation import OnnxSim
 from bitladder.quantize.wishes import wishes_of
+from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.task import Split
 
 __all__ = [
     "OPSET",
+    "Sim",
     "build_sim",
     "calibrate",
     "copy_sim",
@@ -45,6 +48,9 @@ RANGE_SETTINGS = {"min-max": "tf", "sqnr": "tf_enhanced"}  # ours, in AIMET's wo
 
 _SWAPPED = "bitladder_relu6_swapped"
 
+Sim: TypeAlias = QuantizationSimModel | OnnxSim
+"""By aimet-torch, or by aimet-onnx where the network came as ONNX."""
+
 _EXTRA = "::"  # parts a quantizer's own state from its name: safetensors has no nested values
 
 
@@ -54,11 +60,13 @@ def build_sim(
     precision: Precision,
     config: str,
     range_setting: str = "min-max",
-) -> QuantizationSimModel:
+) -> Any:
     """Put quantizers into a prepared network, as the HTP config of a Hexagon generation or the task's own asks.
 
-    Raises UserError that names the layers which AIMET does not know how to quantize.
+    Returns: a Sim. Raises UserError that names the layers which AIMET does not know how to quantize.
     """
+    if isinstance(model, OnnxNetwork):
+        return OnnxSim(model, precision, config, range_setting)
     fast_quant.install()
     wishes = wishes_of(model)
     leave_unknown(model, wishes.exclude)
@@ -134,8 +142,11 @@ def needs_relu(path: Path) -> bool:
     return _SWAPPED in load_tensors(path)
 
 
-def calibrate(sim: QuantizationSimModel, split: Split, batch_size: int) -> None:
+def calibrate(sim: Sim, split: Split, batch_size: int) -> None:
     """Find the quantizers' ranges from samples. Raise UserError where a layer is left without one."""
+    if isinstance(sim, OnnxSim):
+        sim.calibrate(split)
+        return
     forward: Callable[[nn.Module], Any] = lambda model: predict(model, split, batch_size, "calibrate")  # noqa: E731
     with without_tensors(sim) as plain:
         sim.compute_encodings(forward)
@@ -165,8 +176,11 @@ def _clip_to_activations(sim: QuantizationSimModel) -> None:
             own.set_range(clipped.get_min(), clipped.get_max())
 
 
-def save_sim(path: Path, sim: QuantizationSimModel) -> None:
+def save_sim(path: Path, sim: Sim) -> None:
     """Write weights and quantizers as safetensors."""
+    if isinstance(sim, OnnxSim):
+        sim.save(path)
+        return
     tensors = {_SWAPPED: torch.ones(1)} if getattr(sim.model, _SWAPPED, False) else {}
     for name, value in sim.model.state_dict().items():
         if isinstance(value, Tensor):
@@ -176,8 +190,11 @@ def save_sim(path: Path, sim: QuantizationSimModel) -> None:
     save_tensors(path, tensors)
 
 
-def load_sim(sim: QuantizationSimModel, path: Path) -> None:
+def load_sim(sim: Sim, path: Path) -> None:
     """Put what save_sim wrote into a sim built with the same arguments; stored bit-widths win over the sim's."""
+    if isinstance(sim, OnnxSim):
+        sim.load(path)
+        return
     state: dict[str, Any] = {}
     tensors = load_tensors(path)
     tensors.pop(_SWAPPED, None)
@@ -190,8 +207,10 @@ def load_sim(sim: QuantizationSimModel, path: Path) -> None:
     sim.model.load_state_dict(state)
 
 
-def encodings_of(sim: QuantizationSimModel) -> dict[str, Any]:
+def encodings_of(sim: Sim) -> dict[str, Any]:
     """Give every quantizer's encoding by the name it has in the network, scales in full precision."""
+    if isinstance(sim, OnnxSim):
+        return sim.encodings()
     found = {}
     for name, quantizer in sorted(sim.named_quantizers()):
         encodings = quantizer.get_encodings()
@@ -201,7 +220,7 @@ def encodings_of(sim: QuantizationSimModel) -> dict[str, Any]:
 
 
 def export_qdq(
-    sim: QuantizationSimModel,
+    sim: Sim,
     sample: tuple[Tensor, ...],
     names: tuple[list[str], list[str]],
     path: Path,
@@ -220,6 +239,9 @@ def export_qdq(
         int32_bias: AIMET's default; only for showing what it does.
 
     """
+    if isinstance(sim, OnnxSim):
+        sim.export_qdq(path, int32_bias)
+        return
     with replacing(path) as temporary, torch.no_grad():
         aimet_torch.onnx.export(
             sim,
@@ -231,10 +253,11 @@ def export_qdq(
         )
 
 
-def export_encodings(
-    sim: QuantizationSimModel, sample: tuple[Tensor, ...], names: tuple[list[str], list[str]], folder: Path
-) -> None:
+def export_encodings(sim: Sim, sample: tuple[Tensor, ...], names: tuple[list[str], list[str]], folder: Path) -> None:
     """Write the plain FP32 graph and AIMET's encodings beside it, as Qualcomm's converters take them."""
+    if isinstance(sim, OnnxSim):
+        sim.export_encodings(folder)
+        return
     folder.mkdir(parents=True, exist_ok=True)
     sim.onnx.export(sample, str(folder / "model.onnx"), encoding_version="1.0.0", **_graph(names))
 

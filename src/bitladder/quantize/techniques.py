@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from aimet_torch.batch_norm_fold import fold_all_batch_norms
@@ -19,9 +20,10 @@ from bitladder.precision import Precision
 from bitladder.quantize.adaround import round_weights
 from bitladder.quantize.bias import correct_biases
 from bitladder.quantize.simulation import build_sim, calibrate, copy_sim, keep_relu, set_layers, swap_relu6
+from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.task import Split
 
-__all__ = ["ORDER", "TECHNIQUES", "Idle", "Quantized", "Setting"]
+__all__ = ["ORDER", "TECHNIQUES", "Idle", "Quantized", "Setting", "apply"]
 
 SEQ_MSE_BITS = 4
 """AIMET's SeqMSE passes over wider weights without a word."""
@@ -58,7 +60,7 @@ class Setting:
 class Quantized:
     """A calibrated sim, the float network that it was made from, and the techniques that led to it."""
 
-    sim: QuantizationSimModel
+    sim: Any
     model: nn.Module
     ranges: str
     techniques: tuple[str, ...]
@@ -193,7 +195,16 @@ TECHNIQUES: dict[str, Callable[[Setting, Quantized | None], Quantized]] = {
 }
 """By the names that `ptq.techniques` takes, in order of cost."""
 
+RANGES = ("min-max", "sqnr")
+
 ORDER = tuple(TECHNIQUES)
+
+
+def apply(name: str, setting: Setting, start: Quantized | None) -> Quantized:
+    """Put a technique on top of what was reached before. Raises Idle where it can do nothing."""
+    if isinstance(setting.model, OnnxNetwork) and name not in RANGES:
+        raise Idle("the model came as ONNX, and this is done on a network of PyTorch's")
+    return TECHNIQUES[name](setting, start)
 
 
 def _with_biases(setting: Setting, start: Quantized, sim: QuantizationSimModel, technique: str) -> Quantized:

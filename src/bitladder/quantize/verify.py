@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 
 from bitladder.errors import UserError
@@ -17,7 +16,9 @@ from bitladder.files import save_tensors, write_json, write_text
 from bitladder.model import sample_inputs
 from bitladder.params import Params
 from bitladder.precision import Precision
-from bitladder.quantize.simulation import build_sim, calibrate
+from bitladder.quantize.onnx_simulation import OnnxSim
+from bitladder.quantize.simulation import Sim, build_sim, calibrate
+from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.task import Metric, Split
 
 __all__ = ["LayerSqnr", "layer_sqnr", "verify"]
@@ -84,8 +85,11 @@ def verify(
     )
 
 
-def layer_sqnr(model: nn.Module, sim: QuantizationSimModel, split: Split) -> list[LayerSqnr]:
+def layer_sqnr(model: nn.Module, sim: Sim, split: Split) -> list[LayerSqnr]:
     """Compare every layer's output in the sim with FP32's on the same samples; worst first."""
+    if isinstance(sim, OnnxSim):
+        rows = [LayerSqnr(row["layer"], row["kind"], row["sqnr_db"]) for row in sim.layers(split)]
+        return sorted(rows, key=lambda layer: layer.sqnr_db)
     leaves = {
         name: type(module).__name__
         for name, module in model.named_modules()
@@ -134,11 +138,13 @@ def write_evidence(
         facts: config, task and figures, for facts.json.
 
     """
-    versions = {name: version(name) for name in ("aimet-torch", "torch", "onnx")}
+    came_as_onnx = isinstance(model, OnnxNetwork)
+    versions = {name: version(name) for name in ("aimet-onnx" if came_as_onnx else "aimet-torch", "torch", "onnx")}
     write_json(folder / "facts.json", {**facts, "versions": versions})
     rows = "".join(f"{layer.layer},{layer.kind},{layer.sqnr_db:.2f}\n" for layer in layers)
     write_text(folder / "layers.csv", "layer,kind,sqnr_db\n" + rows)
     save_tensors(folder / "weights.safetensors", model.state_dict())
     save_tensors(folder / "samples.safetensors", split.inputs)
     write_text(folder / "model.txt", f"{model}\n")
-    write_text(folder / "show.py", files("bitladder.quantize").joinpath("show_w16a16.py").read_text("utf-8"))
+    if not came_as_onnx:  # model.txt, weights and samples are all that takes; the script builds a network of torch
+        write_text(folder / "show.py", files("bitladder.quantize").joinpath("show_w16a16.py").read_text("utf-8"))

@@ -112,7 +112,7 @@ class Compiled:
     memory_bytes: int
     ops_npu: int
     ops_cpu: int
-    memory: dict[str, int] | None
+    memory: dict[str, int] | None = None
 
 
 def compile_model(model: Path, folder: Path, soc: Soc, fp16: bool, limit_s: float, workspace: Path) -> Compiled:

@@ -70,9 +70,9 @@ class SentenceEncoder(nn.Module):
         self.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        kept = attention_mask.float()
-        mask = ((1.0 - kept) * MASKED).unsqueeze(1).unsqueeze(1)
         x = self.norm(self.words(input_ids) + self.places)
+        kept = attention_mask.to(x.dtype)
+        mask = ((1.0 - kept) * MASKED).unsqueeze(1).unsqueeze(1)
         for layer in self.layers:
             x = layer(x, mask)
         kept = kept.unsqueeze(-1)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from bitladder.errors import UserError
 from bitladder.model import build_network
+from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.source import user_code
 from bitladder.tasks.task import Split, Task, as_returned, name_outputs
 
@@ -22,6 +23,8 @@ def try_task(task: Task, splits: dict[str, Split]) -> nn.Module:
     """
     split = splits["train"].first(FEW)
     model = build_network(task).eval()
+    if isinstance(model, OnnxNetwork):
+        model.check_inputs(split)
     outputs = _run(model, split)
     for name, values in outputs.items():
         if not values.ndim or len(values) != len(split):

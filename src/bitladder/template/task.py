@@ -36,6 +36,8 @@ def model() -> nn.Module:
     """Build the network, in float32 and on the CPU.
 
     To bring trained weights, load them here, name their file under task.files in params.yaml, and set train.epochs: 0.
+    A network that comes as an .onnx file needs no such function: name the file under task.files, and return
+    Task(OnnxModel("net.onnx"), splits, no_loss, metric), with both names from bitladder.tasks.onnx_model.
     """
     return Net()
 

@@ -1,0 +1,218 @@
+"""A network that comes as an ONNX file, with the face of a torch module, so that few stages need to know of it.
+
+ONNX Runtime runs it, optimisations off, a sample at a time: on the NPU the batch is one too.
+"""
+
+import copy
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from bitladder.errors import UserError
+from bitladder.params import TaskParams
+from bitladder.tasks.task import Split
+
+__all__ = ["OnnxModel", "OnnxNetwork", "check_hashed", "no_loss", "run_samples", "why_untrained"]
+
+QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "QGemm"}
+
+
+def no_loss(outputs: Any, targets: Tensor) -> Tensor:
+    """Stand for the loss of a network that is not trained."""
+    return torch.zeros(())
+
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """Takes a network from an .onnx file: `Task(OnnxModel("net.onnx"), splits, no_loss, metric)`.
+
+    The path is from the folder that holds params.yaml. Inputs and outputs keep the names that they have in the graph.
+    """
+
+    path: str
+
+    def __call__(self) -> "OnnxNetwork":
+        """Read the file. Raise UserError that says what is wrong with it."""
+        return OnnxNetwork(_read(Path(self.path)), Path(self.path))
+
+
+class OnnxNetwork(nn.Module):
+    """A graph. Its state_dict is its float32 initializers; forward takes its inputs in order, gives outputs by name."""
+
+    def __init__(self, proto: onnx.ModelProto, source: Path) -> None:
+        super().__init__()
+        self.proto, self.source = proto, source
+        self._session: onnxruntime.InferenceSession | None = None
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the graph's inputs, in order; initializers that are listed among them are none."""
+        return [value.name for value in _inputs(self.proto)]
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the graph's outputs, in order."""
+        return [value.name for value in self.proto.graph.output]
+
+    def files(self) -> list[Path]:
+        """Give the files that the network was read from: the .onnx, and those that hold its weights beside it."""
+        stored = onnx.load(str(self.source), load_external_data=False).graph.initializer
+        beside = {entry.value for tensor in stored for entry in tensor.external_data if entry.key == "location"}
+        return [self.source, *(self.source.parent / name for name in sorted(beside))]
+
+    def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
+        """Run a batch, sample by sample."""
+        self._session = self._session or _open(self.proto, self.source)
+        # FP32 whatever the samples were rounded to: that is what the graph takes
+        batch = tuple(value.float() if value.is_floating_point() else value for value in inputs)
+        return run_samples(self._session.run, self.inputs, self.outputs, batch)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
+        """Give the float32 initializers by name."""
+        return {
+            tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
+            for tensor in self.proto.graph.initializer
+            if tensor.data_type == TensorProto.FLOAT
+        }
+
+    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> None:
+        """Put values into the initializers of these names."""
+        for tensor in self.proto.graph.initializer:
+            if tensor.name in state_dict:
+                tensor.CopyFrom(numpy_helper.from_array(state_dict[tensor.name].numpy(), tensor.name))
+        self._session = None
+
+    def half(self) -> Self:
+        """Give the network in FP16, its inputs and outputs in FP32."""
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+
+        proto = convert_float_to_float16(copy.deepcopy(self.proto), keep_io_types=True)
+        return type(self)(proto, self.source)
+
+    def fixed(self, sample: tuple[Tensor, ...]) -> Self:
+        """Give the network for a batch of one, with every shape that follows from it written down."""
+        proto = copy.deepcopy(self.proto)
+        for value, tensor in zip(_inputs(proto), sample, strict=True):
+            value.CopyFrom(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, tensor.shape))
+        for value, found in zip(proto.graph.output, self(*sample).values(), strict=True):
+            value.CopyFrom(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, found.shape))
+        del proto.graph.value_info[:]
+        return type(self)(onnx.shape_inference.infer_shapes(proto, data_prop=True), self.source)
+
+    def check_inputs(self, split: Split) -> None:
+        """Refuse samples that the graph does not take. Raises UserError that names the first input that differs."""
+        if list(split.inputs) != self.inputs:
+            raise UserError(
+                f"task: the splits have the inputs {list(split.inputs)}, and {self.source} takes {self.inputs}; give"
+                " them by these names, in this order"
+            )
+        for value in _inputs(self.proto):
+            found, taken = split.inputs[value.name], value.type.tensor_type
+            dtype = str(found.numpy().dtype)
+            wanted = str(helper.tensor_dtype_to_np_dtype(taken.elem_type))
+            shape = [dim.dim_value or dim.dim_param or "?" for dim in taken.shape.dim]
+            fits = len(shape) == found.ndim and all(
+                size == own for size, own in zip(found.shape[1:], shape[1:], strict=True) if isinstance(own, int)
+            )
+            if taken.HasField("shape") and (dtype != wanted or not fits):
+                raise UserError(
+                    f"task: {value.name!r} of the splits is {['N', *found.shape[1:]]} of {dtype}, and {self.source}"
+                    f" takes {shape} of {wanted}"
+                )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Copy the graph; an open session is not shared."""
+        return type(self)(copy.deepcopy(self.proto), self.source)
+
+    def __str__(self) -> str:
+        """Give the graph's nodes as text."""
+        return "\n".join(
+            f"{node.name}: {node.op_type}({', '.join(node.input)}) -> {', '.join(node.output)}"
+            for node in self.proto.graph.node
+        )
+
+
+def why_untrained(model: nn.Module) -> str | None:
+    """Say why a network cannot be trained; None if it can."""
+    return "the model came as ONNX, and aimet-onnx trains nothing" if isinstance(model, OnnxNetwork) else None
+
+
+def check_hashed(model: nn.Module, params: TaskParams) -> None:
+    """Refuse a network whose .onnx file DVC does not know of. Raises UserError with what to write into params.yaml."""
+    for path in model.files() if isinstance(model, OnnxNetwork) else ():
+        own = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        if not params.names(own):
+            raise UserError(f"task.files: add `{own.suffix[1:] or 'weights'}: {own}`, so that another model is noticed")
+
+
+def run_samples(
+    run: Callable[..., Iterable[np.ndarray]], inputs: list[str], outputs: list[str], batch: tuple[Tensor, ...]
+) -> dict[str, Tensor]:
+    """Run a batch sample by sample through the `run` of a session whose outputs come in the order of `outputs`."""
+    count = len(batch[0])
+    rows = [
+        list(run(None, {name: part[row : row + 1].numpy() for name, part in zip(inputs, batch, strict=True)}))
+        for row in range(count)
+    ]
+    columns = zip(*rows, strict=True)
+    return {name: torch.from_numpy(np.concatenate(column)) for name, column in zip(outputs, columns, strict=True)}
+
+
+def _inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    return [value for value in proto.graph.input if value.name not in constants]
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    if not path.is_file():
+        raise UserError(f"task: {path}: no such file; the path is from the folder that holds params.yaml")
+    try:
+        proto = onnx.load(str(path))
+    except DecodeError:
+        raise UserError(f"task: {path}: is no ONNX file, or only a part of one") from None
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"task: {path}: its weights cannot be read: {reason}") from None
+    if not proto.graph.node or not proto.graph.output:
+        raise UserError(f"task: {path}: is no ONNX file, or only a part of one")
+    if quantized := sorted({node.op_type for node in proto.graph.node} & QUANTIZED):
+        raise UserError(f"task: {path}: is quantized already ({quantized[0]}); give the float model")
+    others = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+    for name, kind in [
+        *((tensor.name, tensor.data_type) for tensor in proto.graph.initializer),
+        *((value.name, value.type.tensor_type.elem_type) for value in (*proto.graph.input, *proto.graph.output)),
+    ]:
+        if kind in others:
+            raise UserError(f"task: {path}: {name!r} is {TensorProto.DataType.Name(kind)}; export it in float32")
+    for value in _inputs(proto):
+        dims = value.type.tensor_type.shape.dim
+        if dims and dims[0].dim_value > 1:
+            raise UserError(
+                f"task: {path}: {value.name!r} is for batches of {dims[0].dim_value}; the NPU takes one sample at a"
+                " time, so export it for a batch of one, or with a free first dimension"
+            )
+    _open(proto, path)
+    return proto
+
+
+def _open(proto: onnx.ModelProto, source: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 4
+    try:
+        return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's kinds of error share no base
+        # without its error code and the function of its own that found it
+        text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+ .*?\) (?=[A-Z])", "", str(error))
+        reason = " ".join(text.split())[:300]
+        raise UserError(f"task: {source}: ONNX Runtime does not take it: {reason}") from None
