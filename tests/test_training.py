@@ -77,3 +77,8 @@ def test_a_workspace_is_found_again_by_the_same_inputs_only(tmp_path, monkeypatc
     with workspace("train", fingerprint(1, files=(data,))) as folder:
         assert list(folder.iterdir()) == []
         assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_network_without_weights_to_train_stays_as_it_is(digits, tmp_path):
+    task, train = digits
+    assert fit(nn.Flatten(), task, train, RECIPE, tmp_path) == []
