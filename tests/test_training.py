@@ -160,3 +160,8 @@ torch.save((model.state_dict(), [vars(epoch) for epoch in history]), f"{tmp_path
         assert torch.equal(values, second[name]), name
     assert found[0]["train_loss"] == pytest.approx(history[0].train_loss, rel=0.1)  # batch norm sees half a batch
     assert found[-1]["train_loss"] < found[0]["train_loss"] / 1.2
+
+
+def test_a_network_without_weights_to_train_stays_as_it_is(digits, tmp_path):
+    task, train = digits
+    assert fit(nn.Flatten(), task, train, RECIPE, tmp_path) == []

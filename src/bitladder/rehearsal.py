@@ -28,6 +28,7 @@ def rehearse(params: Params) -> Iterator[str]:
     from bitladder.determinism import seed_all
     from bitladder.evaluate import predict, sqnr_db
     from bitladder.export.checks import check_bias_scales, graph_names, run_unoptimised
+    from bitladder.export.fp16 import HalfPrecision
     from bitladder.model import output_names, sample_inputs
     from bitladder.precision import Precision
     from bitladder.quantize.prepare import check_equal, prepare
@@ -55,6 +56,7 @@ def rehearse(params: Params) -> Iterator[str]:
         yield f"  warning    the task reads {named}; name that under task.files, or edits of it go unnoticed"
     few = splits["calibration"].first(FEW)
     sample, expected = sample_inputs(few), predict(model, few, FEW, "fp32")
+    yield good("fp16", f"{sqnr_db(expected, predict(HalfPrecision(model), few, FEW, 'fp16')):.1f} dB against FP32")
     prepared, preparation = prepare(model, sample, params.prepare.exclude, task.quantization)
     check_equal(predict(prepared, few, FEW, "prepared"), expected)
     yield good("prepare", f"{preparation}; answers as before")

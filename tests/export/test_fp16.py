@@ -1,7 +1,10 @@
 import onnx
+import pytest
 import torch
 from onnx import TensorProto
+from torch import nn
 
+from bitladder.errors import UserError
 from bitladder.evaluate import predict, sqnr_db
 from bitladder.export.checks import run_unoptimised
 from bitladder.export.fp16 import HalfPrecision, export_fp16
@@ -25,3 +28,22 @@ def test_the_exported_graph_computes_in_fp16_and_takes_and_gives_fp32(trained, t
     assert weights and {tensor.data_type for tensor in weights} == {TensorProto.FLOAT16}
     split = trained.splits["evaluation"].first(20)
     assert sqnr_db(predict(half, split, 20, ""), run_unoptimised(path, split)) > 40
+
+
+def test_a_network_that_forces_float32_is_refused_in_one_line_with_its_own():
+    class Forcing(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.float())
+
+    with pytest.raises(
+        UserError, match=r"the model in FP16 \(it must .*\) fails with RuntimeError: .*test_fp16\.py:\d"
+    ):
+        HalfPrecision(Forcing(3, 2))(torch.zeros(1, 3))
+
+
+def test_a_dict_of_one_output_keeps_its_name():
+    class Naming(nn.Linear):
+        def forward(self, x):
+            return {"scores": super().forward(x)}
+
+    assert list(HalfPrecision(Naming(3, 2))(torch.zeros(1, 3))) == ["scores"]

@@ -160,6 +160,28 @@ def test_a_sum_with_a_number_and_a_module_on_sizes_need_no_range():
     assert sqnr_db(expected, predict(sim_of(model, images()).model, images(), 8, "")) > 25
 
 
+def test_layer_norm_called_as_a_function_becomes_a_layer_with_quantizers():
+    """As torchvision's LayerNorm2d, of which ConvNeXt is made, calls it."""
+
+    class OverChannels(nn.LayerNorm):
+        def forward(self, x):
+            x = nn.functional.layer_norm(
+                x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, eps=self.eps
+            )
+            return x.permute(0, 3, 1, 2)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), OverChannels(4, eps=1e-3), nn.Conv2d(4, 4, 1)).eval()
+    with torch.no_grad():
+        model[1].weight.uniform_(0.5, 2)
+        model[1].bias.uniform_(-1, 1)
+    expected = predict(model, images(), 8, "")
+    sim = sim_of(model, images())
+    norms = [module for module in sim.model.modules() if isinstance(module, nn.LayerNorm)]
+    assert len(norms) == 1 and norms[0].eps == 1e-3 and norms[0].param_quantizers["weight"] is not None
+    assert sqnr_db(expected, predict(sim.model, images(), 8, "")) > 25
+
+
 def test_layers_left_in_float_answer_as_fp32(tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1))

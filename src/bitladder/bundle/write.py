@@ -60,10 +60,10 @@ class Source:
         return Path(f"build/export/{self.rung}/aimet")
 
     def compiled(self, soc: Soc) -> dict[str, Path]:
-        """Folders of compiled models by SoC: the first SoC's own, and below it one for each other."""
-        folder = Path(f"build/target/{self.rung}")
-        others = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
-        return {soc.name: folder, **others}
+        """Folders of compiled models by SoC: the first SoC's, then those of the further ones that take the rung."""
+        further = Path(f"build/socs/{self.rung}")
+        others = {path.name: path for path in sorted(further.glob("*")) if path.is_dir()}
+        return {soc.name: Path(f"build/target/{self.rung}"), **others}
 
 
 def write_bundle(params: Params, folder: Path) -> None:

@@ -22,6 +22,7 @@ from bitladder.errors import UserError
 from bitladder.evaluate import Outputs, sqnr_db
 from bitladder.files import load_tensors
 from bitladder.model import build_model, build_network, keep_output_names, load_weights
+from bitladder.quantize.functional import teach_preparer
 from bitladder.quantize.onnx_prepare import prepare_onnx
 from bitladder.quantize.tracing import untraceable
 from bitladder.quantize.wishes import define, keep_wishes
@@ -89,6 +90,7 @@ def prepare(
     left = _modules_called(model, exclude) + define(model, wishes)
     preparation = Preparation(False)
     if _broken_guidelines(model, sample, left):
+        teach_preparer()
         try:
             model = prepare_model(model, modules_to_exclude=left)
         except Exception as error:  # torch.fx raises many kinds: each means that the network cannot be traced
