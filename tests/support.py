@@ -36,7 +36,7 @@ def rung_setting(trained, precision, techniques, folder=Path(), **changes):
         samples=100,
         batch_size=100,
         seq_mse=SeqMseParams(samples=100),
-        adaround=AdaroundParams(iterations=100, samples=100),
+        adaround=AdaroundParams(iterations=60, samples=100),
     ).model_copy(update=changes)
     return Setting(
         model=trained.prepared,

@@ -95,7 +95,7 @@ def test_where_nothing_is_good_the_nearest_rung_and_the_next_step_are_named() ->
     decision = decided(with_goals(), drops)
     assert (decision.chosen, decision.nearest) == (None, "compact")
     assert "nearest is compact (W8A8)" in decision.reason
-    assert any("ladder.compact.ptq.range_setting" in step for step in decision.next)
+    assert any("ladder.compact.mixed" in step for step in decision.next)
 
 
 def test_a_memory_goal_that_no_rung_meets_asks_for_a_lower_rung() -> None:

@@ -28,7 +28,19 @@ BAD = {
     "learning rate of zero": ({"qat.learning_rate": 0.0}, "qat.learning_rate: "),
     "empty batch": ({"evaluate.batch_size": 0}, "evaluate.batch_size: "),
     "unknown choice": ({"qat.when": "sometimes"}, "qat.when: "),
-    "unknown range setting": ({"ptq.range_setting": "entropy"}, "ptq.range_setting: "),
+    "unknown technique": ({"ptq.techniques": ["entropy"]}, "ptq.techniques"),
+    "techniques in a word": ({"ptq.techniques": "all"}, "ptq.techniques"),
+    "raised to what the SoC does not take": (
+        {"ladder.tiny.mixed": {"raise_to": {"weights": 5, "activations": 8}, "max_drop": 0.01}},
+        "ladder.tiny: SM8650 does not take W5A8",
+    ),
+    "layers found and named": (
+        {
+            "ladder.tiny.mixed": {"raise_to": {"weights": 8, "activations": 8}, "max_drop": 0.01},
+            "ladder.tiny.layers": {"stem": {"weights": 8, "activations": 8}},
+        },
+        "ladder.tiny: give mixed",
+    ),
     "unknown backend": ({"target.backend": "gpu"}, "target.backend: "),
     "unknown SoC": ({"target.soc": "SM9999"}, "target.soc: 'SM9999' is not a known SoC"),
     "unknown SoC among several": ({"target.socs": ["SM8750", "SM9999"]}, "target.socs.1: 'SM9999' is not a known SoC"),
@@ -130,10 +142,10 @@ def test_rungs_come_in_the_order_of_their_after_keys(params_with):
 
 
 def test_a_rung_overrides_the_defaults_of_ptq_and_keeps_the_rest(params_with):
-    params = load_params(params_with({"ladder.tiny.ptq": {"range_setting": "sqnr"}}))
-    assert params.ptq_of("tiny").range_setting == "sqnr"
+    params = load_params(params_with({"ladder.tiny.ptq": {"techniques": ["sqnr"]}}))
+    assert params.ptq_of("tiny").techniques == ["sqnr"]
     assert params.ptq_of("tiny").samples == params.ptq.samples
-    assert params.ptq_of("compact").range_setting == "min-max"
+    assert params.ptq_of("compact").techniques == "auto"
 
 
 def test_yaml_numbers_mean_what_they_mean_to_dvc(tmp_path):

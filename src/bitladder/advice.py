@@ -56,6 +56,8 @@ def _more_accuracy(params: Params, nearest: Verdict) -> list[str]:
     if params.ptq_of(nearest.rung).techniques != "auto":
         steps.append(f"let PTQ try all it has: set ladder.{nearest.rung}.ptq.techniques to auto")
     rung = params.ladder[nearest.rung]
+    if not rung.mixed:
+        steps.append(f"raise the few layers that need more bits: set ladder.{nearest.rung}.mixed")
     if rung.activations < 16:
         steps.append(f"give {nearest.rung} 16-bit activations, if memory and latency allow")
     return steps

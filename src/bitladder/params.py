@@ -148,10 +148,10 @@ class SeqMseParams(_Block):
 class AdaroundParams(_Block):
     """AdaRound: weights rounded as the layers' outputs ask."""
 
-    iterations: Count = 500
+    iterations: Count = 300
     samples: Count = 100
     batch_size: Count = 16
-    learning_rate: Positive = 1e-2
+    learning_rate: Positive = 5e-3
     regularization: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
 
 

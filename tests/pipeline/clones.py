@@ -22,7 +22,7 @@ SMALL = {
         "compact": {"weights": 8, "activations": 8, "after": "fp16"},
         "tiny": {"weights": 4, "activations": 8, "after": "compact"},
     },
-    "ptq.samples": 100,
+    "ptq.samples": 60,
     "qat.when": "always",
     "qat.epochs": 1,
     "export": {"samples": 20, "min_sqnr_db": 30},

@@ -17,7 +17,6 @@ from bitladder.quantize.mixed import raise_layers
 from bitladder.quantize.prepare import load_prepared, load_unfolded
 from bitladder.quantize.techniques import ORDER, Idle, Quantized, Setting, apply
 from bitladder.resume import fingerprint, workspace
-from bitladder.stage import TIMINGS
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.task import Metric, Split, Task
 
@@ -50,7 +49,7 @@ def quantize_rung(params: Params, rung: str, task: Task) -> tuple[Quantized, nn.
 
     Returns: the quantized network; the prepared network in FP32; what metrics/ptq/<rung>.json says of the way there:
     `tries`, and `raised`, the layers of a mixed rung that were given more bits. The seconds of each try go to
-    build/timings, since they are never twice the same.
+    build/notes/<rung>/ptq-seconds.json, which is no output of DVC's, since they are never twice the same.
     """
     calibration = load_split(Path("build/data/calibration.safetensors"))
     own, sample, exclude = params.ptq_of(rung), sample_inputs(calibration), params.prepare.exclude
@@ -79,7 +78,7 @@ def quantize_rung(params: Params, rung: str, task: Task) -> tuple[Quantized, nn.
         if mixed := params.ladder[rung].mixed:
             assert score is not None
             quantized, raised = raise_layers(quantized, setting, mixed, score)
-    write_json(TIMINGS / f"ptq-tries-{rung}.json", seconds)
+    write_json(Path(f"build/notes/{rung}/ptq-seconds.json"), seconds)
     return quantized, model, {"tries": [asdict(one) for one in tries], "raised": raised}
 
 
