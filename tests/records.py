@@ -9,7 +9,7 @@ from typing import Any
 from bitladder.decide import decide
 from bitladder.files import write_csv, write_json
 from bitladder.params import Params, load_params
-from bitladder.report.tables import COLUMNS, comparison_rows
+from bitladder.report.tables import COLUMNS, SOC_COLUMNS, comparison_rows
 from bitladder.socs import Soc
 
 ROOT = Path(__file__).parents[1]
@@ -96,6 +96,7 @@ def write_project(folder: Path, socs: Sequence[str] = ()) -> None:
     write_json(folder / "metrics/decision.json", decision)
     decision = json.loads((folder / "metrics/decision.json").read_text())
     write_csv(folder / "metrics/comparison.csv", COLUMNS, comparison_rows(evals, targets, decision))
+    write_csv(folder / "metrics/comparison-socs.csv", SOC_COLUMNS, ())
 
 
 DROPS = {"fp16": 0.0, "balanced": 0.001, "compact": -0.001, "tiny": 0.004}

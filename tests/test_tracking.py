@@ -54,6 +54,7 @@ def test_a_run_with_a_child_for_each_rung(project):
     assert parent.info.status == "FINISHED" and {child.info.status for child in children} == {"FINISHED"}
     assert parent.data.params["ladder.tiny.weights"] == "4"
     assert {item.path for item in client.list_artifacts(parent.info.run_id)} == {
+        "comparison-socs.csv",
         "comparison.csv",
         "decision.json",
         "params.yaml",

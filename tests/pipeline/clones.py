@@ -23,6 +23,7 @@ SMALL = {
         "tiny": {"weights": 4, "activations": 8, "after": "compact"},
     },
     "ptq.samples": 60,
+    "ptq.max_drop": 1.0,
     "qat.when": "always",
     "qat.epochs": 1,
     "export": {"samples": 20, "min_sqnr_db": 30},

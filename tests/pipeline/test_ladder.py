@@ -79,7 +79,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
             "balanced": {"weights": 8, "activations": 16, "after": "fp16"},
             "compact": {"weights": 8, "activations": 8, "after": "balanced"},
         }
-        data["ptq"]["samples"] = 100
+        data["ptq"] |= {"samples": 60, "max_drop": 1.0}
         data["qat"] |= {"epochs": 2}
         data["verify"] = {"max_drop": 1.0, "min_sqnr_db": 20}
         data["export"]["samples"] = data["target"]["samples"] = 20
@@ -160,6 +160,7 @@ def test_estimates_count_only_where_the_user_says_so(clone: Clone) -> None:
     assert decision["chosen"] == "fp16"
     assert "ms (estimated)" in decision["reason"]
     clone.edit(lambda data: data["goals"].update(accept_latency_estimates=False))
+    clone.repro()
 
 
 def test_ptq_bad_then_qat_good(clone: Clone) -> None:
@@ -211,7 +212,7 @@ def test_a_second_soc_refuses_a_rung_for_itself_and_its_goals_are_held(clone: Cl
 def test_a_soc_that_refuses_fp16_opens_the_gate_below_it(clone: Clone) -> None:
     clone.edit(lambda data: data["target"].update(soc="QCS6490"))
     ran = clone.repro("judge-fp16")
-    assert ran == {"profile-fp16", "judge-fp16"}
+    assert {"profile-fp16", "judge-fp16"} <= ran <= {"profile-fp16", "socs-fp16", "judge-fp16"}
     assert clone.json("metrics/target/fp16.json")["reason"] == "QCS6490 does not take FP16"
     assert clone.json("gates/fp16.json") == {"descend": True}
     assert clone.json("metrics/rungs/fp16.json")["verdict"].startswith("misses")

@@ -22,6 +22,7 @@ from bitladder.quantize.layers import layer_rows
 from bitladder.quantize.prepare import load_prepared, prepare
 from bitladder.quantize.ptq import quantize
 from bitladder.quantize.simulation import build_sim, encodings_of, export_encodings, export_qdq, load_sim, save_sim
+from bitladder.quantize.techniques import Setting
 from bitladder.quantize.verify import verify
 from bitladder.socs import find_soc
 from bitladder.targets.hexagon import compile_model, run
@@ -29,7 +30,7 @@ from bitladder.tasks.onnx_model import OnnxModel, check_hashed, no_loss, why_unt
 from bitladder.tasks.task import SPLITS, Metric, Quantization, Split, Task
 from bitladder.tasks.trial import try_task
 
-CONFIG, PTQ = "htp_v75", PtqParams(range_setting="min-max", samples=16, batch_size=8)
+CONFIG, PTQ = "htp_v75", PtqParams(techniques=["min-max"], samples=16, batch_size=8)
 
 
 def write(path: Path, opset: int = 17, batch: int | None = None, model: nn.Module | None = None) -> Path:
@@ -45,6 +46,12 @@ def write(path: Path, opset: int = 17, batch: int | None = None, model: nn.Modul
         dynamo=False, dynamic_axes=free,
     )  # fmt: skip
     return path
+
+
+def quantized(prepared: nn.Module, sample, split: Split, precision: Precision, params: PtqParams = PTQ):
+    setting = Setting(prepared, lambda: prepared, sample, split, precision, CONFIG, params, 0, Path())
+    done, tries, _ = quantize(setting)
+    return done.sim, done.name, tries
 
 
 def images(side: int = 8, **inputs) -> Split:
@@ -77,7 +84,7 @@ def test_a_rung_goes_from_the_file_to_the_npu(made, bits, params_with, tmp_path)
     assert sqnr_db(reference, predict(prepared, split, 8, "")) > 100  # batch norms folded
     assert "BatchNormalization" not in {node.op_type for node in prepared.proto.graph.node}
     sample, precision = sample_inputs(split), Precision(*bits)
-    sim, technique = quantize(prepared, sample, split, precision, CONFIG, PTQ)
+    sim, technique, _ = quantized(prepared, sample, split, precision)
     simulated = predict(sim.model, split, 8, "")
     assert technique == "ptq:bn-fold+min-max" and 12 < sqnr_db(reference, simulated) < 80
     rows = layer_rows(prepared, sim, split)
@@ -253,7 +260,7 @@ def leave(net: str, folder: Path) -> dict[str, bytes]:
     split = images()
     sample = sample_inputs(split)
     prepared, _ = prepare(build_network(task_of(Path(net))), sample)
-    sim, _ = quantize(prepared, sample, split, Precision(4, 8), CONFIG, PTQ)
+    sim, _, _ = quantized(prepared, sample, split, Precision(4, 8))
     export_qdq(sim, sample, ([], []), folder / "model.onnx")
     export_encodings(sim, sample, ([], []), folder / "aimet")
     save_sim(folder / "sim.safetensors", sim)
@@ -277,3 +284,13 @@ from test_onnx import leave; leave({net!r}, Path({str(there)!r}))
     found = leave(net, here)
     assert len(found) == 4
     assert found == {name: (there / name).read_bytes() for name in found}
+
+
+def test_techniques_that_need_a_network_of_torchs_say_so(tmp_path):
+    split = images()
+    prepared, _ = prepare(build_network(task_of(write(tmp_path / "net.onnx"))), sample_inputs(split))
+    params = PTQ.model_copy(update={"techniques": ["sqnr", "bias-correction", "adaround"]})
+    _, name, tries = quantized(prepared, sample_inputs(split), split, Precision(8, 8), params)
+    assert name == "ptq:bn-fold+sqnr"
+    assert [one.kept for one in tries] == [True, False, False]
+    assert "came as ONNX" in tries[1].idle
