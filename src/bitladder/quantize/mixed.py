@@ -1,7 +1,6 @@
 """Mixed precision: the fewest layers of a rung given more bits, until its goal holds."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,8 +11,8 @@ from bitladder.evaluate import Comparison, predict, sqnr_db
 from bitladder.params import MixedParams
 from bitladder.precision import Precision
 from bitladder.quantize.isolated import isolated, quantized_layers
-from bitladder.quantize.simulation import calibrate, set_layers
-from bitladder.quantize.techniques import Quantized, Setting
+from bitladder.quantize.simulation import set_layers
+from bitladder.quantize.techniques import Quantized, Setting, with_biases
 
 __all__ = ["order_layers", "raise_layers"]
 
@@ -91,8 +90,8 @@ def _costs(quantized: Quantized, setting: Setting, mixed: MixedParams) -> dict[s
 
 
 def _raised(quantized: Quantized, setting: Setting, mixed: MixedParams, names: list[str]) -> Quantized:
-    """Give a copy with these layers raised: their float weights put back, their ranges found anew."""
-    sim = quantized.copy_sim(setting)
+    """Give a copy with these layers raised: their float weights put back, ranges and corrected biases found anew."""
+    sim = quantized.copy_sim(setting, float_biases=True)
     layers: Mapping[str, Precision] = dict.fromkeys(names, mixed.raise_to.precision)
     for name in names:
         layer: Any = sim.model.get_submodule(name)
@@ -100,5 +99,4 @@ def _raised(quantized: Quantized, setting: Setting, mixed: MixedParams, names: l
         with torch.no_grad():
             layer.weight.copy_(quantized.model.get_parameter(f"{name}.weight"))
     set_layers(sim, layers)
-    calibrate(sim, setting.fit, setting.params.batch_size)
-    return replace(quantized, sim=sim, techniques=(*quantized.techniques, f"{len(names)} layers raised"))
+    return with_biases(setting, quantized, sim, f"{len(names)} layers raised")

@@ -23,7 +23,7 @@ from bitladder.quantize.simulation import build_sim, calibrate, copy_sim, keep_r
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.task import Split
 
-__all__ = ["ORDER", "TECHNIQUES", "Idle", "Quantized", "Setting", "apply"]
+__all__ = ["ORDER", "TECHNIQUES", "Idle", "Quantized", "Setting", "apply", "with_biases"]
 
 SEQ_MSE_BITS = 4
 """AIMET's SeqMSE passes over wider weights without a word."""
@@ -172,7 +172,7 @@ def seq_mse(setting: Setting, start: Quantized | None) -> Quantized:
     folder = setting.work / "seq-mse"
     folder.mkdir(parents=True, exist_ok=True)
     apply_seq_mse(sim, few, own.candidates, lambda model, inputs: model(*inputs), cache_dir=str(folder))
-    return _with_biases(setting, start, sim, "seq-mse")
+    return with_biases(setting, start, sim, "seq-mse")
 
 
 def adaround(setting: Setting, start: Quantized | None) -> Quantized:
@@ -181,7 +181,7 @@ def adaround(setting: Setting, start: Quantized | None) -> Quantized:
     sim, own = start.copy_sim(setting, float_biases=True), setting.params.adaround
     folder = setting.work / "adaround"
     round_weights(sim, start.model, setting.fit.first(own.samples), own, setting.seed, folder)
-    return _with_biases(setting, start, sim, "adaround")
+    return with_biases(setting, start, sim, "adaround")
 
 
 TECHNIQUES: dict[str, Callable[[Setting, Quantized | None], Quantized]] = {
@@ -207,7 +207,7 @@ def apply(name: str, setting: Setting, start: Quantized | None) -> Quantized:
     return TECHNIQUES[name](setting, start)
 
 
-def _with_biases(setting: Setting, start: Quantized, sim: QuantizationSimModel, technique: str) -> Quantized:
+def with_biases(setting: Setting, start: Quantized, sim: QuantizationSimModel, technique: str) -> Quantized:
     """Calibrate a sim whose weights have been changed; biases that were corrected before are corrected anew."""
     calibrate(sim, setting.fit, setting.params.batch_size)
     others = tuple(name for name in start.techniques if name != BIAS)
