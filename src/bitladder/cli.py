@@ -244,6 +244,17 @@ def heal() -> None:
 
 @app.command()
 @one_line_errors
+def push(
+    remote: Annotated[str | None, typer.Option(help="Its name in DVC, where it is not the default one.")] = None,
+) -> None:
+    """Send the results of all runs to the DVC remote; elsewhere `dvc repro --pull` then takes them from there."""
+    from bitladder.sharing import push as send
+
+    typer.echo(f"{send(remote)} objects sent")
+
+
+@app.command()
+@one_line_errors
 def timings() -> None:
     """Print how long each stage took when it last ran here."""
     from bitladder.files import read_json

@@ -5,8 +5,10 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -86,8 +88,8 @@ class Clone:
             yaml.dump(values, file)
 
 
-def make_clone(root: Path) -> Clone:
-    """Copy the project's own files, committed or not, into a repository of their own."""
+def make_clone(root: Path, changes: Mapping[str, Any] = MappingProxyType({})) -> Clone:
+    """Copy the project's own files, committed or not, into a repository of their own; set SMALL, then `changes`."""
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     for name in names:
@@ -96,5 +98,5 @@ def make_clone(root: Path) -> Clone:
             shutil.copy(ROOT / name, root / name)
     subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
     clone = Clone(root)
-    clone.edit(SMALL)
+    clone.edit({**SMALL, **changes})
     return clone

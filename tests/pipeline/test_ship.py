@@ -18,8 +18,8 @@ def committed(clone, tmp_path_factory):
     done = clone.run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--message", "made")
     assert done.returncode == 0, done.stderr
     remote = tmp_path_factory.mktemp("remote")
-    for words in (("remote", "add", "--local", "--default", "store", str(remote)), ("push", "--run-cache")):
-        done = clone.run("dvc", *words)
+    for words in ("dvc", "remote", "add", "--local", "--default", "store", str(remote)), ("bitladder", "push"):
+        done = clone.run(*words)
         assert done.returncode == 0, done.stderr
     return clone, remote
 
@@ -111,11 +111,11 @@ def test_rungs_run_in_two_clones_meet_in_a_third(committed, tmp_path):
         worker.edit(samples)
         done = worker.repro(f"profile@{rung}")
         assert f"profile@{rung}" in done.ran, done.text[-2000:]
-        assert worker.run("dvc", "push", "--run-cache").returncode == 0
+        assert worker.run("bitladder", "push").returncode == 0
     third = copy_of(committed, tmp_path / "third")
     third.edit(samples)
     third.run("dvc", "pull", "--run-cache")
-    done = third.repro("compare")
+    done = third.repro("--pull", "compare")
     assert done.code == 0, done.text[-2000:]
     assert not done.ran & {"profile@compact", "profile@tiny"}
     for rung in ("compact", "tiny"):

@@ -1,7 +1,7 @@
 """Processes that work with the backend and can be given up, and what went wrong with them in one line."""
 
 import shutil
-from concurrent.futures import Future
+from concurrent.futures import BrokenExecutor, Future
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def result(future: Future, work: str, limit: str, workspace: Path) -> Any:
         return future.result()
     except TimeoutError:
         raise UserError(f"{work} took longer than {limit}; raise it in params.yaml") from None
-    except ProcessExpired as death:
+    except (ProcessExpired, BrokenExecutor) as death:  # the latter where it died between two tasks
         log = workspace / LOG_FILE
         raise UserError(f"{work}: its process died ({death}); run again, or see {log}") from None
     except (ImportError, OSError, RuntimeError) as error:
