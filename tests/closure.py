@@ -18,10 +18,8 @@ def import_closure(script: Path, root: Path) -> set[str]:
         found.add(name)
         for module in _imported(path):
             parts = module.split(".")
-            for candidate in (
-                (root / SRC).joinpath(*parts).with_suffix(".py"),
-                (root / SRC).joinpath(*parts, "__init__.py"),
-            ):
+            packages = [(root / SRC).joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
+            for candidate in ((root / SRC).joinpath(*parts).with_suffix(".py"), *packages):
                 if candidate.exists() and candidate.stat().st_size:
                     waiting.append(candidate)
     return found

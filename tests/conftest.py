@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from ruamel.yaml import YAML
+from xdist.scheduler import LoadScopeScheduling
 
 from bitladder import determinism
 from support import DELETED, ROOT, Trained
@@ -20,6 +21,24 @@ determinism.pin(2)
 settings.register_profile("usual", max_examples=50, derandomize=True)
 settings.register_profile("many", max_examples=10_000, derandomize=True, database=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "usual"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest first."""
+    items.sort(key=lambda item: item.path.parent.name != "pipeline")
+
+
+class ByFile(LoadScopeScheduling):
+    """Gives each process whole files; those that share a clone go to the same one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "clone" if file.endswith(("pipeline/test_pipeline.py", "pipeline/test_ship.py")) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

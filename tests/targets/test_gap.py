@@ -39,3 +39,28 @@ def test_a_float_graph_has_nothing_to_depart_from(tmp_path):
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "float.onnx")
     with pytest.raises(UserError, match="has no quantizers"):
         find_gap(tmp_path / "float.onnx", samples(1), find_soc("SM8650"), settings(), tmp_path)
+
+
+@pytest.mark.parametrize("rows", [16, 17])
+def test_a_norm_before_a_fully_connected_layer_goes_wrong_at_16_rows_only(rows, tmp_path):
+    import torch
+    from torch import nn
+
+    from bitladder.export.checks import graph_names
+    from bitladder.model import sample_inputs
+    from bitladder.precision import Precision
+    from bitladder.quantize.simulation import build_sim, calibrate, export_qdq
+    from bitladder.tasks.task import Split
+
+    torch.manual_seed(0)
+    split = Split({"x": torch.randn(2, rows, 64)}, torch.zeros(2))
+    sample = sample_inputs(split)
+    sim = build_sim(nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 64)).eval(), sample, Precision(8, 16), "htp_v75")
+    calibrate(sim, split, 2)
+    export_qdq(sim, sample, graph_names(["x"], ["y"]), tmp_path / "model.onnx")
+    layers = find_gap(tmp_path / "model.onnx", split, find_soc("SM8650"), settings(), tmp_path)
+    found = first_departure(layers)
+    if rows == 16:
+        assert found is layers[1] and found.causes[0].text.startswith("16 rows") and found.causes[0].proven
+    else:
+        assert found is None

@@ -1,9 +1,6 @@
 """The real backend, on a small graph: what it answers, and what is said where it does not."""
 
-import os
-import signal
-from pathlib import Path
-
+import mishaps
 import onnx
 import pytest
 import torch
@@ -75,22 +72,9 @@ def test_a_compile_that_reaches_its_limit_names_the_limit(half, params, tmp_path
         compile_model(half, tmp_path / "target", params.soc, True, 0.01, tmp_path)
 
 
-def signal_workers_at(count, number, monkeypatch):
-    """Send a signal to the emulator's processes when this many samples are done."""
-
-    class Bar(tqdm):
-        def update(self, n=1):
-            super().update(n)
-            if self.n == count:
-                for child in children():
-                    os.kill(child, number)
-
-    monkeypatch.setattr(hexagon, "tqdm", Bar)
-
-
 def test_a_sample_that_never_ends_names_the_limit(half, trained, params, tmp_path, monkeypatch):
     compiled = compile_model(half, tmp_path / "target", params.soc, True, 60, tmp_path)
-    signal_workers_at(20, signal.SIGSTOP, monkeypatch)
+    monkeypatch.setattr(hexagon, "answer", mishaps.never_answers_the_20th)
     limit = params.target.model_copy(update={"sample_limit_s": 3.0})
     with pytest.raises(
         UserError, match=r"sample \d+ on the emulator of SM8650 took longer than target\.sample_limit_s = 3"
@@ -103,9 +87,10 @@ def test_a_worker_that_is_killed_is_one_line_and_the_next_run_goes_on(half, trai
     compiled = compile_model(half, tmp_path / "target", params.soc, True, 60, tmp_path)
     whole = run(compiled, params.soc, True, split, params.target, tmp_path)
     one_worker = params.target.model_copy(update={"workers": 1})
-    signal_workers_at(20, signal.SIGKILL, monkeypatch)
-    with pytest.raises(UserError, match=r"sample \d+ on the emulator of SM8650: its process died"):
-        run(compiled, params.soc, True, split, one_worker, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(hexagon, "answer", mishaps.dies_of_the_20th)
+        with pytest.raises(UserError, match="sample 19 on the emulator of SM8650: its process died"):
+            run(compiled, params.soc, True, split, one_worker, tmp_path)
     started = []
 
     class Watch(tqdm):
@@ -115,19 +100,5 @@ def test_a_worker_that_is_killed_is_one_line_and_the_next_run_goes_on(half, trai
 
     monkeypatch.setattr(hexagon, "tqdm", Watch)
     resumed = run(compiled, params.soc, True, split, one_worker, tmp_path)
-    assert started[0] >= 20
+    assert started == [19]
     assert torch.equal(resumed["output"], whole["output"])
-
-
-def children() -> list[int]:
-    """Give the processes that this one started and that run the emulator."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rsplit(")", 1)[1].split()
-            command = status.with_name("cmdline").read_bytes()
-        except OSError:
-            continue
-        if int(fields[1]) == os.getpid() and b"spawn_main" in command:
-            found.append(int(status.parent.name))
-    return found

@@ -18,6 +18,7 @@ from bitladder.files import load_tensors, replacing, save_tensors
 from bitladder.model import carry_notes
 from bitladder.precision import Precision
 from bitladder.quantize import fast_quant
+from bitladder.quantize.aimet import learn_types
 from bitladder.quantize.missing import check_layers, check_ranges, leave_unknown, refusal, without_tensors
 from bitladder.quantize.onnx_simulation import OnnxSim
 from bitladder.quantize.wishes import wishes_of
@@ -68,6 +69,7 @@ def build_sim(
     if isinstance(model, OnnxNetwork):
         return OnnxSim(model, precision, config, range_setting)
     fast_quant.install()
+    learn_types(model)
     wishes = wishes_of(model)
     leave_unknown(model, wishes.exclude)
     try:
@@ -160,20 +162,30 @@ def _clip_to_activations(sim: QuantizationSimModel) -> None:
     AIMET fuses no depthwise convolution with its activation, as HTP does not, and spends the bits of the
     convolution's output on values that the activation then clips.
     """
+    for layer, activation in clipped_layers(sim).items():
+        own: Any = sim.model.get_submodule(layer).output_quantizers[0]
+        clipped: Any = sim.model.get_submodule(activation).output_quantizers[0]
+        own.set_range(clipped.get_min(), clipped.get_max())
+
+
+def clipped_layers(sim: QuantizationSimModel) -> dict[str, str]:
+    """Name the layers with an output quantizer of their own that feed only a ReLU or ReLU6, each with that."""
     modules = dict(sim.model.named_modules())
-
-    def quantized(operation: Any) -> nn.Module | None:
-        return modules.get(operation.dotted_name.partition(".")[2])  # what comes first names the network's class
-
+    found = {}
     for operation in sim.connected_graph.get_all_ops().values():
-        layer, readers = quantized(operation), operation.output_ops or []
-        activation = quantized(readers[0]) if len(readers) == 1 else None
-        if not isinstance(layer, QuantizationMixin) or not isinstance(activation, nn.ReLU | nn.ReLU6):
+        readers = operation.output_ops or []
+        if len(readers) != 1:
             continue
-        own: Any = layer.output_quantizers[0]
-        clipped: Any = activation.output_quantizers[0]  # type: ignore[index]
-        if own is not None and clipped is not None and own.is_initialized() and clipped.is_initialized():
-            own.set_range(clipped.get_min(), clipped.get_max())
+        names = [one.dotted_name.partition(".")[2] for one in (operation, readers[0])]  # first: the network's class
+        layer, activation = map(modules.get, names)
+        if isinstance(activation, nn.ReLU | nn.ReLU6) and _has_range(layer) and _has_range(activation):
+            found[names[0]] = names[1]
+    return found
+
+
+def _has_range(module: nn.Module | None) -> bool:
+    quantizer: Any = module.output_quantizers[0] if isinstance(module, QuantizationMixin) else None
+    return quantizer is not None and quantizer.is_initialized()
 
 
 def save_sim(path: Path, sim: Sim) -> None:

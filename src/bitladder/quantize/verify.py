@@ -17,7 +17,7 @@ from bitladder.model import sample_inputs
 from bitladder.params import Params
 from bitladder.precision import Precision
 from bitladder.quantize.onnx_simulation import OnnxSim
-from bitladder.quantize.simulation import Sim, build_sim, calibrate
+from bitladder.quantize.simulation import Sim, build_sim, calibrate, clipped_layers
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.task import Metric, Split
 
@@ -86,7 +86,10 @@ def verify(
 
 
 def layer_sqnr(model: nn.Module, sim: Sim, split: Split) -> list[LayerSqnr]:
-    """Compare every layer's output in the sim with FP32's on the same samples; worst first."""
+    """Compare every layer's output in the sim with FP32's on the same samples; worst first.
+
+    Of what feeds only a ReLU or ReLU6, what that lets through is compared: its range is the activation's.
+    """
     if isinstance(sim, OnnxSim):
         rows = [LayerSqnr(row["layer"], row["kind"], row["sqnr_db"]) for row in sim.layers(split)]
         return sorted(rows, key=lambda layer: layer.sqnr_db)
@@ -97,8 +100,13 @@ def layer_sqnr(model: nn.Module, sim: Sim, split: Split) -> list[LayerSqnr]:
     }
     reference = _layer_outputs(model, list(leaves), split)
     simulated = _layer_outputs(sim.model, list(leaves), split)
+    clipped = clipped_layers(sim)
+
+    def counted(name: str, output: Tensor) -> Outputs:
+        return {"output": model.get_submodule(clipped[name])(output) if name in clipped else output}
+
     found = [
-        LayerSqnr(name, leaves[name], sqnr_db({"output": output}, {"output": simulated[name]}))
+        LayerSqnr(name, leaves[name], sqnr_db(counted(name, output), counted(name, simulated[name])))
         for name, output in reference.items()
     ]
     return sorted(found, key=lambda layer: layer.sqnr_db)

@@ -7,6 +7,7 @@ hand it out can undo a fusion of ops across one, so a departure that only such a
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import onnx
@@ -30,8 +31,12 @@ _BITS = {
     TensorProto.UINT8: 8, TensorProto.INT8: 8, TensorProto.UINT16: 16, TensorProto.INT16: 16,
 }  # fmt: skip
 
+BROKEN_ROWS = 16
+"""Rows at which LayerNormalization and a fully connected layer go wrong at 16 bits: emulated HTP v73, v75 and v79."""
+
 _CLIPS = {"Clip", "Relu", "HardSwish", "HardSigmoid", "LeakyRelu", "PRelu"}
 _QDQ = {"QuantizeLinear", "DequantizeLinear"}
+_RESHAPES = {"Reshape", "Squeeze", "Unsqueeze", "Flatten"}
 
 _PREFIX = "bitladder_gap_"
 
@@ -98,7 +103,7 @@ def instrument(model: Path, path: Path) -> dict[str, LayerGap]:
 
     Returns: the layer behind each new output, in the order of the graph, without a figure yet.
     """
-    proto = onnx.load(model)
+    proto = onnx.shape_inference.infer_shapes(onnx.load(model))
     graph = _Makers(proto.graph, set(wrong_bias_scales(model)))
     layers: dict[str, LayerGap] = {}
     for node in list(proto.graph.node):
@@ -117,7 +122,7 @@ def instrument(model: Path, path: Path) -> dict[str, LayerGap]:
     if not layers:
         raise UserError(f"{model}: has no quantizers, so there is no QuantSim to depart from")
     with replacing(path) as temporary:
-        onnx.save(onnx.shape_inference.infer_shapes(proto), temporary)
+        onnx.save(onnx.shape_inference.infer_shapes(proto), temporary)  # of the new outputs
     return layers
 
 
@@ -128,6 +133,10 @@ class _Makers:
         self.constants: Mapping[str, onnx.TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
         self._makers = {output: node for node in graph.node for output in node.output}
         self._wrong_biases = wrong_biases
+        self._shapes = {
+            value.name: [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+            for value in (*graph.value_info, *graph.output)
+        }
 
     def fused(self, tensor: str) -> Iterator[onnx.NodeProto]:
         """Give the node that makes a tensor, and before an activation the node that it is fused with."""
@@ -139,6 +148,14 @@ class _Makers:
     def causes(self, made_by: list[onnx.NodeProto], bits: int) -> Iterator[Cause]:
         """Say what is typical of a layer that departs, and what to do, the likeliest first."""
         main = made_by[-1]
+        if bits == 16 and self._rows_after_norm(main) == BROKEN_ROWS:
+            yield Cause(
+                f"{BROKEN_ROWS} rows: at 16 bits a fully connected layer right after a LayerNormalization answers wrong"
+                f" if it gets {BROKEN_ROWS} rows (tokens), and right at every other number tried from 1 to 64; cut or"
+                " pad the sequences to another length",
+                proven=True,
+            )
+            return
         if main.name in self._wrong_biases:
             yield Cause(
                 "bias scale: its int32 bias is not in units of input scale x weight scale, as which the NPU reads it;"
@@ -161,3 +178,15 @@ class _Makers:
             yield Cause(
                 "16-bit op: the NPU has other kernels at 16 bits; see whether it agrees at 8 bits of activations"
             )
+
+    def _rows_after_norm(self, main: onnx.NodeProto) -> int | None:
+        """Count the rows that a fully connected layer right after a LayerNormalization gets; None of other layers."""
+        if main.op_type == "Add":  # of its bias
+            main = next((node for node in map(self._makers.get, main.input) if node is not None), main)
+        if main.op_type not in ("MatMul", "Gemm"):
+            return None
+        node = self._makers.get(main.input[0])
+        while node is not None and node.op_type in {*_QDQ, *_RESHAPES}:
+            node = self._makers.get(node.input[0])
+        shape = self._shapes.get(node.output[0]) if node is not None and node.op_type == "LayerNormalization" else None
+        return prod(shape[:-1]) if shape else None

@@ -152,9 +152,11 @@ def run(compiled: Compiled, soc: Soc, fp16: bool, split: Split, params: TargetPa
     kept = workspace / "answers.safetensors"
     answers: Outputs = load_tensors(kept) if kept.exists() else {}
     done = len(next(iter(answers.values()))) if answers else 0
+    if done == len(split):
+        return answers
     rows: list[dict[str, np.ndarray]] = []
     with (
-        worker_pool(params.workers, workspace) as pool,
+        worker_pool(min(params.workers, len(split) - done), workspace) as pool,
         tqdm(total=len(split), initial=done, desc="emulate", unit="sample") as bar,
     ):
         futures = [

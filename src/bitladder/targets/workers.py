@@ -1,8 +1,11 @@
 """Processes that work with the backend and can be given up, and what went wrong with them in one line."""
 
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Future
+from contextlib import contextmanager
 from multiprocessing import get_context
+from multiprocessing.synchronize import Semaphore
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +18,28 @@ __all__ = ["LOG_FILE", "check_room", "result", "worker_pool"]
 
 LOG_FILE = "backend.log"
 
+START_S = 10  # how long a process may take to start; a few seconds are usual
+
 FULL = 1 << 20  # free bytes under which a disk counts as full
 
 
-def worker_pool(workers: int, workspace: Path) -> ProcessPool:
-    """Give processes whose backend prints to LOG_FILE in `workspace`."""
+@contextmanager
+def worker_pool(workers: int, workspace: Path) -> Iterator[ProcessPool]:
+    """Give processes whose backend prints to LOG_FILE in `workspace`; work must be scheduled, which starts them."""
     # spawn: the backend must not start in a copy of a process that runs torch's threads
+    context = get_context("spawn")
+    ready = context.Semaphore(0)
     log = str((workspace / LOG_FILE).resolve())
-    return ProcessPool(workers, initializer=redirect_output, initargs=(log,), context=get_context("spawn"))
+    with ProcessPool(workers, initializer=_start, initargs=(log, ready), context=context) as pool:
+        yield pool
+        # One that still starts while the pool is taken down would print a traceback of multiprocessing's own
+        for _ in range(workers):
+            ready.acquire(timeout=START_S)
+
+
+def _start(log: str, ready: Semaphore) -> None:
+    redirect_output(log)
+    ready.release()
 
 
 def result(future: Future, work: str, limit: str, workspace: Path) -> Any:

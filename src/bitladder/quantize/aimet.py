@@ -1,0 +1,66 @@
+"""AIMET's import at half its time: what it brings along and the pipeline never calls is left out.
+
+Checked on aimet-torch 2.42, torch 2.14. Of 10 s, torch apart, TorchDynamo takes 3 (torchvision asks it one question
+about GPUs, AIMET marks functions that it must not compile, and the pipeline compiles none), transformers 2.5, Bokeh's
+server 0.6. They stay importable, by a task too: only AIMET's own import is answered by stand-ins. Whatever is loaded
+already is used as it is.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["learn_types"]
+
+_STAND_INS: dict[str, dict[str, Any] | None] = {  # None: as if it were not installed, which AIMET allows for
+    "torch._dynamo": {},
+    "torch._dynamo.utils": {"is_compile_supported": lambda device: False},
+    "bokeh": {},
+    "bokeh.application": {"Application": None},
+    "bokeh.server": {},
+    "bokeh.server.server": {"Server": None},
+    "transformers": None,
+}
+
+
+def learn_types(model: nn.Module) -> None:
+    """Load AIMET's definitions of transformers' modules, where the network has such modules."""
+    if any(type(module).__module__.partition(".")[0] == "transformers" for module in model.modules()):
+        importlib.import_module("aimet_torch.nn.transformers.models")
+
+
+@contextmanager
+def _without_what_is_not_called() -> Iterator[None]:
+    roots = {name for name in _STAND_INS if name in sys.modules}
+    absent = [name for name in _STAND_INS if not any(name == root or name.startswith(f"{root}.") for root in roots)]
+    for name in absent:
+        names = _STAND_INS[name]
+        if names is None:
+            sys.modules[name] = None  # type: ignore[assignment]
+            continue
+        sys.modules[name] = module = ModuleType(name)
+        module.__dict__.update(names)
+    before = torch.compile, torch.compiler.disable
+    torch.compile = torch.compiler.disable = _as_it_is  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.compile, torch.compiler.disable = before
+        for name in absent:
+            del sys.modules[name]
+
+
+def _as_it_is(function: Any = None, *_: Any, **__: Any) -> Any:
+    """Stand for a decorator with or without arguments."""
+    plain: Callable[[Any], Any] = lambda wrapped: wrapped  # noqa: E731
+    return plain if function is None else function
+
+
+with _without_what_is_not_called():
+    import aimet_torch  # noqa: F401
