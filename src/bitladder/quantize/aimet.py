@@ -8,7 +8,7 @@ already is used as it is.
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["learn_types"]
+__all__ = ["learn_types", "without_transformers"]
 
 _STAND_INS: dict[str, dict[str, Any] | None] = {  # None: as if it were not installed, which AIMET allows for
     "torch._dynamo": {},
@@ -36,22 +36,37 @@ def learn_types(model: nn.Module) -> None:
 
 
 @contextmanager
+def without_transformers() -> Iterator[None]:
+    """Let AIMET build a sim without asking transformers what its networks are, where none is loaded."""
+    with _standing_in(["transformers"]):
+        yield
+
+
+@contextmanager
 def _without_what_is_not_called() -> Iterator[None]:
-    roots = {name for name in _STAND_INS if name in sys.modules}
-    absent = [name for name in _STAND_INS if not any(name == root or name.startswith(f"{root}.") for root in roots)]
-    for name in absent:
-        names = _STAND_INS[name]
-        if names is None:
-            sys.modules[name] = None  # type: ignore[assignment]
-            continue
-        sys.modules[name] = module = ModuleType(name)
-        module.__dict__.update(names)
     before = torch.compile, torch.compiler.disable
     torch.compile = torch.compiler.disable = _as_it_is  # type: ignore[assignment]
     try:
-        yield
+        with _standing_in(_STAND_INS):
+            yield
     finally:
         torch.compile, torch.compiler.disable = before
+
+
+@contextmanager
+def _standing_in(names: Iterable[str]) -> Iterator[None]:
+    loaded = {name for name in names if name in sys.modules}
+    absent = [name for name in names if not any(name == one or name.startswith(f"{one}.") for one in loaded)]
+    for name in absent:
+        values = _STAND_INS[name]
+        if values is None:
+            sys.modules[name] = None  # type: ignore[assignment]
+        else:
+            sys.modules[name] = ModuleType(name)
+            sys.modules[name].__dict__.update(values)
+    try:
+        yield
+    finally:
         for name in absent:
             del sys.modules[name]
 

@@ -18,7 +18,7 @@ from bitladder.files import load_tensors, replacing, save_tensors
 from bitladder.model import carry_notes
 from bitladder.precision import Precision
 from bitladder.quantize import fast_quant
-from bitladder.quantize.aimet import learn_types
+from bitladder.quantize.aimet import learn_types, without_transformers
 from bitladder.quantize.missing import check_layers, check_ranges, leave_unknown, refusal, without_tensors
 from bitladder.quantize.onnx_simulation import OnnxSim
 from bitladder.quantize.wishes import wishes_of
@@ -73,14 +73,15 @@ def build_sim(
     wishes = wishes_of(model)
     leave_unknown(model, wishes.exclude)
     try:
-        sim = QuantizationSimModel(
-            model,
-            sample,
-            quant_scheme=RANGE_SETTINGS[range_setting],
-            default_output_bw=precision.activations,
-            default_param_bw=precision.weights,
-            config_file=wishes.config or config,
-        )
+        with without_transformers():
+            sim = QuantizationSimModel(
+                model,
+                sample,
+                quant_scheme=RANGE_SETTINGS[range_setting],
+                default_output_bw=precision.activations,
+                default_param_bw=precision.weights,
+                config_file=wishes.config or config,
+            )
     except Exception as error:  # AIMET and its configuration's schema raise many kinds
         raise UserError(refusal(model, error, wishes.config)) from None
     sim.exclude_layers_from_quantization([sim.model.get_submodule(name) for name in wishes.exclude])
