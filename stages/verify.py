@@ -23,7 +23,6 @@ def main(params: Params) -> None:
     result = verify(
         model,
         task.metric,
-        load_split(Path("build/data/calibration.safetensors")).first(params.ptq.samples),
         split,
         load_tensors(Path("build/baseline/outputs.safetensors")),
         params,

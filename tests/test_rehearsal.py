@@ -36,7 +36,11 @@ def test_a_folder_of_images_and_own_weights_go_down_to_the_npu(params_with, tmp_
     torch.save(model.state_dict(), tmp_path / "mine.pth")
     args = {"folder": "images", "model": "resnet18", "weights": "mine.pth", "side": 32}
     task = {"factory": "bitladder.tasks.image_folder:task", "files": {"images": "images"}, "args": args}
-    params_with({"task": task, "train.epochs": 0})
+    changes = {"task": task, "train.epochs": 0}
+    params_with(changes)
+    done = check(tmp_path)
+    assert done.returncode == 1 and "ptq.samples: 500 leaves none of the" in done.stderr
+    params_with({**changes, "ptq.samples": 2})
     done = check(tmp_path)
     assert done.returncode == 0, done.stderr
     steps = [line.split()[0] for line in done.stdout.splitlines()[1:]]

@@ -32,6 +32,7 @@ def rehearse(params: Params) -> Iterator[str]:
     from bitladder.model import output_names, sample_inputs
     from bitladder.precision import Precision
     from bitladder.quantize.prepare import check_equal, prepare
+    from bitladder.quantize.ptq import divide
     from bitladder.quantize.simulation import build_sim, calibrate, export_qdq
     from bitladder.targets.hexagon import compile_model, run
     from bitladder.tasks.onnx_model import check_hashed
@@ -50,6 +51,8 @@ def rehearse(params: Params) -> Iterator[str]:
     model = try_task(task, splits)
     check_hashed(model, params.task)
     sizes = ", ".join(f"{len(split)} {name}" for name, split in splits.items())
+    for rung in params.rungs():
+        divide(splits["calibration"], params.ptq_of(rung), params.ladder[rung].mixed is not None, rung)
     yield good("task", f"model, loss and metric run; samples: {sizes}")
     if unlisted := [name for name in sorted(read) if not params.task.names(Path(name))]:
         named = ", ".join(unlisted[:5])

@@ -259,7 +259,7 @@ def test_the_w16a16_check_tells_a_right_own_quantizer_from_a_wrong_one(params_wi
     prepared, _ = prepare(model, sample_inputs(split), wishes=Quantization(define=define))
     reference = predict(prepared, split, 8, "")
     metric = Metric("error", lambda outputs, targets: (outputs - reference["output"]).abs().mean().item(), False)
-    arguments = (prepared, metric, split, split, reference, load_params(params_with({})), tmp_path / "evidence")
+    arguments = (prepared, metric, split, reference, load_params(params_with({})), tmp_path / "evidence")
     if not wrong:
         assert verify(*arguments).sqnr_db > 60
         return

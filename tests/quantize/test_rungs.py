@@ -103,9 +103,7 @@ def checked(trained, evidence, params_path):
     model = copy.deepcopy(trained.prepared)
     split = trained.splits["evaluation"]
     reference = predict(model, split, 100, "")
-    return verify(
-        model, trained.task.metric, trained.splits["calibration"], split, reference, load_params(params_path), evidence
-    )
+    return verify(model, trained.task.metric, split, reference, load_params(params_path), evidence)
 
 
 def test_w16a16_agrees_with_fp32(trained, params_with, tmp_path):

@@ -20,7 +20,7 @@ from bitladder.resume import fingerprint, workspace
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.task import Metric, Split, Task
 
-__all__ = ["Try", "quantize", "quantize_rung"]
+__all__ = ["Try", "divide", "quantize", "quantize_rung"]
 
 Score = Callable[[nn.Module], Comparison]
 
@@ -53,7 +53,7 @@ def quantize_rung(params: Params, rung: str, task: Task) -> tuple[Quantized, nn.
     """
     calibration = load_split(Path("build/data/calibration.safetensors"))
     own, sample, exclude = params.ptq_of(rung), sample_inputs(calibration), params.prepare.exclude
-    fit, rest = _divided(calibration, own, params.ladder[rung].mixed is not None, rung)
+    fit, rest = divide(calibration, own, params.ladder[rung].mixed is not None, rung)
     model = load_prepared(task, sample, BASELINE, exclude)
     if isinstance(model, OnnxNetwork) and (params.ladder[rung].mixed or params.ladder[rung].layers):
         raise UserError(f"ladder.{rung}: mixed and layers need a network of PyTorch's, and the model came as ONNX")
@@ -126,8 +126,8 @@ def _rank(found: Comparison) -> tuple[float, float]:
     return -found.drop, found.sqnr_db
 
 
-def _divided(calibration: Split, own: PtqParams, mixed: bool, rung: str) -> tuple[Split, Split]:
-    """Give the samples that techniques are fitted to, and those that they are scored on."""
+def divide(calibration: Split, own: PtqParams, mixed: bool, rung: str) -> tuple[Split, Split]:
+    """Give the samples that techniques are fitted to, and those that they are scored on; UserError where none are."""
     rest = calibration.after(own.samples)
     if not len(rest) and (own.techniques == "auto" or mixed):
         raise UserError(

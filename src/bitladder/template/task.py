@@ -51,7 +51,7 @@ def splits(seed: int) -> dict[str, Split]:
     pixels, labels = mnist_data()
     images, targets = torch.from_numpy(pixels).float().reshape(-1, 1, 28, 28) / 255, torch.from_numpy(labels).long()
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    parts = order.split([3500, 500, 1000])
+    parts = order.split([3000, 1000, 1000])
     return {name: Split({"image": images[part]}, targets[part]) for name, part in zip(SPLITS, parts, strict=True)}
 
 
