@@ -40,7 +40,7 @@ def test_a_folder_of_images_and_own_weights_go_down_to_the_npu(params_with, tmp_
     params_with(changes)
     done = check(tmp_path)
     assert done.returncode == 1 and "ptq.samples: 500 leaves none of the" in done.stderr
-    params_with({**changes, "ptq.samples": 2})
+    params_with({**changes, "ptq.samples": 1})
     done = check(tmp_path)
     assert done.returncode == 0, done.stderr
     steps = [line.split()[0] for line in done.stdout.splitlines()[1:]]
