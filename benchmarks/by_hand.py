@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a change of params.yaml")
     given = parser.parse_args()
     params = read_params(given.set)
-    AimetLogger.set_level_for_all_areas(logging.ERROR)
+    AimetLogger.set_level_for_all_areas(logging.CRITICAL)  # the validator's first findings
     SECONDS["imports"] = time.perf_counter() - START
     given.folder.mkdir(parents=True, exist_ok=True)
     with multiprocessing.get_context("spawn").Pool(params["target"]["workers"]) as pool:
@@ -345,11 +345,11 @@ def layers_sqnr(prepared: Any, sim: Any, images: Any) -> list[dict[str, Any]]:
 
             return hook
 
-        hooks = [network.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+        handles = [network.get_submodule(name).register_forward_hook(keep(name)) for name in names]
         with torch.no_grad():
             network(images)
-        for hook in hooks:
-            hook.remove()
+        for handle in handles:
+            handle.remove()
         found.append(outputs)
     return [{"layer": name, "sqnr_db": sqnr_db(value, found[1][name])} for name, value in found[0].items()]
 

@@ -1,0 +1,330 @@
+"""What the pipeline costs over a script by hand, and where: `dvc repro` against benchmarks/by_hand.py.
+
+    python benchmarks/pipeline.py [--repeat 3] [--only full edit noop cli] [--no-bytecode]
+
+Prints Markdown tables of medians, measured in temporary clones of the current commit with empty caches:
+
+- full: `dvc repro` from nothing against by_hand.py, in turn; the pipeline's time by stage and by kind.
+- edit: `ladder.tiny.activations: 16` against that rung's own compute, and against the script's run of that rung.
+- noop: `dvc repro` with nothing to do, against a pipeline of as many trivial stages.
+- cli: CPU seconds of `bitladder --help` and `bitladder check`.
+
+`edit` and `noop` need a pipeline that has run, so they run it first. Bytecode is kept in a cache of the benchmark's
+own, warm before anything is timed, as it is on most machines; --no-bytecode compiles all that is imported in every process,
+as PYTHONDONTWRITEBYTECODE does in an environment that was installed without it.
+"""
+
+import argparse
+import json
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).resolve().parents[1]
+HERE = Path(__file__).resolve().parent
+LIMIT_S = 3600
+PARTS = ("full", "edit", "noop", "cli")
+NOOPS = 5
+RUNG, EDIT = "tiny", ("tiny:     {weights: 4, activations: 8", "tiny:     {weights: 4, activations: 16")
+
+# Around each stage's python; EPOCHREALTIME is bash's clock
+SHIM = """#!/bin/bash
+start=$EPOCHREALTIME
+"{python}" "$@"
+code=$?
+case "$1" in stages/*) echo "$start $EPOCHREALTIME $*" >> "$BITLADDER_TRACE/processes";; esac
+exit $code
+"""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of a command: by the wall clock, and of CPU in it and its children."""
+
+    wall: float
+    cpu: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Seconds of one stage's process, by kind."""
+
+    startup: float
+    files: float
+    compute: float
+
+    @property
+    def all(self) -> float:
+        """All of the process."""
+        return self.startup + self.files + self.compute
+
+
+@dataclass
+class Repro:
+    """A `dvc repro`: its seconds, and those of the stages that it ran."""
+
+    spent: Spent
+    stages: dict[str, Stage]
+
+    @property
+    def dvc(self) -> float:
+        """What passed outside of the stages' processes."""
+        return self.spent.wall - sum(stage.all for stage in self.stages.values())
+
+
+@dataclass
+class Bench:
+    """Where it all happens; what was measured, one entry a repeat."""
+
+    folder: Path
+    bytecode: bool
+    full: list[Repro] = field(default_factory=list)
+    hand: list[tuple[Spent, dict[str, float]]] = field(default_factory=list)
+    edits: list[Repro] = field(default_factory=list)
+    hand_edits: list[tuple[Spent, dict[str, float]]] = field(default_factory=list)
+    loads: list[float] = field(default_factory=list)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of all commands: the clone's code, the tracing, the bytecode cache."""
+        python = Path(sys.executable).parent
+        kept = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "PYTHONPATH")}
+        kept |= {
+            "PATH": os.pathsep.join([str(self.folder / "bin"), str(python), os.environ["PATH"]]),
+            "PYTHONPATH": os.pathsep.join([str(HERE / "tracing"), str(self.clone / "src")]),
+            "BITLADDER_TRACE": str(self.folder / "trace"),
+        }
+        kept.pop("PYTHONDONTWRITEBYTECODE", None)
+        if self.bytecode:
+            return kept | {"PYTHONPYCACHEPREFIX": str(self.folder / "pycache")}
+        # A prefix with nothing in it: nor is the environment's own bytecode read
+        return kept | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": str(self.folder / "no-pycache")}
+
+    @property
+    def clone(self) -> Path:
+        """The clone that commands run in."""
+        return self.folder / "clone"
+
+    def make_clone(self) -> None:
+        """Clone the commit; take out what it knows of earlier runs, or DVC would not run what has no other outputs."""
+        shutil.rmtree(self.clone, ignore_errors=True)
+        subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(self.clone)], check=True)
+        for name in ("dvc.lock", "metrics", "gates", "reports", "deploy"):
+            path = self.clone / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def run(self, *words: str, cwd: Path | None = None, log: str = "log") -> Spent:
+        """Run a command and time it; stop with the end of what it printed if it fails."""
+        path = self.folder / log
+        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        with path.open("wb") as file:
+            done = subprocess.run(
+                words, cwd=cwd or self.clone, env=self.environment, stdout=file, stderr=file, timeout=LIMIT_S
+            )
+        wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+        if done.returncode:
+            sys.exit(f"{' '.join(words)}: exit code {done.returncode}\n{path.read_text('utf-8', 'replace')[-3000:]}")
+        return Spent(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+    def repro(self) -> Repro:
+        """Run `dvc repro`, and read what its stages say of themselves."""
+        trace = self.folder / "trace"
+        shutil.rmtree(trace, ignore_errors=True)
+        trace.mkdir()
+        spent = self.run("dvc", "repro")
+        stages = {}
+        processes = trace / "processes"
+        for line in processes.read_text("utf-8").splitlines() if processes.exists() else ():
+            start, end, script, *words = line.split()
+            name = "@".join([Path(script).stem, *words])
+            inner = json.loads((trace / f"{name}.json").read_text("utf-8"))
+            outside = float(end) - float(start) - (inner["ended"] - inner["began"])
+            startup = outside + inner["imports"]
+            stages[name] = Stage(startup, inner["files"], float(end) - float(start) - startup - inner["files"])
+        return Repro(spent, stages)
+
+    def by_hand(self, *words: str) -> tuple[Spent, dict[str, float]]:
+        """Run the script; give its seconds, and those of its parts."""
+        folder = self.folder / "hand"
+        spent = self.run("python", str(HERE / "by_hand.py"), "--folder", str(folder), *words, log="hand.log")
+        return spent, json.loads((folder / "seconds.json").read_text("utf-8"))
+
+
+def main() -> None:
+    """Measure the parts that are asked for, and print their tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--no-bytecode", action="store_true")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bitladder-pipeline-") as name:
+        bench = Bench(Path(name), not given.no_bytecode)
+        shim = bench.folder / "bin/python"
+        shim.parent.mkdir()
+        shim.write_text(SHIM.format(python=sys.executable), "utf-8")
+        shim.chmod(0o755)
+        bench.make_clone()
+        if bench.bytecode:
+            warm_up(bench)
+        if "full" in given.only or "edit" in given.only:
+            measure(bench, given.repeat, "edit" in given.only)
+            print_full(bench)
+        elif "noop" in given.only:
+            bench.repro()
+        if "edit" in given.only:
+            print_edit(bench)
+        if "noop" in given.only:
+            print_noop(bench)
+        if "cli" in given.only:
+            print_cli(bench)
+
+
+def warm_up(bench: Bench) -> None:
+    """Import once all that the stages and the script import, so that its bytecode is there."""
+    named = re.compile(r"^\s*(?:from|import) (bitladder[\w.]*)", re.MULTILINE)
+    modules = {name for path in (ROOT / "stages").glob("*.py") for name in named.findall(path.read_text("utf-8"))}
+    code = ";".join(
+        ["from bitladder import determinism", "determinism.pin(2)", *map("import {}".format, sorted(modules))]
+    )
+    bench.run("python", "-c", code)
+    bench.run("python", str(HERE / "by_hand.py"), "--help")
+    bench.run("dvc", "status")
+
+
+def measure(bench: Bench, repeat: int, edit: bool) -> None:
+    """Run pipeline and script in turn, from nothing; then the edit of one rung, in the same turn."""
+    for number in range(repeat):
+        if number:
+            bench.make_clone()
+        shutil.rmtree(bench.folder / "hand", ignore_errors=True)
+        bench.full.append(bench.repro())
+        bench.hand.append(bench.by_hand("--against", "metrics/comparison.csv"))
+        said = (bench.folder / "hand.log").read_text("utf-8", "replace").splitlines()
+        print(said[-1], file=sys.stderr)
+        if edit:
+            params = bench.clone / "params.yaml"
+            text = params.read_text("utf-8")
+            assert EDIT[0] in text, f"params.yaml: no {EDIT[0]!r}"
+            params.write_text(text.replace(*EDIT), "utf-8")
+            bench.edits.append(bench.repro())
+            bench.hand_edits.append(bench.by_hand("--rung", RUNG, "--against", "metrics/comparison.csv"))
+        bench.loads.append(os.getloadavg()[0])
+
+
+def print_full(bench: Bench) -> None:
+    """Print the ratio, and where the pipeline's time goes."""
+    print(f"\n{len(bench.full)} repeats; load {', '.join(f'{load:.1f}' for load in bench.loads)} at their ends\n")
+    print("| from nothing | pipeline | script | ratio |\n|---|---|---|---|")
+    for kind in ("wall", "cpu"):
+        own, other = ([getattr(one, kind) for one in runs] for runs in (
+            [run.spent for run in bench.full], [spent for spent, _ in bench.hand]
+        ))  # fmt: skip
+        ratios = [a / b for a, b in zip(own, other, strict=True)]
+        each = f" ({', '.join(f'{ratio:.2f}' for ratio in ratios)})"
+        print(f"| {kind} s | {median(own):.1f} | {median(other):.1f} | {median(ratios):.2f}{each} |")
+    parts = {name: median(parts.get(name, 0.0) for _, parts in bench.hand) for name in bench.hand[0][1]}
+    print_stages(bench.full, parts)
+
+
+def print_stages(runs: list[Repro], parts: dict[str, float]) -> None:
+    """Print medians by stage and by kind; `parts` are the script's seconds of the same work."""
+    print("\n| stage | process, imports | files | compute | script |\n|---|---|---|---|---|")
+    rows = {
+        name: [median(getattr(run.stages[name], kind) for run in runs) for kind in ("startup", "files", "compute")]
+        for name in runs[0].stages
+    }
+    for name, row in rows.items():
+        cells = [f"{value:.1f}" for value in row]
+        print(f"| {name} | {' | '.join(cells)} | {f'{parts[name]:.1f}' if name in parts else '-'} |")
+    sums = [sum(row[column] for row in rows.values()) for column in range(3)]
+    rest = parts["all"] - sum(value for name, value in parts.items() if name in rows) - parts["imports"]
+    print(f"| all stages | {' | '.join(f'{value:.1f}' for value in sums)} | {parts['all']:.1f} |")
+    print(
+        f"| DVC itself | {median(run.dvc for run in runs):.1f} | | | imports {parts['imports']:.1f}, rest {rest:.1f} |"
+    )
+
+
+def print_edit(bench: Bench) -> None:
+    """Print what the edit of one rung costs against the rung's own compute."""
+    owned = re.compile(rf"@{RUNG}$")
+    walls = [run.spent.wall for run in bench.edits]
+    computes = [
+        sum(stage.compute + stage.files for name, stage in run.stages.items() if owned.search(name))
+        for run in bench.edits
+    ]
+    hand = [sum(value for name, value in parts.items() if owned.search(name)) for _, parts in bench.hand_edits]
+    script = [spent.wall for spent, _ in bench.hand_edits]
+    print(f"\n| edit of {RUNG} to 16-bit activations | seconds | pipeline's ratio to it |\n|---|---|---|")
+    print(f"| `dvc repro` | {median(walls):.1f} | |")
+    for title, values in (
+        ("the rung's own compute and files, in its stages", computes),
+        ("the same in the script", hand),
+        ("the script for that rung, start to end", script),
+    ):
+        ratio = median(wall / value for wall, value in zip(walls, values, strict=True))
+        print(f"| {title} | {median(values):.1f} | {ratio:.2f} |")
+    parts = {name: median(parts.get(name, 0.0) for _, parts in bench.hand_edits) for name in bench.hand_edits[0][1]}
+    print_stages(bench.edits, parts)
+
+
+def print_noop(bench: Bench) -> None:
+    """Print a `dvc repro` with nothing to do against one of as many trivial stages."""
+    listed = subprocess.run(
+        ["dvc", "stage", "list", "--name-only"], cwd=bench.clone, env=bench.environment, capture_output=True, text=True
+    )
+    count = len(listed.stdout.split())
+    trivial = bench.folder / "trivial"
+    make_trivial(bench, trivial, count)
+    for folder in (bench.clone, trivial):
+        bench.run("dvc", "repro", cwd=folder)
+    runs: dict[Path, list[Spent]] = {bench.clone: [], trivial: []}
+    for _ in range(NOOPS):
+        for folder, spent in runs.items():
+            spent.append(bench.run("dvc", "repro", cwd=folder))
+            assert "up to date" in (bench.folder / "log").read_text("utf-8", "replace"), f"{folder}: ran something"
+    print(f"\n| no-op `dvc repro`, {count} stages | bitladder | trivial stages | ratio |\n|---|---|---|---|")
+    for kind in ("wall", "cpu"):
+        own, other = (median(getattr(one, kind) for one in spent) for spent in runs.values())
+        print(f"| {kind} s, median of {NOOPS} | {own:.2f} | {other:.2f} | {own / other:.2f} |")
+
+
+def make_trivial(bench: Bench, folder: Path, count: int) -> None:
+    """Write a pipeline of stages with one dependency, output and parameter each, and DVC's settings of the clone."""
+    folder.mkdir()
+    for words in (["git", "init", "--quiet"], ["dvc", "init", "--quiet"]):
+        bench.run(*words, cwd=folder)
+    shutil.copy(bench.clone / ".dvc/config", folder / ".dvc/config")
+    stages = "".join(
+        f"  s{i}:\n    cmd: echo {i} > out{i}\n    params: [p{i}]\n    deps: [dep{i}]\n    outs: [out{i}]\n"
+        for i in range(count)
+    )
+    (folder / "dvc.yaml").write_text(f"stages:\n{stages}", "utf-8")
+    (folder / "params.yaml").write_text("".join(f"p{i}: {i}\n" for i in range(count)), "utf-8")
+    for i in range(count):
+        (folder / f"dep{i}").write_text(f"{i}\n", "utf-8")
+
+
+def print_cli(bench: Bench) -> None:
+    """Print the CPU seconds of two commands that must start at once."""
+    print("\n| command | CPU s | wall s | limit, CPU s |\n|---|---|---|---|")
+    commands: Sequence[tuple[str, float]] = (("--help", 0.3), ("check", 1.0))
+    for word, limit in commands:
+        spent = [bench.run("bitladder", word) for _ in range(NOOPS)]
+        cpu, wall = (median(getattr(one, kind) for one in spent) for kind in ("cpu", "wall"))
+        print(f"| `bitladder {word}` | {cpu:.2f} | {wall:.2f} | {limit} |")
+
+
+if __name__ == "__main__":
+    main()
