@@ -10,8 +10,8 @@ Prints Markdown tables of medians, measured in temporary clones of the current c
 - cli: CPU seconds of `bitladder --help` and `bitladder check`.
 
 `edit` and `noop` need a pipeline that has run, so they run it first. Bytecode is kept in a cache of the benchmark's
-own, warm before anything is timed, as it is on most machines; --no-bytecode compiles all that is imported in every process,
-as PYTHONDONTWRITEBYTECODE does in an environment that was installed without it.
+own, warm before anything is timed, as it is on most machines; --no-bytecode compiles all that is imported in every
+process, as PYTHONDONTWRITEBYTECODE does in an environment that was installed without it.
 """
 
 import argparse
