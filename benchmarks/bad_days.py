@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "src")]
 
 from kills import ONE_RUNG  # noqa: E402
 
-from pipeline.clones import Clone, make_clone  # noqa: E402
+from clones import Clone, make_clone  # noqa: E402
 
 MODEL = Path("build/export/tiny/model.onnx")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "src")]
 
-from pipeline.clones import Clone, make_clone  # noqa: E402
+from clones import Clone, make_clone  # noqa: E402
 
 CORRECTED = {"techniques": ["min-max", "bias-correction"]}
 W8A8 = {"weights": 8, "activations": 8}

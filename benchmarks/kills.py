@@ -24,7 +24,7 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "src")]
 
-from pipeline.clones import Clone, make_clone  # noqa: E402
+from clones import Clone, make_clone  # noqa: E402
 
 STAGES = ("train", "ptq@tiny", "qat@tiny", "export@tiny", "profile@tiny", "bundle", "track")
 

@@ -1,4 +1,6 @@
 import pytest
+from dvc.utils.serialize import modify_yaml
+from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from bitladder.cli import app
@@ -116,6 +118,22 @@ def test_a_damaged_file_is_said_to_be_one(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as error:
         load_params(path)
     assert "\n" not in str(error.value)
+
+
+def test_the_file_stays_readable_through_edits_by_dvc(tmp_path, default_params):
+    """DVC edits it with ruamel, which can lose a line end where a value becomes a block and then none again."""
+    path = tmp_path / "params.yaml"
+    path.write_text((ROOT / "params.yaml").read_text("utf-8"))
+    for edit in (
+        {"target": {"socs": ["QCS6490"]}, "goals": {"per_soc": {"QCS6490": {"max_latency_ms": 5.0}}}},
+        {"target": {"socs": []}, "goals": {"per_soc": {}}, "ptq": {"techniques": ["min-max", "sqnr"]}},
+        {"ptq": {"techniques": "auto"}},
+    ):
+        with modify_yaml(path) as values:
+            for block, keys in edit.items():
+                values[block].update(keys)
+    assert YAML(typ="safe").load(path) == default_params
+    load_params(path)
 
 
 def test_a_missing_file_is_named():

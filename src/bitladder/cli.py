@@ -338,32 +338,10 @@ def ops(
 
     Emulated cycles are the host's, not the device's; bytes are those of the compiled context binary.
     """
-    import csv
-
-    from tabulate import tabulate
-
-    from bitladder.files import read_json
-    from bitladder.report.results import METRICS
+    from bitladder.report.ops import format_ops
     from bitladder.socs import find_soc
 
-    name = find_soc(soc).name if soc else ""
-    path = Path("build/notes") / rung / name / "ops.csv"
-    if not path.is_file():
-        stage = "socs" if soc else "profile"
-        raise UserError(
-            f"{path}: no such file; it is written where the rung is profiled: `dvc repro --force --single-item"
-            f" {stage}{'-' if rung == 'fp16' else '@'}{rung}`"
-        )
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [
-            [row["op"], row["unit"], int(row["cycles"]), f"{float(row['share']):.1%}", row["source"]]
-            for row in csv.DictReader(file)
-        ]
-    typer.echo(tabulate(rows, ["op", "runs on", "cycles", "share", "cycles are"], "github"))
-    record = read_json(METRICS / "socs" / f"{rung}.json")[name] if name else read_json(METRICS / f"target/{rung}.json")
-    memory = {"context_binary_bytes": record["memory_bytes"], **record["memory"]}
-    cells = [(key, f"{value:,}" if isinstance(value, int) else value or "-") for key, value in memory.items()]
-    typer.echo("\n" + tabulate(cells, ["memory", record["soc"]], "github", disable_numparse=True))
+    typer.echo(format_ops(rung, find_soc(soc).name if soc else None))
 
 
 @app.command()

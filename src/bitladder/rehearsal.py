@@ -52,7 +52,7 @@ def rehearse(params: Params) -> Iterator[str]:
     check_hashed(model, params.task)
     sizes = ", ".join(f"{len(split)} {name}" for name, split in splits.items())
     for rung in params.rungs():
-        divide(splits["calibration"], params.ptq_of(rung), params.ladder[rung].mixed is not None, rung)
+        divide(splits["calibration"], params, rung)  # says so where too few are left
     yield good("task", f"model, loss and metric run; samples: {sizes}")
     if unlisted := [name for name in sorted(read) if not params.task.names(Path(name))]:
         named = ", ".join(unlisted[:5])

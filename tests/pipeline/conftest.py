@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.clones import Clone, make_clone
+from clones import Clone, make_clone
 
 
 @pytest.fixture(scope="session")

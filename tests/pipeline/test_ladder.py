@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from bitladder.decide import Decision
-from pipeline.clones import Clone, make_clone
+from clones import SMALL, Clone, make_clone
 
 pytestmark = pytest.mark.slow
 
 JUDGED = {"judge-fp16", "judge@balanced", "judge@compact", "compare", "report"}
 
 TWO_RUNGS = {
+    **SMALL,
     "ladder": {
         "balanced": {"weights": 8, "activations": 16, "after": "fp16"},
         "compact": {"weights": 8, "activations": 8, "after": "balanced"},

@@ -5,7 +5,7 @@ import json
 import onnx
 import pytest
 
-from pipeline.clones import SMALL, make_clone
+from clones import SMALL, make_clone
 from support import ROOT
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from pipeline.clones import PLANTED, Clone
+from clones import PLANTED, Clone
 
 pytestmark = pytest.mark.slow
 
@@ -88,7 +88,7 @@ def test_the_bundle_says_what_it_is(clone):
 def test_no_secret_is_in_any_file_that_the_pipeline_wrote(clone):
     written = [path for path in clone.root.rglob("*") if path.is_file() and ".git" not in path.parts]
     assert any(path.name == "mlflow.db" for path in written) and any("deploy" in path.parts for path in written)
-    tests = {clone.root / "tests/pipeline/clones.py"}
+    tests = {clone.root / "tests/clones.py"}
     assert not [path for path in written if path not in tests and PLANTED.encode() in path.read_bytes()]
 
 

@@ -14,7 +14,7 @@ from bitladder.precision import Precision
 from bitladder.quantize.distill import distance
 from bitladder.quantize.ptq import quantize
 from bitladder.quantize.qat import train_quantized
-from bitladder.quantize.simulation import build_sim, calibrate, encodings_of, load_sim, save_sim
+from bitladder.quantize.simulation import build_sim, calibrate, clipped_layers, encodings_of, load_sim, save_sim
 from bitladder.quantize.verify import layer_sqnr, verify
 from bitladder.training import Recipe
 from support import CONFIG, rung_setting
@@ -136,6 +136,16 @@ def test_layer_sqnr_finds_the_layer_that_is_wrong(trained):
     layers = layer_sqnr(trained.prepared, sim, split)
     good = {layer.layer for layer in layers if layer.sqnr_db > 40}
     assert "6.0" not in good and "0.0" in good
+
+
+def test_of_a_layer_before_a_relu6_what_that_lets_through_is_compared(trained):
+    sim = build_sim(copy.deepcopy(trained.prepared), trained.sample, Precision(8, 8), CONFIG)
+    calibrate(sim, trained.splits["calibration"], 100)
+    clipped = clipped_layers(sim)
+    assert clipped  # depthwise convolutions: AIMET fuses none with its activation
+    found = {layer.layer: layer.sqnr_db for layer in layer_sqnr(trained.prepared, sim, trained.splits["evaluation"])}
+    for layer, activation in clipped.items():
+        assert found[layer] == pytest.approx(found[activation], abs=3)  # not the few dB that clipping leaves
 
 
 def test_the_comparison_is_with_fp32_on_the_same_samples(trained):

@@ -18,7 +18,7 @@ from bitladder.errors import UserError
 from bitladder.export.checks import run_unoptimised
 from bitladder.params import load_params
 from bitladder.socs import find_soc
-from bitladder.targets.hexagon import Hexagon, Snapdragon, compile_model
+from bitladder.targets.hexagon import Hexagon, Snapdragon, compile_model, run
 from bitladder.targets.probe import PROBED, probe
 from bitladder.targets.profile import find_target, profile
 from bitladder.targets.record import not_profiled
@@ -32,6 +32,14 @@ def job(tmp_path):
     (tmp_path / "work").mkdir()
     model = two_convs(tmp_path / "model.onnx")
     return Job(model, "W8A8", samples(), tmp_path / "target", tmp_path / "notes", tmp_path / "work")
+
+
+def test_a_process_that_is_not_up_when_the_others_are_done_says_nothing(job, capfd):
+    """A few samples are done before a second process has started."""
+    soc = load_params(Path("params.yaml")).soc
+    compiled = compile_model(job.model, job.folder, soc, False, 60, job.workspace)
+    run(compiled, soc, False, samples(20), settings(workers=2), job.workspace)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_record_of_the_emulator(job):

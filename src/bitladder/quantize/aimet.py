@@ -8,8 +8,8 @@ already is used as it is.
 
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -35,11 +35,9 @@ def learn_types(model: nn.Module) -> None:
         importlib.import_module("aimet_torch.nn.transformers.models")
 
 
-@contextmanager
-def without_transformers() -> Iterator[None]:
+def without_transformers() -> AbstractContextManager[None]:
     """Let AIMET build a sim without asking transformers what its networks are, where none is loaded."""
-    with _standing_in(["transformers"]):
-        yield
+    return _standing_in(["transformers"])
 
 
 @contextmanager
@@ -55,7 +53,8 @@ def _without_what_is_not_called() -> Iterator[None]:
 
 @contextmanager
 def _standing_in(names: Iterable[str]) -> Iterator[None]:
-    loaded = {name for name in names if name in sys.modules}
+    """Put stand-ins in the place of modules, but of none that is loaded, nor of parts of one that is."""
+    loaded = [name for name in names if name in sys.modules]
     absent = [name for name in names if not any(name == one or name.startswith(f"{one}.") for one in loaded)]
     for name in absent:
         values = _STAND_INS[name]
@@ -73,8 +72,7 @@ def _standing_in(names: Iterable[str]) -> Iterator[None]:
 
 def _as_it_is(function: Any = None, *_: Any, **__: Any) -> Any:
     """Stand for a decorator with or without arguments."""
-    plain: Callable[[Any], Any] = lambda wrapped: wrapped  # noqa: E731
-    return plain if function is None else function
+    return _as_it_is if function is None else function
 
 
 with _without_what_is_not_called():

@@ -12,7 +12,7 @@ from bitladder.errors import UserError
 from bitladder.evaluate import Comparison, Outputs, compare, predict
 from bitladder.files import write_json
 from bitladder.model import load_split, sample_inputs
-from bitladder.params import Params, PtqParams
+from bitladder.params import Params
 from bitladder.quantize.mixed import raise_layers
 from bitladder.quantize.prepare import load_prepared, load_unfolded
 from bitladder.quantize.techniques import ORDER, Idle, Quantized, Setting, apply
@@ -53,7 +53,7 @@ def quantize_rung(params: Params, rung: str, task: Task) -> tuple[Quantized, nn.
     """
     calibration = load_split(Path("build/data/calibration.safetensors"))
     own, sample, exclude = params.ptq_of(rung), sample_inputs(calibration), params.prepare.exclude
-    fit, rest = divide(calibration, own, params.ladder[rung].mixed is not None, rung)
+    fit, rest = divide(calibration, params, rung)
     model = load_prepared(task, sample, BASELINE, exclude)
     if isinstance(model, OnnxNetwork) and (params.ladder[rung].mixed or params.ladder[rung].layers):
         raise UserError(f"ladder.{rung}: mixed and layers need a network of PyTorch's, and the model came as ONNX")
@@ -126,10 +126,14 @@ def _rank(found: Comparison) -> tuple[float, float]:
     return -found.drop, found.sqnr_db
 
 
-def divide(calibration: Split, own: PtqParams, mixed: bool, rung: str) -> tuple[Split, Split]:
-    """Give the samples that techniques are fitted to, and those that they are scored on; UserError where none are."""
+def divide(calibration: Split, params: Params, rung: str) -> tuple[Split, Split]:
+    """Give the samples that a rung's techniques are fitted to, and those that they are scored on.
+
+    Raises UserError where none are left to score on, and the rung's params ask for scores.
+    """
+    own = params.ptq_of(rung)
     rest = calibration.after(own.samples)
-    if not len(rest) and (own.techniques == "auto" or mixed):
+    if not len(rest) and (own.techniques == "auto" or params.ladder[rung].mixed):
         raise UserError(
             f"ptq.samples: {own.samples} leaves none of the {len(calibration)} calibration samples to score {rung} on;"
             " lower it, or give the task a larger calibration split"

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -74,7 +73,7 @@ class Clone:
         text = done.stdout + done.stderr
         return Repro(set(re.findall(r"Running stage '([^']+)'", text)), done.returncode, text)
 
-    def edit(self, changes: dict[str, Any]) -> None:
+    def edit(self, changes: Mapping[str, Any]) -> None:
         """Change params.yaml, comments and all else kept."""
         yaml, path = YAML(), self.root / "params.yaml"
         values = yaml.load(path.read_text("utf-8"))
@@ -88,8 +87,8 @@ class Clone:
             yaml.dump(values, file)
 
 
-def make_clone(root: Path, changes: Mapping[str, Any] = MappingProxyType({})) -> Clone:
-    """Copy the project's own files, committed or not, into a repository of their own; set SMALL, then `changes`."""
+def make_clone(root: Path, changes: Mapping[str, Any] = SMALL) -> Clone:
+    """Copy the project's own files, committed or not, into a repository of their own, and change params.yaml."""
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     for name in names:
@@ -98,5 +97,5 @@ def make_clone(root: Path, changes: Mapping[str, Any] = MappingProxyType({})) ->
             shutil.copy(ROOT / name, root / name)
     subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
     clone = Clone(root)
-    clone.edit({**SMALL, **changes})
+    clone.edit(changes)
     return clone

@@ -1,0 +1,41 @@
+"""What the backend said of a rung's ops and memory, for people."""
+
+import csv
+from pathlib import Path
+
+from tabulate import tabulate
+
+from bitladder.errors import UserError
+from bitladder.files import read_json
+from bitladder.report.results import METRICS
+
+__all__ = ["format_ops"]
+
+
+def format_ops(rung: str, soc: str | None = None) -> str:
+    """Give the ops of a rung, or of fp16, and its memory as Markdown tables.
+
+    Args:
+        rung: profiled in this folder.
+        soc: one of target.socs, by the table's name; None: target.soc.
+
+    Raises UserError where it was not profiled here.
+
+    """
+    path = Path("build/notes") / rung / (soc or "") / "ops.csv"
+    if not path.is_file():
+        stage = "socs" if soc else "profile"
+        raise UserError(
+            f"{path}: no such file; it is written where the rung is profiled: `dvc repro --force --single-item"
+            f" {stage}{'-' if rung == 'fp16' else '@'}{rung}`"
+        )
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [
+            [row["op"], row["unit"], int(row["cycles"]), f"{float(row['share']):.1%}", row["source"]]
+            for row in csv.DictReader(file)
+        ]
+    ops = tabulate(rows, ["op", "runs on", "cycles", "share", "cycles are"], "github")
+    record = read_json(METRICS / f"socs/{rung}.json")[soc] if soc else read_json(METRICS / f"target/{rung}.json")
+    memory = {"context_binary_bytes": record["memory_bytes"], **record["memory"]}
+    cells = [(key, f"{value:,}" if isinstance(value, int) else value or "-") for key, value in memory.items()]
+    return f"{ops}\n\n" + tabulate(cells, ["memory", record["soc"]], "github", disable_numparse=True)
