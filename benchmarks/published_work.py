@@ -3,6 +3,7 @@
 Random weights, since work does not depend on them. Run: python benchmarks/published_work.py (2 minutes, 1 GB of disk)
 """
 
+import argparse
 import csv
 import warnings
 from dataclasses import astuple, fields
@@ -24,6 +25,7 @@ GOOGLE = {"transform_input": False, "init_weights": False}
 
 def main() -> None:
     """Export each network, count, and write the file."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     torch.backends.mha.set_fastpath_enabled(False)  # one opaque operation, which ONNX does not have
     warnings.simplefilter("ignore")
     with (DATA / "published_latency.csv").open(encoding="utf-8") as file:

@@ -6,8 +6,8 @@ All run in one process, round by round, on the same batches. The best round of e
 CPU time that it took: on a machine with other work the second is the fairer.
 """
 
+import argparse
 import contextlib
-import sys
 import time
 import warnings
 
@@ -22,13 +22,18 @@ NETWORKS = {
 }
 
 
-def main(names: list[str]) -> None:
+def main() -> None:
     """Print a table with three rows a network."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", default=list(NETWORKS), help=" or ".join(NETWORKS))
+    given = parser.parse_args()
+    if unknown := [name for name in given.networks if name not in NETWORKS]:
+        parser.error(f"{unknown[0]}: no such network; use {' or '.join(NETWORKS)}")
     determinism.pin(THREADS)
     warnings.filterwarnings("ignore")
     print("| net, batch | training | images/s | of FP32 | images/s of CPU time | of FP32 |")
     print("|---|---|---|---|---|---|")
-    for name in names or NETWORKS:
+    for name in given.networks:
         measure(name)
 
 
@@ -89,4 +94,4 @@ def train_batches(network, task, train, size: int, batches: int) -> tuple[float,
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
