@@ -41,12 +41,13 @@ lint: $(STAMP)
 	ruff format --check
 	mypy
 
-# uv installs these 7 GB in a seventh of pip's time
+# uv installs these 7 GB in a seventh of pip's time. Bytecode is made here: where Python may not write any
+# (PYTHONDONTWRITEBYTECODE, as images for CI have it) every stage would compile AIMET anew.
 $(STAMP): $(LOCK)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "bitladder is locked for Python 3.11: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement $(LOCK)
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --requirement $(LOCK)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	rm -f $(VENV)/.installed-*
 	touch $@

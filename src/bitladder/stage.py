@@ -1,6 +1,7 @@
 """What every stage script does around its own work: pinning, timing, and errors as one line."""
 
 import errno
+import gc
 import os
 import sys
 import time
@@ -56,6 +57,9 @@ def run(main: Callable[..., None]) -> None:
         reason = " ".join(str(error).split())[:300]
         sys.exit(f"{stage}: the disk is full ({reason}); make room, and `dvc repro` goes on from here")
     write_json(TIMINGS / f"{stage}.json", {"seconds": round(time.perf_counter() - start, 1)})
+    # or Python, before it ends, looks for cycles among all the objects of torch and AIMET: a second
+    gc.freeze()
+    gc.disable()
 
 
 def _is_full_disk(error: BaseException | None) -> bool:
