@@ -4,8 +4,9 @@
 
 Runs a small pipeline (one rung, real AIMET, backend and MLflow) twice in temporary clones with empty caches: once left
 alone, once with each stage killed at `--kills` moments drawn over its own run and DVC's commit of it. Half of the kills
-take DVC and all of its processes, as a power cut would; half take the stage's script alone. Prints a row a kill, and
-exits with 1 if an output differs or MLflow shows a half run as finished or a run twice.
+take DVC and all of its processes, as a power cut would; half take the stage's script alone. Where DVC was killed as it
+wrote dvc.lock, and refuses what it left, `bitladder heal` is run, as README.md says, and counted. Prints a row a kill,
+and exits with 1 if an output differs or MLflow shows a half run as finished or a run twice.
 """
 
 import argparse
@@ -91,6 +92,9 @@ def _kill(clone: Clone, stage: str, seconds: float, kills: int, chance: random.R
         delay, whole = chance.uniform(0, seconds + COMMIT_S), number % 2 == 0
         state = _run_and_kill(clone, stage, delay, whole)
         met += state == "killed"
+        if "dvc.lock: damaged" in clone.run("bitladder", "check").stderr:
+            healed = clone.run("bitladder", "heal").stdout.strip()
+            state = f"{state} as DVC wrote dvc.lock; bitladder heal: {healed}"
         print(
             f"{stage:14} {delay:6.1f} s of {seconds:5.1f} s  {'dvc and all' if whole else 'the stage'}: {state}",
             flush=True,
@@ -112,7 +116,7 @@ def _run_and_kill(clone: Clone, stage: str, delay: float, whole: bool) -> str:
         )
         while f"Running stage '{stage}'" not in (clone.root / "kills.log").read_text("utf-8", "replace"):
             if process.poll() is not None:
-                return f"did not start (exit code {process.returncode})"
+                return f"did not start: nothing was left to run (exit code {process.returncode})"
             time.sleep(0.02)
         time.sleep(delay)
         if process.poll() is not None:

@@ -52,12 +52,14 @@ def check(
     params: ParamsFile = Path("params.yaml"),
     task: Annotated[bool, typer.Option("--task", help="Also try the task: through AIMET, ONNX and the NPU.")] = False,
 ) -> None:
-    """Validate params.yaml: every key, value and rung, and what the SoC takes."""
+    """Validate params.yaml: every key, value and rung, and what the SoC takes; and that dvc.lock is whole."""
+    from bitladder.heal import check_lock
     from bitladder.params import load_params
     from bitladder.version import check_version
 
     loaded = load_params(params)
     check_version(loaded)
+    check_lock()
     rungs = ", ".join(f"{name} {loaded.ladder[name].precision}" for name in loaded.rungs())
     typer.echo(f"{params}: good. {loaded.target.soc} on {loaded.target.backend}; rungs: {rungs}")
     for soc in loaded.other_socs:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, YAMLError
 
 from bitladder.errors import UserError
 
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "KEPT_LOCK",
+    "LOCK",
     "copy_file",
+    "damaged_lock",
     "dvc_hash",
     "hash_path",
     "load_tensors",
@@ -32,6 +35,12 @@ __all__ = [
     "write_text",
     "write_yaml",
 ]
+
+LOCK = Path("dvc.lock")
+"""Where DVC records what each stage read and made."""
+
+KEPT_LOCK = Path("build/work/dvc.lock")
+"""What LOCK was when the last stage began: DVC writes it in place, and may be killed as it does."""
 
 
 @contextmanager
@@ -60,8 +69,6 @@ def write_json(path: Path, value: Mapping[str, Any], exact: bool = False) -> Non
 
 def write_yaml(path: Path, value: Mapping[str, Any]) -> None:
     """Write a mapping as YAML, an item a line."""
-    from ruamel.yaml import YAML
-
     text = io.StringIO()
     YAML().dump(dict(value), text)
     write_text(path, text.getvalue())
@@ -97,11 +104,26 @@ def dvc_hash(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def locked_stages(lock: Path = Path("dvc.lock")) -> dict[str, Any]:
-    """Give the stages that dvc.lock records, by name; none where there is no such file."""
+def locked_stages(lock: Path = LOCK) -> dict[str, Any]:
+    """Give the stages that dvc.lock records, by name; none where there is no such file.
+
+    Raises UserError where it is damaged.
+    """
     if not lock.is_file():
         return {}
-    return dict((YAML(typ="safe").load(lock.read_text("utf-8")) or {}).get("stages") or {})
+    try:
+        stages = dict((YAML(typ="safe").load(lock.read_text("utf-8")) or {}).get("stages") or {})
+        whole = all(stage["cmd"] and all(out["md5"] for out in stage.get("outs", [])) for stage in stages.values())
+    except (YAMLError, AttributeError, KeyError, TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise damaged_lock(lock)
+    return stages
+
+
+def damaged_lock(lock: Path) -> UserError:
+    """Give the error for a dvc.lock that is not as DVC writes it."""
+    return UserError(f"{lock}: damaged, as DVC leaves it when it is killed; run `bitladder heal`")
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

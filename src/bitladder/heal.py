@@ -1,6 +1,8 @@
-"""`bitladder heal`: what of the outputs, here and in DVC's cache, is not what dvc.lock says.
+"""`bitladder heal`: what of dvc.lock, of the outputs and of DVC's cache is damaged.
 
-DVC takes a cache object that is read-only as unchanged, so one that a disk damaged is handed out as if it were whole.
+DVC writes dvc.lock in place, for the better part of a second after each stage: killed as it does, it refuses what it
+finds the next time. And it takes a cache object that is read-only as unchanged, so one that a disk damaged is handed
+out as if it were whole.
 """
 
 import json
@@ -8,18 +10,38 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from bitladder.errors import UserError
-from bitladder.files import dvc_hash, locked_stages
+from ruamel.yaml import YAML
 
-__all__ = ["heal"]
+from bitladder.errors import UserError
+from bitladder.files import KEPT_LOCK, LOCK, copy_file, damaged_lock, dvc_hash, locked_stages
+
+__all__ = ["check_lock", "heal"]
+
+
+def check_lock(lock: Path = LOCK) -> None:
+    """Raise UserError where DVC would refuse dvc.lock. Where there is none, all is well."""
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from voluptuous import Invalid
+
+    if locked_stages(lock):
+        try:
+            COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(lock.read_text("utf-8")))
+        except Invalid:
+            raise damaged_lock(lock) from None
 
 
 def heal() -> list[str]:
-    """Remove damaged cache objects and the outputs that are not dvc.lock's, and name each.
+    """Put a damaged dvc.lock back as it was; remove damaged cache objects and outputs that are not dvc.lock's.
 
-    Outputs that are in git (metrics, gates) are left: git says what changed in them. Raises UserError where dvc.lock
-    records nothing.
+    Outputs that are in git (metrics, gates) are left: git says what changed in them.
+
+    Returns: a line for each. Raises UserError where dvc.lock records nothing, or is damaged without a copy.
     """
+    if not _is_whole(LOCK):
+        if not (KEPT_LOCK.is_file() and _is_whole(KEPT_LOCK)):
+            raise UserError("dvc.lock: damaged, and no copy is left; take git's: `git checkout dvc.lock`")
+        copy_file(KEPT_LOCK, LOCK)
+        return ["dvc.lock: damaged; put back as it was when the last stage began"]
     stages = locked_stages()
     if not stages:
         raise UserError("dvc.lock: records no stages; run this in the folder of the pipeline, after `dvc repro`")
@@ -36,6 +58,14 @@ def heal() -> list[str]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
             found.append(f"{path}: is not what dvc.lock says; removed")
     return found
+
+
+def _is_whole(lock: Path) -> bool:
+    try:
+        check_lock(lock)
+    except UserError:
+        return False
+    return True
 
 
 def _objects(recorded: str) -> Iterator[Path]:

@@ -16,13 +16,12 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from bitladder.errors import UserError
-from bitladder.files import locked_stages, write_text
+from bitladder.files import LOCK, locked_stages, write_text
 from bitladder.report.diff import diff, format_diff
 from bitladder.report.revisions import cached_file, read_revision
 
 __all__ = ["Difference", "compare_locks", "other_versions", "reproduce"]
 
-LOCK = Path("dvc.lock")
 
 NOT_RUN = {"track", "report"}
 """They have no outputs to compare, and the first would log the revision to MLflow once more."""

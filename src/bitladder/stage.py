@@ -13,7 +13,7 @@ from typing import Any
 import bitladder
 from bitladder import determinism
 from bitladder.errors import UserError
-from bitladder.files import dvc_hash, locked_stages, write_json
+from bitladder.files import KEPT_LOCK, LOCK, copy_file, dvc_hash, locked_stages, write_json
 from bitladder.params import Params, load_params
 from bitladder.version import check_version
 
@@ -84,6 +84,8 @@ def _check_inputs(command: list[str]) -> None:
     The stages that made them have just been written to dvc.lock, if they ran.
     """
     stages = locked_stages()
+    if LOCK.is_file():
+        copy_file(LOCK, KEPT_LOCK)
     own: Mapping[str, Any] = next((stage for stage in stages.values() if stage["cmd"] == " ".join(command)), {})
     read = [dep["path"] for dep in own.get("deps", []) if dep["path"].startswith("build/")]
     made = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
