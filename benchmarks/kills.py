@@ -87,10 +87,11 @@ def _seconds(clone: Clone, stage: str) -> float:
 
 def _kill(clone: Clone, stage: str, seconds: float, kills: int, chance: random.Random) -> int:
     """Kill a stage at random moments, then let it end; give how many kills met it alive."""
-    met = 0
+    met, ended = 0, False
     for number in range(kills):
         delay, whole = chance.uniform(0, seconds + COMMIT_S), number % 2 == 0
-        state = _run_and_kill(clone, stage, delay, whole)
+        state = _run_and_kill(clone, [*(("-f", "-s") if ended else ()), stage], delay, whole)
+        ended = ended or state != "killed"
         met += state == "killed"
         if "dvc.lock: damaged" in clone.run("bitladder", "check").stderr:
             healed = clone.run("bitladder", "heal").stdout.strip()
@@ -104,7 +105,9 @@ def _kill(clone: Clone, stage: str, seconds: float, kills: int, chance: random.R
     return met
 
 
-def _run_and_kill(clone: Clone, stage: str, delay: float, whole: bool) -> str:
+def _run_and_kill(clone: Clone, words: list[str], delay: float, whole: bool) -> str:
+    """Run `dvc repro` with these words, of which the last is the stage, which is what is killed."""
+    stage = words[-1]
     environment = {
         **os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(clone.root / "src"),
@@ -112,7 +115,7 @@ def _run_and_kill(clone: Clone, stage: str, delay: float, whole: bool) -> str:
     environment.pop("MLFLOW_TRACKING_URI", None)
     with (clone.root / "kills.log").open("w+b") as log:
         process = subprocess.Popen(
-            ["dvc", "repro", stage], cwd=clone.root, env=environment, stdout=log, stderr=log, start_new_session=True
+            ["dvc", "repro", *words], cwd=clone.root, env=environment, stdout=log, stderr=log, start_new_session=True
         )
         while f"Running stage '{stage}'" not in (clone.root / "kills.log").read_text("utf-8", "replace"):
             if process.poll() is not None:
