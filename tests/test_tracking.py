@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -159,3 +160,34 @@ def test_the_stage_ends_well_while_the_store_is_away_and_the_command_sends_it_la
     assert done.returncode == 0, done.stderr
     assert "run `bitladder track` when it is back" in done.stderr and "Traceback" not in done.stderr
     assert "with 5 children" in track(load_params())
+
+
+def test_a_store_is_made_whole_or_not_at_all(project):
+    """Kill a first `track` at moments of MLflow's first tables; what it leaves must not stop the next one."""
+    store = project / "mlflow.db"
+    store.unlink()
+    words = [
+        sys.executable,
+        "-c",
+        "from bitladder.params import *; from bitladder.tracking import track; track(load_params())",
+    ]
+    for _ in range(3):
+        process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+        while not any(project.glob(".mlflow.db.*")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(0.2)
+        process.kill()
+        process.wait()
+        assert not store.exists()
+    subprocess.run(words, check=True)
+    _, (parent,), _ = runs()
+    assert parent.info.status == "FINISHED"
+
+
+def test_a_damaged_store_is_named(project):
+    from bitladder.tracking import track
+
+    (project / "mlflow.db").write_bytes(b"SQLite format 3\0" + bytes(5000))
+    with pytest.raises(UserError, match=r"the MLflow store sqlite:.*mlflow\.db is damaged"):
+        track(load_params())

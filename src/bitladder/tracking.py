@@ -20,6 +20,8 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
+from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from bitladder.errors import UserError
 from bitladder.files import read_json
@@ -64,10 +66,35 @@ def track(params: Params) -> str:
     uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
     mlflow.set_tracking_uri(uri)
     try:
+        _make_store(uri)
         return _track(params, results, fingerprint)
     except MlflowException as error:
         reason = _without_password(str(error).splitlines()[0][:300])
         raise UserError(f"the MLflow store did not take the metrics ({reason})") from None
+    except SQLAlchemyError as error:
+        reason = _without_password(str(error).splitlines()[0][:300])
+        raise UserError(
+            f"the MLflow store {_without_password(uri)} is damaged ({reason}); move it away, and `bitladder track`"
+            " makes a new one"
+        ) from None
+
+
+def _make_store(uri: str) -> None:
+    """Make a store in a file of its own where there is none, whole or not at all.
+
+    MLflow builds its tables in dozens of steps; killed between two of them, it does not go on.
+    """
+    url = make_url(uri) if uri.startswith("sqlite:") else None
+    if url is None or not url.database or Path(url.database).exists():
+        return
+    path = Path(url.database)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        MlflowClient(f"sqlite:///{temporary}").search_experiments(max_results=1)
+        with contextlib.suppress(FileExistsError):  # another process was first
+            path.hardlink_to(temporary)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _track(params: Params, results: Results, fingerprint: str) -> str:
