@@ -15,7 +15,7 @@ __all__ = ["init", "user_params", "user_pipeline"]
 DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n"
 
 IGNORED = {
-    ".gitignore": ("__pycache__/", "/build/", "/deploy/", "/reports/", "/mlflow.db", "/mlruns/"),
+    ".gitignore": ("__pycache__/", "/build/", "/deploy/", "/reports/", "/mlflow.db", "/.mlflow.db.*", "/mlruns/"),
     ".dvcignore": ("__pycache__", "*.pyc"),
 }
 
