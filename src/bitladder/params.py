@@ -132,7 +132,7 @@ class VerifyParams(_Block):
     min_sqnr_db: Finite
 
 
-Technique = Literal["min-max", "sqnr", "bias-correction", "bn-reestimation", "cle", "seq-mse", "adaround"]
+Technique = Literal["min-max", "sqnr", "bias-correction", "bn-reestimation", "cle", "gptq", "seq-mse", "adaround"]
 """PTQ techniques, in order of cost; src/bitladder/quantize/techniques.py says what each does."""
 
 Techniques = Literal["auto"] | Annotated[list[Technique], Field(min_length=1)]

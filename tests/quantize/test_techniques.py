@@ -17,6 +17,7 @@ from bitladder.quantize.ptq import quantize
 from bitladder.quantize.sensitivity import ALL, measure, summarise
 from bitladder.quantize.simulation import build_sim, encodings_of, load_sim, needs_relu, save_sim, swap_relu6
 from bitladder.quantize.techniques import TECHNIQUES, Idle
+from bitladder.tasks.task import Split
 from support import CONFIG, rung_setting
 
 TINY = Precision(4, 8)
@@ -107,6 +108,64 @@ def test_adaround_beats_rounding_to_the_nearest_and_a_killed_run_ends_with_the_s
     assert encodings_of(resumed.sim) == encodings_of(whole.sim)
     state, other = whole.sim.model.state_dict(), resumed.sim.model.state_dict()
     assert all(torch.equal(state[name], other[name]) for name in state if isinstance(state[name], torch.Tensor))
+
+
+def test_gptq_beats_rounding_to_the_nearest_and_gives_the_same_bits_twice(trained, plain):
+    setting = rung_setting(trained, TINY, ["gptq"])
+    done, again = (TECHNIQUES["gptq"](setting, plain) for _ in range(2))
+    assert done.name == "ptq:bn-fold+min-max+gptq"
+    assert left_db(trained, done) > left_db(trained, plain) + 3
+    assert encodings_of(again.sim) == encodings_of(done.sim)
+    state, other = done.sim.model.state_dict(), again.sim.model.state_dict()
+    assert all(torch.equal(state[name], other[name]) for name in state if isinstance(state[name], torch.Tensor))
+    for module in done.sim.model.modules():  # what it gives stands on the grid that is exported
+        if "weight" in getattr(module, "param_quantizers", {}):
+            quantized = module.param_quantizers["weight"](module.weight)
+            assert torch.allclose(quantized, module.weight, atol=1e-6)
+
+
+def test_gptq_takes_every_kind_of_layer_that_it_says_it_does(trained):
+    """Convolutions by group, stride, dilation and padding, in one and two dimensions, and a layer without a bias."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv1d(4, 8, 5, stride=2, padding=2, dilation=2, groups=2, padding_mode="reflect"), nn.ReLU(),
+        nn.Unflatten(1, (2, 4)), nn.Conv2d(2, 6, (1, 3), padding="same", bias=False), nn.ReLU(), nn.Flatten(2),
+        nn.Linear(40, 5),
+    ).eval()  # fmt: skip
+    split = Split({"x": torch.randn(64, 4, 24)}, torch.zeros(64))
+    sample = (split.inputs["x"][:1],)
+    setting = replace(rung_setting(trained, TINY, ["min-max"]), model=network, sample=sample, fit=split)
+    plain, done = quantize(setting)[0], TECHNIQUES["gptq"](setting, None)
+    reference = predict(network, split, 64, "")
+    nearest, made_up = (sqnr_db(reference, predict(one.sim.model, split, 64, "")) for one in (plain, done))
+    assert made_up > nearest + 1
+
+
+def test_what_rounds_weights_starts_from_float_ones(trained, plain, tmp_path):
+    """AdaRound put on top of GPTQ is AdaRound: it has nothing left to round otherwise, and the name says so."""
+    setting = rung_setting(trained, TINY, ["adaround"], tmp_path)
+    on_top = TECHNIQUES["adaround"](setting, TECHNIQUES["gptq"](setting, plain))
+    alone = TECHNIQUES["adaround"](replace(setting, work=tmp_path / "alone"), plain)
+    assert on_top.name == alone.name == "ptq:bn-fold+min-max+adaround"
+    assert encodings_of(on_top.sim) == encodings_of(alone.sim)
+
+
+def test_biases_are_corrected_anew_where_the_float_network_changes(trained, plain):
+    setting = rung_setting(trained, TINY, ["min-max"])
+    done = TECHNIQUES["bn-reestimation"](setting, TECHNIQUES["bias-correction"](setting, plain))
+    assert done.name == "ptq:bn-fold+min-max+bn-reestimation+bias-correction"
+    biases = [module.bias for module in done.sim.model.modules() if getattr(module, "bias", None) is not None]
+    floats = [module.bias for module in done.model.modules() if getattr(module, "bias", None) is not None]
+    assert any(not torch.equal(*pair) for pair in zip(biases, floats, strict=True))
+
+
+def test_a_mixed_rung_by_gptq_rounds_anew_with_the_raised_bits(trained):
+    setting = rung_setting(trained, Precision(2, 8), ["min-max", "gptq"])
+    start, _, _ = quantize(setting)
+    mixed, score = MixedParams(raise_to=Bits(weights=8, activations=8), max_drop=0.0), scorer(trained)
+    done, raised = raise_layers(start, setting, mixed, score)
+    assert len(raised) > 5 and done.name.endswith(f"gptq+{len(raised)} layers raised")
+    assert left_db(trained, done) > left_db(trained, start) + 10
 
 
 def test_what_feeds_only_an_activation_spends_no_bits_on_what_that_clips(plain):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bitladder.tasks.task import Split
 
-__all__ = ["correct_biases"]
+__all__ = ["channel_means", "correct_biases", "corrected_bias", "hooked"]
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
@@ -40,24 +40,22 @@ def correct_biases(sim: QuantizationSimModel, reference: nn.Module, split: Split
 
     def note(name: str) -> Any:
         def hook(module: Any, inputs: Any, output: Tensor) -> None:
-            expected.setdefault(name, _means(output, module))
+            expected.setdefault(name, channel_means(output, module))
 
         return hook
 
     def correct(name: str) -> Any:
         def hook(module: Any, inputs: Any) -> None:
             if name in expected:  # a layer that runs more than once is corrected at its first
-                with module._remove_output_quantizers():
-                    output = type(module).forward(module, *inputs)
-                module.bias += expected.pop(name) - _means(output, module)
+                module.bias.copy_(corrected_bias(module, inputs, expected.pop(name)))
 
         return hook
 
     inputs = tuple(split.inputs.values())
     with torch.no_grad():
-        with _hooked(reference.get_submodule(name).register_forward_hook(note(name)) for name in layers):
+        with hooked(reference.get_submodule(name).register_forward_hook(note(name)) for name in layers):
             reference(*inputs)
-        with _hooked(layer.register_forward_pre_hook(correct(name)) for name, layer in layers.items()):
+        with hooked(layer.register_forward_pre_hook(correct(name)) for name, layer in layers.items()):
             sim.model(*inputs)
     for layer in layers.values():
         if layer.param_quantizers["weight"] is not None:
@@ -65,14 +63,22 @@ def correct_biases(sim: QuantizationSimModel, reference: nn.Module, split: Split
     return len(layers)
 
 
-def _means(output: Tensor, module: nn.Module) -> Tensor:
+def corrected_bias(module: Any, inputs: tuple[Tensor, ...], expected: Tensor) -> Tensor:
+    """Give the bias with which a quantized layer's outputs, before they are quantized, have the expected means."""
+    with module._remove_output_quantizers():
+        output = type(module).forward(module, *inputs)
+    return module.bias + expected - channel_means(output, module)
+
+
+def channel_means(output: Tensor, module: nn.Module) -> Tensor:
     """Give the mean of each channel: the last dimension of a linear layer, the second of a convolution."""
     channel = output.ndim - 1 if isinstance(module, nn.Linear) else 1
     return output.mean([dimension for dimension in range(output.ndim) if dimension != channel])
 
 
 @contextmanager
-def _hooked(hooks: Any) -> Iterator[None]:
+def hooked(hooks: Any) -> Iterator[None]:
+    """Remove hooks after use."""
     registered = list(hooks)
     try:
         yield

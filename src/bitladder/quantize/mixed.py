@@ -1,6 +1,7 @@
 """Mixed precision: the fewest layers of a rung given more bits, until its goal holds."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from bitladder.params import MixedParams
 from bitladder.precision import Precision
 from bitladder.quantize.isolated import isolated, quantized_layers
 from bitladder.quantize.simulation import set_layers
-from bitladder.quantize.techniques import Quantized, Setting, with_biases
+from bitladder.quantize.techniques import GPTQ, Quantized, Setting, gptq, with_biases
 
 __all__ = ["order_layers", "raise_layers"]
 
@@ -91,12 +92,16 @@ def _costs(quantized: Quantized, setting: Setting, mixed: MixedParams) -> dict[s
 
 def _raised(quantized: Quantized, setting: Setting, mixed: MixedParams, names: list[str]) -> Quantized:
     """Give a copy with these layers raised: their float weights put back, ranges and corrected biases found anew."""
-    sim = quantized.copy_sim(setting, float_biases=True)
     layers: Mapping[str, Precision] = dict.fromkeys(names, mixed.raise_to.precision)
+    title = f"{len(names)} layers raised"
+    if GPTQ in quantized.techniques:  # done anew: it has made up for the bits that these layers lacked
+        done = gptq(replace(setting, layers={**setting.layers, **layers}), quantized)
+        return replace(done, techniques=(*done.techniques, title))
+    sim = quantized.copy_sim(setting, float_biases=True)
     for name in names:
         layer: Any = sim.model.get_submodule(name)
         layer.param_quantizers["weight"].allow_overwrite(True)
         with torch.no_grad():
             layer.weight.copy_(quantized.model.get_parameter(f"{name}.weight"))
     set_layers(sim, layers)
-    return with_biases(setting, quantized, sim, f"{len(names)} layers raised")
+    return with_biases(setting, quantized, sim, title)

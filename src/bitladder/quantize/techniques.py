@@ -17,20 +17,24 @@ from torch import Tensor, nn
 from bitladder.model import carry_notes
 from bitladder.params import PtqParams
 from bitladder.precision import Precision
-from bitladder.quantize.adaround import round_weights
+from bitladder.quantize import adaround as by_gradient
+from bitladder.quantize import gptq as by_moments
 from bitladder.quantize.bias import correct_biases
 from bitladder.quantize.simulation import build_sim, calibrate, copy_sim, keep_relu, set_layers, swap_relu6
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.task import Split
 
-__all__ = ["ORDER", "TECHNIQUES", "Idle", "Quantized", "Setting", "apply", "with_biases"]
+__all__ = ["GPTQ", "ORDER", "TECHNIQUES", "Idle", "Quantized", "Setting", "apply", "gptq", "with_biases"]
 
 SEQ_MSE_BITS = 4
 """AIMET's SeqMSE passes over wider weights without a word."""
 
-BIAS = "bias-correction"
+BIAS, GPTQ, SEQ_MSE, ADAROUND = "bias-correction", "gptq", "seq-mse", "adaround"
 
-BIAS_SAMPLES = 100  # run as one batch, so no more than memory takes
+OF_WEIGHTS = (GPTQ, SEQ_MSE, ADAROUND)
+"""What moves the weights of a sim or their grid: undone where the float network changes, or another rounds anew."""
+
+ONE_BATCH = 100  # samples that are run at once, so no more than memory takes
 
 BN = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
@@ -106,7 +110,7 @@ def bias_correction(setting: Setting, start: Quantized | None) -> Quantized:
     """Take off the biases what quantization adds to each channel's mean (arXiv:1906.04721)."""
     start = start or min_max(setting, None)
     sim = start.copy_sim(setting)
-    if not correct_biases(sim, start.model, setting.fit.first(BIAS_SAMPLES)):
+    if not correct_biases(sim, start.model, setting.fit.first(ONE_BATCH)):
         raise Idle("no layer has a bias")
     calibrate(sim, setting.fit, setting.params.batch_size)
     return replace(start, sim=sim, techniques=(*start.techniques, BIAS))
@@ -140,7 +144,7 @@ def bn_reestimation(setting: Setting, start: Quantized | None) -> Quantized:
     fold_all_batch_norms(unfolded, None, dummy_input=setting.sample)
     model = _copy(setting.model)
     model.load_state_dict(unfolded.state_dict())
-    return calibrated(setting, model, start.ranges, (*start.techniques, "bn-reestimation"))
+    return _on_float(setting, start, model, "bn-reestimation")
 
 
 def cle(setting: Setting, start: Quantized | None) -> Quantized:
@@ -158,7 +162,18 @@ def cle(setting: Setting, start: Quantized | None) -> Quantized:
         raise Idle("there are no two layers with only a ReLU between them")
     if swapped:
         keep_relu(model)
-    return calibrated(setting, model, start.ranges, (*start.techniques, "cle"))
+    return _on_float(setting, start, model, "cle")
+
+
+def gptq(setting: Setting, start: Quantized | None) -> Quantized:
+    """Each weight rounded, and what that does to the layer's output made up by those after it (arXiv:2210.17323)."""
+    start = _with_float_weights(setting, start or min_max(setting, None))
+    sim = start.copy_sim(setting)
+    if not by_moments.round_weights(sim, start.model, setting.fit.first(ONE_BATCH), setting.seed):
+        raise Idle("no layer has weights that are quantized on a symmetric grid")
+    calibrate(sim, setting.fit, setting.params.batch_size)
+    others = tuple(name for name in start.techniques if name != BIAS)  # it finds biases of its own
+    return replace(start, sim=sim, techniques=(*others, GPTQ))
 
 
 def seq_mse(setting: Setting, start: Quantized | None) -> Quantized:
@@ -166,22 +181,22 @@ def seq_mse(setting: Setting, start: Quantized | None) -> Quantized:
     bits = {setting.precision.weights, *(precision.weights for precision in setting.layers.values())}
     if min(bits) > SEQ_MSE_BITS:
         raise Idle(f"it is for weights of at most {SEQ_MSE_BITS} bits")
-    start = start or min_max(setting, None)
+    start = _with_float_weights(setting, start or min_max(setting, None))
     sim, own = start.copy_sim(setting, float_biases=True), setting.params.seq_mse
     few = _batches(setting.fit.first(own.samples), setting.params.batch_size)
     folder = setting.work / "seq-mse"
     folder.mkdir(parents=True, exist_ok=True)
     apply_seq_mse(sim, few, own.candidates, lambda model, inputs: model(*inputs), cache_dir=str(folder))
-    return with_biases(setting, start, sim, "seq-mse")
+    return with_biases(setting, start, sim, SEQ_MSE)
 
 
 def adaround(setting: Setting, start: Quantized | None) -> Quantized:
     """Each weight rounded up or down as the layer's output asks (arXiv:2004.10568)."""
-    start = start or min_max(setting, None)
+    start = _with_float_weights(setting, start or min_max(setting, None), but=SEQ_MSE)
     sim, own = start.copy_sim(setting, float_biases=True), setting.params.adaround
     folder = setting.work / "adaround"
-    round_weights(sim, start.model, setting.fit.first(own.samples), own, setting.seed, folder)
-    return with_biases(setting, start, sim, "adaround")
+    by_gradient.round_weights(sim, start.model, setting.fit.first(own.samples), own, setting.seed, folder)
+    return with_biases(setting, start, sim, ADAROUND)
 
 
 TECHNIQUES: dict[str, Callable[[Setting, Quantized | None], Quantized]] = {
@@ -190,8 +205,9 @@ TECHNIQUES: dict[str, Callable[[Setting, Quantized | None], Quantized]] = {
     BIAS: bias_correction,
     "bn-reestimation": bn_reestimation,
     "cle": cle,
-    "seq-mse": seq_mse,
-    "adaround": adaround,
+    GPTQ: gptq,
+    SEQ_MSE: seq_mse,
+    ADAROUND: adaround,
 }
 """By the names that `ptq.techniques` takes, in order of cost."""
 
@@ -213,6 +229,22 @@ def with_biases(setting: Setting, start: Quantized, sim: QuantizationSimModel, t
     others = tuple(name for name in start.techniques if name != BIAS)
     done = replace(start, sim=sim, techniques=(*others, technique))
     return bias_correction(setting, done) if BIAS in start.techniques else done
+
+
+def _on_float(setting: Setting, start: Quantized, model: nn.Module, technique: str) -> Quantized:
+    """Calibrate a float network that was changed; biases that were corrected before are corrected anew."""
+    kept = tuple(name for name in start.techniques if name not in (BIAS, *OF_WEIGHTS))
+    done = calibrated(setting, model, start.ranges, (*kept, technique))
+    return bias_correction(setting, done) if BIAS in start.techniques else done
+
+
+def _with_float_weights(setting: Setting, start: Quantized, but: str = "") -> Quantized:
+    """Undo what rounded the weights before, `but` this technique: weights are rounded once."""
+    undone = [name for name in start.techniques if name in OF_WEIGHTS and name != but]
+    if not undone:
+        return start
+    kept = tuple(name for name in start.techniques if name not in OF_WEIGHTS)
+    return calibrated(setting, start.model, start.ranges, kept)
 
 
 def _copy(network: nn.Module) -> nn.Module:
