@@ -138,6 +138,12 @@ Technique = Literal["min-max", "sqnr", "bias-correction", "bn-reestimation", "cl
 Techniques = Literal["auto"] | Annotated[list[Technique], Field(min_length=1)]
 
 
+class GptqParams(_Block):
+    """GPTQ: weights rounded one after the other."""
+
+    samples: Count = 100
+
+
 class SeqMseParams(_Block):
     """SeqMSE: weight ranges searched layer by layer."""
 
@@ -162,6 +168,7 @@ class PtqParams(_Block):
     max_drop: Fraction = 0.005
     samples: Count
     batch_size: Count
+    gptq: GptqParams = GptqParams()
     seq_mse: SeqMseParams = SeqMseParams()
     adaround: AdaroundParams = AdaroundParams()
 

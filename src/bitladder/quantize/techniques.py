@@ -34,7 +34,7 @@ BIAS, GPTQ, SEQ_MSE, ADAROUND = "bias-correction", "gptq", "seq-mse", "adaround"
 OF_WEIGHTS = (GPTQ, SEQ_MSE, ADAROUND)
 """What moves the weights of a sim or their grid: undone where the float network changes, or another rounds anew."""
 
-ONE_BATCH = 100  # samples that are run at once, so no more than memory takes
+BIAS_SAMPLES = 100  # run as one batch, so no more than memory takes
 
 BN = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
@@ -110,7 +110,7 @@ def bias_correction(setting: Setting, start: Quantized | None) -> Quantized:
     """Take off the biases what quantization adds to each channel's mean (arXiv:1906.04721)."""
     start = start or min_max(setting, None)
     sim = start.copy_sim(setting)
-    if not correct_biases(sim, start.model, setting.fit.first(ONE_BATCH)):
+    if not correct_biases(sim, start.model, setting.fit.first(BIAS_SAMPLES)):
         raise Idle("no layer has a bias")
     calibrate(sim, setting.fit, setting.params.batch_size)
     return replace(start, sim=sim, techniques=(*start.techniques, BIAS))
@@ -169,7 +169,7 @@ def gptq(setting: Setting, start: Quantized | None) -> Quantized:
     """Each weight rounded, and what that does to the layer's output made up by those after it (arXiv:2210.17323)."""
     start = _with_float_weights(setting, start or min_max(setting, None))
     sim = start.copy_sim(setting)
-    if not by_moments.round_weights(sim, start.model, setting.fit.first(ONE_BATCH), setting.seed):
+    if not by_moments.round_weights(sim, start.model, setting.fit.first(setting.params.gptq.samples), setting.seed):
         raise Idle("no layer has weights that are quantized on a symmetric grid")
     calibrate(sim, setting.fit, setting.params.batch_size)
     others = tuple(name for name in start.techniques if name != BIAS)  # it finds biases of its own
