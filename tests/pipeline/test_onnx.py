@@ -51,7 +51,7 @@ def test_an_onnx_file_goes_down_the_ladder_to_a_bundle_that_verifies(tmp_path):
     assert done.code == 0, done.text[-3000:]
     for rung in ("fp16", "compact", "tiny"):
         record = json.loads((tmp_path / f"metrics/target/{rung}.json").read_text())
-        assert record["gap_sqnr_db"] > 40, rung  # the NPU answers as the simulation does
+        assert record["sqnr_db"] > 40, rung  # the NPU answers as the simulation does
     trained = json.loads((tmp_path / "metrics/eval/tiny.json").read_text())
     assert trained["value"] >= 0.9
     assert trained["technique"] == "ptq:bn-fold+min-max"
