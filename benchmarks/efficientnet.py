@@ -15,7 +15,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "src")]
 
 from clones import Clone, make_clone  # noqa: E402
 
-CORRECTED = {"techniques": ["min-max", "bias-correction"]}
+GPTQ = {"techniques": ["min-max", "gptq"]}
 W8A8 = {"weights": 8, "activations": 8}
 
 CHANGES = {
@@ -24,23 +24,23 @@ CHANGES = {
         "code": "src/bitladder/tasks/efficientnet_lite0.py",
         "photographs": "src/bitladder/tasks/photographs.py",
     },
-    "task.args": {"train": 64, "calibration": 128, "evaluation": 200},
+    "task.args": {"train": 64, "calibration": 200, "evaluation": 200},
     "train.epochs": 0,
     "evaluate.batch_size": 20,
     "verify": {"max_drop": 0.02, "min_sqnr_db": 30},
     "ladder": {
         "balanced": {"weights": 8, "activations": 16, "after": "fp16"},
-        "compact": {**W8A8, "after": "balanced", "ptq": CORRECTED},
-        "tiny": {"weights": 4, "activations": 8, "after": "compact", "ptq": CORRECTED},
+        "compact": {**W8A8, "after": "balanced", "ptq": GPTQ},
+        "tiny": {"weights": 4, "activations": 8, "after": "compact", "ptq": GPTQ},
         "mixed": {
             "weights": 4,
             "activations": 8,
             "after": "tiny",
-            "ptq": CORRECTED,
-            "mixed": {"raise_to": W8A8, "max_drop": 0.3},
+            "ptq": GPTQ,
+            "mixed": {"raise_to": W8A8, "max_drop": 0.05},
         },
     },
-    "ptq.samples": 64,
+    "ptq.samples": 100,
     "ptq.batch_size": 16,
     "ptq.max_drop": 0.1,
     "sensitivity.samples": 8,
