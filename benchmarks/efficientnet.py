@@ -29,7 +29,7 @@ CHANGES = {
     "evaluate.batch_size": 20,
     "verify": {"max_drop": 0.02, "min_sqnr_db": 30},
     "ladder": {
-        "balanced": {"weights": 8, "activations": 16, "after": "fp16"},
+        "balanced": {"weights": 8, "activations": 16, "after": "fp16", "ptq": GPTQ},
         "compact": {**W8A8, "after": "balanced", "ptq": GPTQ},
         "tiny": {"weights": 4, "activations": 8, "after": "compact", "ptq": GPTQ},
         "mixed": {
