@@ -39,7 +39,7 @@ __all__ = [
 LOCK = Path("dvc.lock")
 """Where DVC records what each stage read and made."""
 
-KEPT_LOCK = Path("build/work/dvc.lock")
+KEPT_LOCK = Path("build/dvc.lock")
 """What LOCK was when the last stage began: DVC writes it in place, and may be killed as it does."""
 
 
