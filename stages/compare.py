@@ -2,8 +2,7 @@
 
 from dataclasses import asdict
 
-from bitladder.params import Params
-from bitladder.stage import run
+from bitladder.stage import Params, run
 
 
 def main(params: Params) -> None:

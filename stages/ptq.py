@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from bitladder.params import Params
-from bitladder.stage import run
+from bitladder.stage import Params, run
 
 
 def main(params: Params, rung: str) -> None:
@@ -39,4 +38,4 @@ def main(params: Params, rung: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, torch=True)

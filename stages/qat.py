@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from bitladder.params import Params
-from bitladder.stage import run
+from bitladder.stage import Params, run
 
 
 def main(params: Params, rung: str) -> None:
@@ -46,4 +45,4 @@ def main(params: Params, rung: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, torch=True)

@@ -3,8 +3,7 @@
 The page names the git revision, so that it is no output of DVC's: its bits would differ from commit to commit.
 """
 
-from bitladder.params import Params
-from bitladder.stage import run
+from bitladder.stage import Params, run
 
 
 def main(params: Params) -> None:

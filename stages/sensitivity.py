@@ -3,8 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from bitladder.params import Params
-from bitladder.stage import run
+from bitladder.stage import Params, run
 
 
 def main(params: Params) -> None:
@@ -37,4 +36,4 @@ def main(params: Params) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, torch=True)

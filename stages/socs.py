@@ -4,8 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from bitladder.params import Params
-from bitladder.stage import run
+from bitladder.stage import Params, run
 
 
 def main(params: Params, rung: str) -> None:

@@ -1,9 +1,11 @@
-"""task: what the task is made of. With a key of task.files: that file's or folder's hash; without one: all of them."""
+"""task: what the task is made of, for the stages below to depend on.
+
+With a key of task.files: that file's or folder's hash. Without one: all of them, the factory and its arguments.
+"""
 
 from pathlib import Path
 
-from bitladder.params import Params
-from bitladder.stage import run
+from bitladder.stage import Params, run
 
 FOLDER = Path("build/task")
 
@@ -15,7 +17,8 @@ def main(params: Params, key: str | None = None) -> None:
     if key:
         write_json(FOLDER / f"{key}.json", {"path": files[key], "sha256": hash_path(Path(files[key]))})
     else:
-        write_json(Path("build/task.json"), {name: read_json(FOLDER / f"{name}.json") for name in files})
+        made_of = {name: read_json(FOLDER / f"{name}.json") for name in files}
+        write_json(Path("build/task.json"), params.task.model_dump(mode="json") | {"files": made_of}, exact=True)
 
 
 if __name__ == "__main__":

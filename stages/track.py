@@ -3,8 +3,7 @@
 import sys
 
 from bitladder.errors import UserError
-from bitladder.params import Params
-from bitladder.stage import run
+from bitladder.stage import Params, run
 
 
 def main(params: Params) -> None:

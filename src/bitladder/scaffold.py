@@ -58,7 +58,10 @@ def user_pipeline(text: str) -> str:
     There, stages depend on the version of bitladder that params.yaml names, in the place of its files: another one
     refuses to run.
     """
+    text, found = re.subn(r"  sources:\n(?:    .*\n)+\n", "", text)
+    assert found == 1
     text = re.sub(r"\n +- src/bitladder/\S+", "", text)
+    text = re.sub(r"- build/sources/(\w+)\.json", r"- stages/\1.py", text)
     text = re.sub(r"( params: \[)", r"\1bitladder, ", text)
     text = re.sub(r"( params:\n)( +)- ", r"\1\2- bitladder\n\2- ", text)
     head = (

@@ -161,7 +161,7 @@ def _circumstances(params: Params) -> dict[str, Any]:
     target = {key: dumped["target"][key] for key in STATED_OF_TARGET}
     return {
         "params": {**{key: dumped[key] for key in STATED}, "target": target},
-        "task": read_json(Path("build/task.json")),
+        "task": read_json(Path("build/task.json"))["files"],
         "data": {name: hash_path(Path(f"build/data/{name}.safetensors")) for name in SPLITS},
         "versions": {
             # The release: a hash of all code would change where no stage of this bundle does

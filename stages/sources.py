@@ -1,0 +1,20 @@
+"""sources: each stage's script, and the code that it comes to import: an edit reruns the stages that it matters to."""
+
+from pathlib import Path
+
+from bitladder import forkserver
+from bitladder.stage import Params, run
+
+
+def main(params: Params) -> None:
+    from bitladder.files import hash_path, write_json
+    from bitladder.imports import import_closure
+
+    for script in sorted(Path("stages").glob("*.py")):
+        code = {path: hash_path(Path(path)) for path in sorted(import_closure(script, Path()))}
+        write_json(Path("build/sources") / f"{script.stem}.json", code)
+
+
+if __name__ == "__main__":
+    forkserver.start()  # most stages run anew where the code is new: torch loads while DVC goes on to them
+    run(main)
