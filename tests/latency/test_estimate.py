@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from bitladder.cli import app
 from bitladder.errors import UserError
-from bitladder.latency.estimate import devices, estimate, fit_report
+from bitladder.latency.estimate import devices, estimate, fit_report, reach_by_precision
+from bitladder.latency.table import published_reach
 
 REQUIRED = ("Samsung Galaxy S24", "Samsung Galaxy S25", "Snapdragon X Elite CRD")
 MEDIAN = {"fp16": 0.12, "w8a8": 0.20, "w8a16": 0.20}
@@ -87,3 +88,7 @@ def test_unknown_device_precision_and_file_are_refused(tmp_path):
     (tmp_path / "text.onnx").write_text("not a model")
     with pytest.raises(UserError, match="not readable as ONNX"):
         estimate(tmp_path / "text.onnx", "s24", "fp16")
+
+
+def test_the_reach_of_intervals_on_file_is_what_the_fit_gives():
+    assert published_reach() == pytest.approx(reach_by_precision(), abs=1e-6)

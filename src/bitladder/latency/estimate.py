@@ -11,11 +11,20 @@ import numpy as np
 from bitladder.errors import UserError
 from bitladder.latency.fit import Model, fit
 from bitladder.latency.graph import read_ops
-from bitladder.latency.table import RUNTIME, Measurement, published_measurements
+from bitladder.latency.table import RUNTIME, Measurement, published_measurements, published_reach
 from bitladder.latency.work import PRECISIONS, Work, features, sum_work
 from bitladder.socs import all_socs, normalised
 
-__all__ = ["RUNTIME", "Estimate", "devices", "estimate", "estimate_work", "find_device", "fit_report"]
+__all__ = [
+    "RUNTIME",
+    "Estimate",
+    "devices",
+    "estimate",
+    "estimate_work",
+    "find_device",
+    "fit_report",
+    "reach_by_precision",
+]
 
 COVERAGE = 0.8
 """Share of models that an interval is meant to hold."""
@@ -75,8 +84,16 @@ def estimate_work(work: Mapping[str, Work], device: str, precision: str) -> Esti
     if not sum(of.ops for of in work.values()):
         raise UserError("the graph holds no operation, so there is no latency to estimate")
     value = _fitted().latency_ms((device, precision), features(work, precision))
-    low, high = _interval(_left_out(), precision)
-    return Estimate(device, precision, value, value * low, value * high)
+    reach = published_reach()[precision]
+    return Estimate(device, precision, value, float(value * np.exp(-reach)), float(value * np.exp(reach)))
+
+
+def reach_by_precision() -> dict[str, float]:
+    """Give how far intervals reach, as a logarithm, from the errors of fits that each leave a model out: a second.
+
+    data/reach.csv keeps them; `python benchmarks/latency_reach.py` writes it.
+    """
+    return {precision: _reach(_left_out(), precision) for precision in PRECISIONS}
 
 
 def fit_report() -> list[dict[str, Any]]:
@@ -129,18 +146,17 @@ def _left_out() -> LeftOut:
     return [(m, fits[m.model].latency_ms((m.device, m.precision), m.user_values)) for m in measured]
 
 
-def _interval(left_out: LeftOut, precision: str) -> tuple[float, float]:
-    """Give the factors on an estimate between which the measured value should lie."""
+def _reach(left_out: LeftOut, precision: str) -> float:
+    """Give how far the measured value may lie from an estimate, as the logarithm of the factor between them."""
     errors = [abs(np.log(m.latency_ms / value)) for m, value in left_out if m.precision == precision]
-    reach = float(np.quantile(errors, QUANTILE))
-    return float(np.exp(-reach)), float(np.exp(reach))
+    return float(np.quantile(errors, QUANTILE))
 
 
 def _with_intervals(left_out: LeftOut) -> Iterator[tuple[float, tuple[float, float]]]:
     """Give, for each left-out measurement, measured / estimated and its interval from all other models."""
-    known: dict[tuple[str, str], tuple[float, float]] = {}
+    known: dict[tuple[str, str], float] = {}
     for m, value in left_out:
         key = (m.model, m.precision)
         if key not in known:
-            known[key] = _interval([other for other in left_out if other[0].model != m.model], m.precision)
-        yield m.latency_ms / value, known[key]
+            known[key] = _reach([other for other in left_out if other[0].model != m.model], m.precision)
+        yield m.latency_ms / value, (float(np.exp(-known[key])), float(np.exp(known[key])))

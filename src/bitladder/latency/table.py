@@ -2,6 +2,7 @@
 
 `data/published_latency.csv` is from Qualcomm AI Hub Models v0.46 (BSD-3-Clause; data/LICENSE.txt). The work of each
 network, `data/published_work.csv`, was counted by benchmarks/published_work.py on the torchvision graph.
+`data/reach.csv` says how far the fit to both is off models that it has not seen: benchmarks/latency_reach.py.
 """
 
 import csv
@@ -14,7 +15,7 @@ import numpy as np
 
 from bitladder.latency.work import PRECISIONS, Work, features
 
-__all__ = ["RUNTIME", "Measurement", "published_measurements", "published_work"]
+__all__ = ["RUNTIME", "Measurement", "published_measurements", "published_reach", "published_work"]
 
 RUNTIME = "qnn_dlc"
 
@@ -61,6 +62,11 @@ def published_measurements() -> tuple[Measurement, ...]:
         latency = float(row["latency_ms"])
         found.append(Measurement(row["model"], row["device"], precision, latency, values, user_values))
     return tuple(found)
+
+
+def published_reach() -> dict[str, float]:
+    """Give how far an estimate's interval reaches at each precision: the logarithm of the factor up and down."""
+    return {row["precision"]: float(row["reach"]) for row in _rows("reach.csv")}
 
 
 def _rows(name: str) -> Iterator[dict[str, str]]:
