@@ -1,0 +1,31 @@
+"""Write what Olive starts from: a pipeline's FP32 network as ONNX, and the samples that ours is fitted to.
+
+Run in the pipeline's folder: python inputs.py FOLDER
+"""
+
+import sys
+import warnings
+from pathlib import Path
+
+from bitladder import determinism
+from bitladder.params import load_params
+
+params = load_params()
+determinism.pin(params.compute.threads)
+warnings.filterwarnings("ignore")
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from bitladder.model import build_model, load_split, sample_inputs  # noqa: E402
+from bitladder.tasks.task import load_task  # noqa: E402
+
+folder = Path(sys.argv[1])
+model = build_model(load_task(params.task.factory, params.task.args), Path("build/train/weights.safetensors"))
+split = load_split(Path("build/data/calibration.safetensors")).first(params.ptq.samples)
+names = list(split.inputs)
+torch.onnx.export(
+    model, sample_inputs(split), folder / "fp32.onnx", input_names=names, output_names=["output"],
+    dynamo=False, opset_version=21, dynamic_axes={name: {0: "batch"} for name in names},
+)  # fmt: skip
+np.savez(folder / "samples.npz", **{name: values.numpy() for name, values in split.inputs.items()})

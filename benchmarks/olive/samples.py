@@ -1,0 +1,26 @@
+"""What Olive calls for calibration samples: an .npz file of arrays, samples x ..., by the names of the inputs."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from olive.data.registry import Registry
+
+
+class Samples(torch.utils.data.Dataset):
+    """One sample at a time, with a label that nothing asks for."""
+
+    def __init__(self, path: str) -> None:
+        self.arrays = dict(np.load(path))
+
+    def __len__(self) -> int:  # noqa: D105
+        return len(next(iter(self.arrays.values())))
+
+    def __getitem__(self, index: int) -> tuple[dict[str, torch.Tensor], int]:  # noqa: D105
+        return {name: torch.from_numpy(values[index]) for name, values in self.arrays.items()}, 0
+
+
+@Registry.register_dataset("bitladder_samples")
+def bitladder_samples(data_dir: str, **_: Any) -> Samples:
+    """Give the samples of a file."""
+    return Samples(data_dir)
