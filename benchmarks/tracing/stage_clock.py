@@ -5,7 +5,6 @@ outermost one; reading and writing is what bitladder.files does, which all stage
 ONNX files, which the libraries write as they export). Nothing is changed but for a clock around them.
 """
 
-import atexit
 import builtins
 import json
 import time
@@ -18,8 +17,8 @@ FILES = ("copy_file", "dvc_hash", "hash_path", "load_tensors", "locked_stages", 
          "write_csv", "write_json", "write_text", "write_yaml")  # fmt: skip
 
 
-def trace(folder: Path, words: list[str]) -> None:
-    """Start the clocks; write what they say when the process ends."""
+def trace(folder: Path, words: list[str]) -> Callable[[], None]:
+    """Start the clocks. Returns: what writes down what they say; call it when the stage ends."""
     spent = {"began": time.time(), "imports": 0.0, "files": 0.0}
     running: list[str] = []
 
@@ -42,11 +41,11 @@ def trace(folder: Path, words: list[str]) -> None:
 
         return wrapped
 
-    @atexit.register
-    def _write() -> None:
+    def write() -> None:
         builtins.__import__ = original
-        name = "@".join([Path(words[1]).stem, *words[2:]])
-        (folder / f"{name}.json").write_text(json.dumps({**spent, "ended": time.time()}), "utf-8")
+        path = folder / f"{'@'.join([Path(words[0]).stem, *words[1:]])}.json"
+        if not path.exists():  # or it ran in a fork, which has written it
+            path.write_text(json.dumps({**spent, "ended": time.time()}), "utf-8")
 
     original = builtins.__import__
     builtins.__import__ = clocked("imports", original)
@@ -54,3 +53,4 @@ def trace(folder: Path, words: list[str]) -> None:
 
     for name in FILES:
         setattr(bitladder.files, name, clocked("files", getattr(bitladder.files, name)))
+    return write

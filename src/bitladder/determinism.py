@@ -16,18 +16,22 @@ INSTRUCTION_SET = {
 
 
 def pin(threads: int) -> None:
-    """Fix the number of threads and the instruction set. Call it before torch is imported."""
-    if "torch" in sys.modules:
+    """Fix the number of threads and the instruction set. Call it before torch is imported, or with the same again."""
+    settings = INSTRUCTION_SET | {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": "1",  # numpy's, with little to do; and it would start them when it is imported
+        "OMP_DYNAMIC": "FALSE",
+        "MKL_DYNAMIC": "FALSE",
+        # Changes no bits. Threads that wait spin for a moment: asleep at once, they halve the speed of small layers;
+        # spinning for long, as is the default, they take the cores from other processes.
+        "GOMP_SPINCOUNT": "20000",
+        # torch.compile is not used, and importing it takes 3 s of each stage
+        "TORCHDYNAMO_DISABLE": "1",
+    }
+    if "torch" in sys.modules and not settings.items() <= os.environ.items():
         raise RuntimeError("pin() must be called before torch is imported: it has read its settings by then")
-    os.environ.update(INSTRUCTION_SET)
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(threads)
-    os.environ.update({"OMP_DYNAMIC": "FALSE", "MKL_DYNAMIC": "FALSE"})
-    # Changes no bits. Threads that wait spin for a moment: asleep at once, they halve the speed of small layers;
-    # spinning for long, as is the default, they take the cores from other processes.
-    os.environ["GOMP_SPINCOUNT"] = "20000"
-    # torch.compile is not used, and importing it takes 3 s of each stage
-    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    os.environ.update(settings)
 
 
 def seed_all(seed: int) -> None:

@@ -8,16 +8,18 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import bitladder
-from bitladder import determinism
+from bitladder import forkserver
 from bitladder.errors import UserError
-from bitladder.files import KEPT_LOCK, LOCK, copy_file, dvc_hash, locked_stages, write_json
-from bitladder.params import Params, load_params
-from bitladder.version import check_version
 
-__all__ = ["LIBRARIES", "TIMINGS", "run"]
+if TYPE_CHECKING:
+    from bitladder.params import Params
+else:
+    Params = Any  # which stages name their argument's type by: importing it takes longer than asking for a fork
+
+__all__ = ["LIBRARIES", "TIMINGS", "Params", "run"]
 
 LIBRARIES = r"(aimet_torch|aimet_onnx|torch|onnx)\..*"
 """Whose warnings are theirs: deprecations that they report of each other."""
@@ -28,18 +30,30 @@ TIMINGS = Path("build/timings")
 """A file a stage, with the seconds it took last. Not an output: seconds are not reproducible."""
 
 
-def run(main: Callable[..., None]) -> None:
+def run(main: Callable[..., None], torch: bool = False) -> None:
     """Call a stage's `main(params, *arguments)` with params.yaml and the words of the command line.
 
     A UserError becomes one line and exit code 1; any other error is ours, and keeps its traceback.
+
+    Args:
+        main: what the stage does.
+        torch: whether that needs torch: it is then done in a fork of the process that has loaded it, if one can be had.
+
     """
+    if torch and (code := forkserver.run_script(sys.argv[0], sys.argv[1:])) is not None:
+        sys.exit(code)
+    from bitladder import determinism
+    from bitladder.files import write_json
+    from bitladder.params import load_params
+    from bitladder.version import check_version
+
     start = time.perf_counter()
     # Python puts the script's folder first, where profile.py would hide the standard library's module
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(sys.argv[0]).resolve().parent]
     stage = "@".join([Path(sys.argv[0]).stem, *sys.argv[1:]])
     try:
         _check_own_code()
-        params: Params = load_params()
+        params = load_params()
         check_version(params)
         _check_rung(params, sys.argv[1:])
         _check_inputs(["python", *sys.argv])
@@ -83,6 +97,8 @@ def _check_inputs(command: list[str]) -> None:
 
     The stages that made them have just been written to dvc.lock, if they ran.
     """
+    from bitladder.files import KEPT_LOCK, LOCK, copy_file, dvc_hash, locked_stages
+
     stages = locked_stages()
     if LOCK.is_file():
         copy_file(LOCK, KEPT_LOCK)

@@ -1,0 +1,140 @@
+"""Stages that are forked from the process that has loaded the libraries behave as those that run on their own."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from support import ROOT
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="stages are forked on Linux alone")
+
+STAGE = """
+import os, sys, time
+from bitladder.errors import UserError
+from bitladder.stage import run
+
+
+def main(params, *words):
+    print("ahead" if "aimet_torch.quantsim" in sys.modules else "alone", flush=True)
+    {body}
+
+
+if __name__ == "__main__":
+    run(main, torch=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Give a folder with params.yaml; all its stages come from one process, which ends by itself."""
+    made = tmp_path_factory.mktemp("forks")
+    shutil.copy(ROOT / "params.yaml", made)
+    (made / "stages").mkdir()
+    return made
+
+
+def start(folder: Path, body: str, words: tuple[str, ...] = (), **variables: str) -> subprocess.Popen[str]:
+    script = folder / "stages/one.py"
+    script.write_text(STAGE.format(body=body))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), **variables}
+    return subprocess.Popen(
+        [sys.executable, *words, "stages/one.py"],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def said(process: subprocess.Popen[str]) -> tuple[str, str, int]:
+    out, err = process.communicate(timeout=120)
+    return out, err, process.returncode
+
+
+def is_gone(pid: int) -> bool:
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+            if "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text():
+                return True
+        except (ProcessLookupError, FileNotFoundError):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_a_stage_finds_the_libraries_loaded_and_says_what_it_has_to_say(folder):
+    out, err, code = said(start(folder, "print('out'); print('err', file=sys.stderr)"))
+    assert (out, code) == ("ahead\nout\n", 0)
+    assert err.endswith("err\n")
+
+
+def test_an_edit_counts_at_once(folder):
+    assert said(start(folder, "print(1)"))[0] == "ahead\n1\n"
+    assert said(start(folder, "print(2)"))[0] == "ahead\n2\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "line"),
+    [
+        ("raise UserError('task: no loss')", 1, "one: task: no loss\n"),
+        ("sys.exit(7)", 7, ""),
+        ("raise ValueError('ours')", 1, "ValueError: ours\n"),
+    ],
+)
+def test_a_stage_fails_as_it_does_on_its_own(folder, body, code, line):
+    out, err, found = said(start(folder, body))
+    assert (out, found) == ("ahead\n", code)
+    assert err.endswith(line)
+    assert ("Traceback" in err) == ("ours" in line)
+
+
+def test_a_stage_that_is_killed_is_told_as_killed(folder):
+    assert said(start(folder, "os.kill(os.getpid(), 9)"))[2] == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGTERM])
+def test_a_stage_ends_with_the_one_who_asked_for_it(folder, blow):
+    process = start(folder, "print(os.getpid(), flush=True); time.sleep(60)")
+    assert process.stdout.readline() == "ahead\n"
+    pid = int(process.stdout.readline())
+    process.send_signal(blow)
+    assert process.wait(10) == -blow
+    assert is_gone(pid)
+
+
+def test_ctrl_c_reaches_the_stage(folder):
+    process = start(folder, "print(os.getpid(), flush=True); time.sleep(60)")
+    process.stdout.readline(), process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, err, code = said(process)
+    assert code == 1
+    assert err.endswith("one: interrupted; `dvc repro` goes on from here\n")
+
+
+def test_another_environment_is_not_mixed_up_with_this_one(folder):
+    body = "print(os.environ.get('WHOSE'), os.environ.get('DVC_STAGE'))"
+    assert said(start(folder, body, DVC_STAGE="a"))[0] == "ahead\nNone a\n"
+    assert said(start(folder, body, DVC_STAGE="b"))[0] == "ahead\nNone b\n"
+    assert said(start(folder, body, WHOSE="mine"))[0] == "ahead\nmine None\n"
+
+
+@pytest.mark.parametrize(("words", "variables"), [((), {"BITLADDER_FORK": "0"}), (("-X", "utf8"), {})])
+def test_where_anything_is_unusual_a_stage_runs_on_its_own(folder, words, variables):
+    out, _, code = said(start(folder, "pass", words, **variables))
+    assert (out, code) == ("alone\n", 0)
+
+
+def test_where_loading_fails_a_stage_runs_on_its_own_and_says_why(folder, tmp_path):
+    (tmp_path / "params.yaml").write_text("seed: none\n")
+    (tmp_path / "stages").mkdir()
+    out, err, code = said(start(tmp_path, "pass"))
+    assert (out, code) == ("", 1)
+    assert "one: params.yaml: " in err and "Traceback" not in err
