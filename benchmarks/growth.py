@@ -88,8 +88,10 @@ sys.path.insert(0, ".")
 from grown import network
 
 model = network(sys.argv[1]).eval()
-calibration = next(values for name, values in load_file("build/data/calibration.safetensors").items() if values.ndim == 4)
-evaluation = next(values for name, values in load_file("build/data/evaluation.safetensors").items() if values.ndim == 4)
+calibration, evaluation = (
+    next(values for values in load_file(f"build/data/{name}.safetensors").values() if values.ndim == 4)
+    for name in ("calibration", "evaluation")
+)
 model = prepare_model(model)
 fold_all_batch_norms(model, None, dummy_input=calibration[:1])
 sim = QuantizationSimModel(model, calibration[:1], default_param_bw=8, default_output_bw=8)

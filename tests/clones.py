@@ -66,6 +66,7 @@ class Clone:
         settings = {**os.environ, "PATH": path, "PYTHONPATH": str(self.root / "src")}
         settings |= dict.fromkeys(SECRETS, PLANTED) | env
         settings.pop("MLFLOW_TRACKING_URI", None)
+        settings.pop("PYTEST_CURRENT_TEST", None)  # differs from test to test, and forks come of equal environments
         return subprocess.run(words, cwd=self.root, env=settings, capture_output=True, text=True, check=False)
 
     def repro(self, *words: str, **env: str) -> Repro:

@@ -43,6 +43,7 @@ def start(folder: Path, body: str, words: tuple[str, ...] = (), **variables: str
     script = folder / "stages/one.py"
     script.write_text(STAGE.format(body=body))
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), **variables}
+    environment.pop("PYTEST_CURRENT_TEST", None)  # or each test would have a process of its own load everything
     return subprocess.Popen(
         [sys.executable, *words, "stages/one.py"],
         cwd=folder,
@@ -108,6 +109,40 @@ def test_a_stage_ends_with_the_one_who_asked_for_it(folder, blow):
     process.send_signal(blow)
     assert process.wait(10) == -blow
     assert is_gone(pid)
+
+
+def test_a_stage_gives_its_workers_up_when_it_is_given_up(folder):
+    body = (
+        "from pathlib import Path; from bitladder.targets.workers import worker_pool\n"
+        "    with worker_pool(1, Path()) as pool:\n"
+        "        pool.schedule(time.sleep, args=(60,)); print(flush=True); time.sleep(60)"
+    )
+    process = start(folder, body)
+    process.stdout.readline(), process.stdout.readline()
+    for _ in range(2):  # the first is waited for, as pebble does; the second is not
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    _, err, code = said(process)
+    assert code == 1
+    assert err.endswith("one: interrupted; `dvc repro` goes on from here\n")
+
+
+def test_what_a_script_registered_for_its_end_is_done(folder):
+    assert said(start(folder, "import atexit; atexit.register(print, 'bye')"))[0] == "ahead\nbye\n"
+
+
+def test_a_file_in_the_projects_folder_hides_no_library(folder):
+    (folder / "profile.py").write_text("raise RuntimeError('not the standard library')")
+    assert said(start(folder, "import cProfile", ALSO="this"))[0] == "ahead\n"
+
+
+def test_closed_streams_do_no_harm(folder):
+    body = "Path = __import__('pathlib').Path; Path('done').write_text('it')"
+    (folder / "stages/one.py").write_text(STAGE.format(body=body))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    shell = f"{sys.executable} stages/one.py <&- >&-"
+    assert subprocess.run(["sh", "-c", shell], cwd=folder, env=environment, timeout=120, check=False).returncode == 0
+    assert (folder / "done").read_text() == "it"
 
 
 def test_ctrl_c_reaches_the_stage(folder):

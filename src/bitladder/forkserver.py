@@ -1,39 +1,42 @@
 """One process that has loaded torch and AIMET, and forks the stages of a `dvc repro`: loading takes longer than most.
 
 The first stage that needs them starts it. It ends when nothing was asked of it for IDLE_S. It holds no code of this
-project's or of the task's: each stage imports those anew, so that an edit counts at once. A stage runs in a process of
-its own where anything is unusual: another system than Linux, a GPU (its driver does not survive a fork), an interpreter
-with options, another environment, user, limit or installation than the one that the process was started in, or
-BITLADDER_FORK=0.
+project's or of the task's, but for aimet.py: each stage imports those anew, so that an edit counts at once. A stage
+runs in a process of its own where anything is unusual: another system than Linux, a GPU (its driver does not survive a
+fork), an interpreter with options, another environment, user, limit or installation than the one that the process was
+started in, or BITLADDER_FORK=0.
 
 A fork keeps the bits: torch has started no threads yet, and the settings of determinism.py were made before it loaded.
 """
 
+import atexit
 import ctypes
 import gc
 import hashlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 from contextlib import suppress
 from importlib import import_module
-from multiprocessing import active_children, get_context
-from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = ["run_script", "start"]
 
 IDLE_S = 10.0
 
 START_S = 120.0  # how long loading may take; a few seconds are usual
+
+END_S = 1.0  # how long a stage that nobody waits for any more may take to end by itself
 
 LOADED = (
     "bitladder.quantize.aimet",  # first: it leaves out half of what AIMET brings along
@@ -48,13 +51,10 @@ LOADED = (
     "aimet_torch.seq_mse",
     "aimet_torch.v2",
     "onnx",
-    "pydantic",
-    "ruamel.yaml",
     "safetensors.torch",
     "torch._dynamo",  # which the export to ONNX asks for
-    "tqdm",
 )
-"""What is imported ahead; what is missing here is only slower."""
+"""What is imported ahead, besides what params.py needs; what is missing here is only slower."""
 
 GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
@@ -65,7 +65,7 @@ SET_PDEATHSIG = 1  # of prctl
 
 def start() -> None:
     """Start the process that loads the libraries, and do not wait for it."""
-    if _is_usual() and (connection := _connect(_address())):
+    if connection := _connect():
         connection.close()
 
 
@@ -74,9 +74,7 @@ def run_script(script: str, arguments: list[str]) -> int | None:
 
     Returns: its exit code, or None where it has not been run: the caller must then do so itself.
     """
-    if not _is_usual():
-        return None
-    connection = _connect(_address())
+    connection = _connect()
     if connection is None:
         return None
     with connection:
@@ -95,6 +93,7 @@ def _is_usual() -> bool:
         and "torch" not in sys.modules
         and os.environ.get("BITLADDER_FORK") != "0"
         and sys.orig_argv[1:] == sys.argv
+        and None not in (sys.stdin, sys.stdout, sys.stderr)
         and not any(Path(gpu).exists() for gpu in GPUS)
     )
 
@@ -103,37 +102,41 @@ def _address() -> str:
     """Name the one process that may stand for this one: an abstract socket's address, gone when the process is."""
     import resource  # which Windows has not
 
-    here, site = Path.cwd().stat(), Path(sysconfig.get_path("purelib"))
+    here, site, own = Path.cwd().stat(), Path(sysconfig.get_path("purelib")), Path(__file__).parent
     limits = [resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")]
-    settings = (Path("params.yaml"), Path(__file__), Path(__file__).with_name("determinism.py"))
+    os.umask(umask := os.umask(0))
+    settings = [Path("params.yaml"), Path(__file__), own / "determinism.py", *sorted(own.glob("quantize/[a_]*.py"))]
     same = {
         "folder": [str(Path.cwd()), here.st_dev, here.st_ino],
         "python": [sys.executable, sys.version, site.stat().st_mtime_ns],
         "environment": sorted(item for item in os.environ.items() if item[0] not in OF_ONE_STAGE),
-        "process": [os.getuid(), os.getgid(), os.nice(0), sorted(os.sched_getaffinity(0)), limits],
+        "user": [os.getuid(), os.getgid(), os.getgroups(), umask],
+        "process": [os.nice(0), sorted(os.sched_getaffinity(0)), limits, str(signal.getsignal(signal.SIGINT))],
         "settings": [hashlib.sha256(path.read_bytes()).hexdigest() for path in settings if path.exists()],
     }
     return "\0bitladder-" + hashlib.sha256(json.dumps(same).encode()).hexdigest()[:40]
 
 
-def _connect(address: str) -> socket.socket | None:
-    """Connect to the process, and start it if there is none yet; None where that fails."""
+def _connect() -> socket.socket | None:
+    """Connect to the process, and start it if there is none yet; None where it is not to be had."""
+    if not _is_usual():
+        return None
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     started: subprocess.Popen[bytes] | None = None
     end = time.monotonic() + START_S
-    while time.monotonic() < end:
-        with suppress(OSError):
-            connection.connect(address)
-            if _is_same_user(connection):
-                return connection
-            break
-        if started is None:
-            nowhere = subprocess.DEVNULL
-            words = [sys.executable, "-m", __name__, address.removeprefix("\0")]
-            started = subprocess.Popen(words, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
-        elif started.poll() is not None:
-            break
-        time.sleep(0.01)
+    with suppress(OSError):
+        address = _address()
+        while time.monotonic() < end and (started is None or started.poll() is None):
+            with suppress(ConnectionRefusedError):
+                connection.connect(address)
+                if _is_same_user(connection):
+                    return connection
+                break
+            if started is None:
+                words = [sys.executable, "-P", "-m", __name__, address.removeprefix("\0")]
+                nowhere = subprocess.DEVNULL
+                started = subprocess.Popen(words, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
+            time.sleep(0.01)
     connection.close()
     return None
 
@@ -153,7 +156,7 @@ def _wait(connection: socket.socket, pid: int) -> int:
         except KeyboardInterrupt:
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGINT)
-    code = int(said or -signal.SIGKILL)  # nothing said: the process that forks is gone, and takes its forks along
+    code = int(said or -signal.SIGKILL)  # nothing said: the process that forks is gone, and took the stage along
     if code < 0:
         with suppress(OSError):  # SIGKILL has no other handler
             signal.signal(-code, signal.SIG_DFL)
@@ -161,77 +164,135 @@ def _wait(connection: socket.socket, pid: int) -> int:
     return code
 
 
+class _Stage(NamedTuple):
+    """A fork, a descriptor that tells of its end, and who waits for it."""
+
+    pid: int
+    ended: int
+    connection: socket.socket
+
+
 def main(name: str) -> None:
     """Load the libraries, then fork a stage for each that connects, until there were none for IDLE_S."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(f"\0{name}")
         listener.listen()
-        _load()
-        listener.settimeout(IDLE_S)
-        while True:
-            try:
+        is_loaded = _load()
+        poll, stages = select.poll(), dict[int, _Stage]()  # by each descriptor that is watched
+        poll.register(listener, select.POLLIN)
+        while (ready := poll.poll(IDLE_S * 1000)) or stages:
+            if not ready:
+                continue
+            descriptor = ready[0][0]  # one at a time: the next may have been closed, and its number given anew
+            if descriptor == listener.fileno():
                 connection, _ = listener.accept()
-            except TimeoutError:
-                if active_children():
-                    continue
-                return
-            with connection:
-                get_context("fork").Process(target=_attend, args=(connection, listener)).start()
+                if is_loaded and (pid := _fork(connection, listener)):
+                    ended = os.pidfd_open(pid)
+                    stages[ended] = stages[connection.fileno()] = _Stage(pid, ended, connection)
+                    poll.register(ended, select.POLLIN)
+                    poll.register(connection, 0)  # tells of a hang-up alone
+                else:
+                    connection.close()
+            else:
+                stage = stages[descriptor]
+                for number in (stage.ended, stage.connection.fileno()):
+                    poll.unregister(number)
+                    del stages[number]
+                _end(stage)
 
 
-def _load() -> None:
+def _load() -> bool:
+    """Load the libraries; give whether that went well, or each stage must try, and say why not."""
     from bitladder import determinism
+    from bitladder.errors import UserError
     from bitladder.params import load_params
 
-    determinism.pin(load_params().compute.threads)
-    for name in LOADED:
-        import_module(name)
-    if len(list(Path("/proc/self/task").iterdir())) > 1:
-        sys.exit("a library has started threads, which a fork would not have")
+    try:
+        determinism.pin(load_params().compute.threads)
+        for name in LOADED:
+            with suppress(ImportError):
+                import_module(name)
+    except UserError:
+        return False
     for name in [name for name in sys.modules if name.partition(".")[0] == "bitladder"]:
         del sys.modules[name]
     gc.freeze()  # what is loaded stays: its pages are shared for as long as nobody looks for cycles in them
+    return len(list(Path("/proc/self/task").iterdir())) == 1  # or a library has threads, which a fork would not have
 
 
-def _attend(connection: socket.socket, listener: socket.socket) -> None:
-    """Fork the stage that is asked for, and tell its exit code; end it if nobody waits for it any more."""
-    listener.close()
-    if not _is_same_user(connection):
-        return
-    asked, terminal, _, _ = socket.recv_fds(connection, 1 << 20, 3)
-    if not asked:
-        return
-    stage = get_context("fork").Process(target=_run_stage, args=(json.loads(asked), terminal, connection, os.getpid()))
-    stage.start()
-    assert stage.pid is not None
-    for descriptor in terminal:
-        os.close(descriptor)
+def _fork(connection: socket.socket, listener: socket.socket) -> int | None:
+    """Fork the stage that is asked for; give its process, None where nothing is asked."""
+    connection.settimeout(END_S)
+    try:
+        asked, terminal, _, _ = socket.recv_fds(connection, 1 << 20, 3)
+        if not asked or not _is_same_user(connection):
+            return None
+        server = os.getpid()
+        if not (pid := os.fork()):
+            try:
+                listener.close()
+                connection.close()
+                _be_stage(json.loads(asked), terminal, server)
+            finally:
+                os._exit(1)
+        for descriptor in terminal:
+            os.close(descriptor)
+        with suppress(OSError):
+            os.setpgid(pid, pid)
+        with suppress(OSError):  # of who has gone
+            connection.send(str(pid).encode())
+        return pid
+    except OSError:
+        return None
+
+
+def _end(stage: _Stage) -> None:
+    """Tell how a stage ended; end it, and what it started, if nobody waits for it any more."""
+    if not select.select([stage.ended], [], [], 0)[0]:
+        os.killpg(stage.pid, signal.SIGTERM)  # which torchrun hands on to its own
+        if not select.select([stage.ended], [], [], END_S)[0]:
+            os.kill(stage.pid, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(stage.pid, 0)[1])
     with suppress(OSError):
-        os.setpgid(stage.pid, stage.pid)
-    with suppress(OSError):  # of who has gone
-        connection.send(str(stage.pid).encode())
-    if stage.sentinel not in wait([connection, stage.sentinel]):
-        os.killpg(stage.pid, signal.SIGKILL)
-    stage.join()
-    with suppress(OSError):
-        connection.send(str(stage.exitcode).encode())
+        stage.connection.send(str(code).encode())
+    stage.connection.close()
+    os.close(stage.ended)
 
 
-def _run_stage(asked: dict[str, Any], terminal: list[int], connection: socket.socket, parent: int) -> None:
-    """Be the stage: with the terminal of the one who asked, and no longer than the process that waits for its end."""
+def _be_stage(asked: dict[str, Any], terminal: list[int], server: int) -> None:
+    """Run the script with the terminal of the one who asked, and end as an interpreter does.
+
+    But for the taking down of all modules, which takes half a second and does nothing here.
+    """
     os.setpgid(0, 0)
     ctypes.CDLL(None).prctl(SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
+    if os.getppid() != server:
         return
-    connection.close()
     for number, descriptor in enumerate(terminal):
         os.dup2(descriptor, number)
         os.close(descriptor)
     sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
     if asked["stage"] is not None:
         os.environ["DVC_STAGE"] = asked["stage"]
-    sys.argv = asked["argv"]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    sys.argv, code = asked["argv"], 0
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            sys.stderr.write(f"{end.code}\n")
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        ctypes.CDLL(None).fflush(None)
+    finally:
+        os._exit(code)
 
 
 if __name__ == "__main__":

@@ -40,8 +40,13 @@ def run(main: Callable[..., None], torch: bool = False) -> None:
         torch: whether that needs torch: it is then done in a fork of the process that has loaded it, if one can be had.
 
     """
-    if torch and (code := forkserver.run_script(sys.argv[0], sys.argv[1:])) is not None:
-        sys.exit(code)
+    stage = "@".join([Path(sys.argv[0]).stem, *sys.argv[1:]])
+    interrupted = f"{stage}: interrupted; `dvc repro` goes on from here"
+    try:
+        if torch and (code := forkserver.run_script(sys.argv[0], sys.argv[1:])) is not None:
+            sys.exit(code)
+    except KeyboardInterrupt:
+        sys.exit(interrupted)
     from bitladder import determinism
     from bitladder.files import write_json
     from bitladder.params import load_params
@@ -50,7 +55,6 @@ def run(main: Callable[..., None], torch: bool = False) -> None:
     start = time.perf_counter()
     # Python puts the script's folder first, where profile.py would hide the standard library's module
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(sys.argv[0]).resolve().parent]
-    stage = "@".join([Path(sys.argv[0]).stem, *sys.argv[1:]])
     try:
         _check_own_code()
         params = load_params()
@@ -64,7 +68,7 @@ def run(main: Callable[..., None], torch: bool = False) -> None:
     except UserError as error:
         sys.exit(f"{stage}: {error}")
     except KeyboardInterrupt:
-        sys.exit(f"{stage}: interrupted; `dvc repro` goes on from here")
+        sys.exit(interrupted)
     except Exception as error:
         if not _is_full_disk(error):
             raise
