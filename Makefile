@@ -16,6 +16,7 @@ export PYTHONPATH := $(CURDIR)/src
 .PHONY: run test test-ai-hub lint lock
 
 run: $(STAMP)
+	bitladder heal --lock
 	bitladder check
 	dvc repro
 	bitladder report

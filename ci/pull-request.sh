@@ -11,6 +11,7 @@ set -euo pipefail
 base=${1:?usage: ci/pull-request.sh BASE, for instance origin/main}
 
 mkdir -p reports
+bitladder heal --lock
 bitladder check
 remote=$(dvc remote list)
 if [[ -n $remote ]]; then

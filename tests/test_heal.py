@@ -46,3 +46,11 @@ def test_a_damaged_lock_without_a_copy_is_a_line_that_says_where_another_is(lock
     LOCK.write_text(lock[:5000] + "\n  {", "utf-8")
     with pytest.raises(UserError, match=r"dvc\.lock: damaged, and no copy is left; take git's"):
         heal()
+
+
+def test_the_lock_alone_is_healed_with_a_line_and_is_passed_over_in_silence(lock):
+    LOCK.write_text(lock[:5000] + "\n  {", "utf-8")
+    (first, second) = (CliRunner().invoke(app, ["heal", "--lock"]) for _ in range(2))
+    assert (first.exit_code, first.output) == (0, "dvc.lock: damaged; put back as it was when the last stage began\n")
+    assert (second.exit_code, second.output) == (0, "")
+    assert LOCK.read_text("utf-8") == lock

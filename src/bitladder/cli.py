@@ -234,14 +234,20 @@ def reproduce(
 
 @app.command()
 @one_line_errors
-def heal() -> None:
+def heal(
+    lock: Annotated[
+        bool, typer.Option("--lock", help="Only dvc.lock, and without a word where it is whole: before a `dvc repro`.")
+    ] = False,
+) -> None:
     """Hold outputs and their cache objects against dvc.lock; what is damaged is removed, and `dvc repro` makes it."""
     from bitladder.heal import heal as remove_damaged
+    from bitladder.heal import heal_lock
 
-    removed = remove_damaged()
-    for line in removed:
+    found = heal_lock() if lock else remove_damaged()
+    for line in found:
         typer.echo(line)
-    typer.echo("Next: `dvc repro`" if removed else "nothing is damaged")
+    if not lock:
+        typer.echo("Next: `dvc repro`" if found else "nothing is damaged")
 
 
 @app.command()

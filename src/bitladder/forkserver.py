@@ -54,7 +54,7 @@ LOADED = (
     "safetensors.torch",
     "torch._dynamo",  # which the export to ONNX asks for
 )
-"""What is imported ahead, besides what params.py needs; what is missing here is only slower."""
+"""What is imported ahead, after torch and what params.py needs; what is missing here is only slower."""
 
 GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
@@ -177,16 +177,19 @@ def main(name: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(f"\0{name}")
         listener.listen()
-        is_loaded = _load()
+        can_fork = _load_first()
+        ahead = list(LOADED) if can_fork else []
         poll, stages = select.poll(), dict[int, _Stage]()  # by each descriptor that is watched
         poll.register(listener, select.POLLIN)
-        while (ready := poll.poll(IDLE_S * 1000)) or stages:
-            if not ready:
+        while (ready := poll.poll(0 if ahead else IDLE_S * 1000)) or stages or ahead:
+            if not ready:  # a stage that asks before all is loaded imports the rest itself
+                if ahead:
+                    _load(ahead.pop(0))
                 continue
             descriptor = ready[0][0]  # one at a time: the next may have been closed, and its number given anew
             if descriptor == listener.fileno():
                 connection, _ = listener.accept()
-                if is_loaded and (pid := _fork(connection, listener)):
+                if can_fork and (pid := _fork(connection, listener)):
                     ended = os.pidfd_open(pid)
                     stages[ended] = stages[connection.fileno()] = _Stage(pid, ended, connection)
                     poll.register(ended, select.POLLIN)
@@ -201,23 +204,27 @@ def main(name: str) -> None:
                 _end(stage)
 
 
-def _load() -> bool:
-    """Load the libraries; give whether that went well, or each stage must try, and say why not."""
+def _load_first() -> bool:
+    """Load what all stages that fork need; give whether that went well, or each must try by itself, and say why not."""
     from bitladder import determinism
     from bitladder.errors import UserError
     from bitladder.params import load_params
 
     try:
         determinism.pin(load_params().compute.threads)
-        for name in LOADED:
-            with suppress(ImportError):
-                import_module(name)
-    except UserError:
+        _load("torch")
+    except (UserError, ImportError):
         return False
-    for name in [name for name in sys.modules if name.partition(".")[0] == "bitladder"]:
-        del sys.modules[name]
+    return True
+
+
+def _load(name: str) -> None:
+    """Import a module, but keep none of this project's."""
+    with suppress(ImportError):
+        import_module(name)
+    for own in [own for own in sys.modules if own.partition(".")[0] == "bitladder"]:
+        del sys.modules[own]
     gc.freeze()  # what is loaded stays: its pages are shared for as long as nobody looks for cycles in them
-    return len(list(Path("/proc/self/task").iterdir())) == 1  # or a library has threads, which a fork would not have
 
 
 def _fork(connection: socket.socket, listener: socket.socket) -> int | None:
@@ -225,7 +232,8 @@ def _fork(connection: socket.socket, listener: socket.socket) -> int | None:
     connection.settimeout(END_S)
     try:
         asked, terminal, _, _ = socket.recv_fds(connection, 1 << 20, 3)
-        if not asked or not _is_same_user(connection):
+        # A fork would not have the threads that a library started
+        if not asked or not _is_same_user(connection) or len(list(Path("/proc/self/task").iterdir())) > 1:
             return None
         server = os.getpid()
         if not (pid := os.fork()):

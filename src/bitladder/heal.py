@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from bitladder.errors import UserError
 from bitladder.files import KEPT_LOCK, LOCK, copy_file, damaged_lock, dvc_hash, locked_stages
 
-__all__ = ["check_lock", "heal"]
+__all__ = ["check_lock", "heal", "heal_lock"]
 
 
 def check_lock(lock: Path = LOCK) -> None:
@@ -30,6 +30,16 @@ def check_lock(lock: Path = LOCK) -> None:
             raise damaged_lock(lock) from None
 
 
+def heal_lock() -> list[str]:
+    """Put a damaged dvc.lock back as it was, and say so. Raise UserError where no copy is left."""
+    if _is_whole(LOCK):
+        return []
+    if not (KEPT_LOCK.is_file() and _is_whole(KEPT_LOCK)):
+        raise UserError("dvc.lock: damaged, and no copy is left; take git's: `git checkout dvc.lock`")
+    copy_file(KEPT_LOCK, LOCK)
+    return ["dvc.lock: damaged; put back as it was when the last stage began"]
+
+
 def heal() -> list[str]:
     """Put a damaged dvc.lock back as it was; remove damaged cache objects and outputs that are not dvc.lock's.
 
@@ -37,11 +47,8 @@ def heal() -> list[str]:
 
     Returns: a line for each. Raises UserError where dvc.lock records nothing, or is damaged without a copy.
     """
-    if not _is_whole(LOCK):
-        if not (KEPT_LOCK.is_file() and _is_whole(KEPT_LOCK)):
-            raise UserError("dvc.lock: damaged, and no copy is left; take git's: `git checkout dvc.lock`")
-        copy_file(KEPT_LOCK, LOCK)
-        return ["dvc.lock: damaged; put back as it was when the last stage began"]
+    if healed := heal_lock():
+        return healed
     stages = locked_stages()
     if not stages:
         raise UserError("dvc.lock: records no stages; run this in the folder of the pipeline, after `dvc repro`")

@@ -15,7 +15,7 @@ import vl_convert
 from markupsafe import Markup
 from ruamel.yaml import YAML
 
-from bitladder.files import read_json
+from bitladder.files import read_json, write_text
 from bitladder.params import Params
 from bitladder.report import charts
 from bitladder.report.results import METRICS, read_results
@@ -55,10 +55,18 @@ def render(params: Params) -> str:
         plots=plots,
         facts=_facts(params),
         params=Path("params.yaml").read_text("utf-8"),
-        library=Markup(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")),  # noqa: S704
+        library=Markup(_library()),  # noqa: S704
         # A name from the user's task could close the script element
         specs=Markup(json.dumps(specs).replace("<", "\\u003c")),  # noqa: S704
     )
+
+
+def _library() -> str:
+    """Give the code that draws the plots. It is kept in build/: bundling it takes a second, always to the same."""
+    path = Path(f"build/vega-{version('vl-convert-python')}.js")
+    if not path.exists():
+        write_text(path, vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
+    return path.read_text("utf-8")
 
 
 def _headline(chosen: Mapping[str, Any] | None, params: Params) -> str:
