@@ -227,13 +227,10 @@ def print_full(bench: Bench) -> None:
     """Print the ratio, and where the pipeline's time goes."""
     print(f"\n{len(bench.full)} repeats; load {', '.join(f'{load:.1f}' for load in bench.loads)} at their ends\n")
     print("| from nothing | pipeline | script | ratio |\n|---|---|---|---|")
-    for kind in ("wall", "cpu"):
-        own, other = ([getattr(one, kind) for one in runs] for runs in (
-            [run.spent for run in bench.full], [spent for spent, _ in bench.hand]
-        ))  # fmt: skip
-        ratios = [a / b for a, b in zip(own, other, strict=True)]
-        each = f" ({', '.join(f'{ratio:.2f}' for ratio in ratios)})"
-        print(f"| {kind} s | {median(own):.1f} | {median(other):.1f} | {median(ratios):.2f}{each} |")
+    own, other = [run.spent.wall for run in bench.full], [spent.wall for spent, _ in bench.hand]
+    ratios = [a / b for a, b in zip(own, other, strict=True)]
+    each = f" ({', '.join(f'{ratio:.2f}' for ratio in ratios)})"
+    print(f"| wall s | {median(own):.1f} | {median(other):.1f} | {median(ratios):.2f}{each} |")
     parts = {name: median(parts.get(name, 0.0) for _, parts in bench.hand) for name in bench.hand[0][1]}
     print_stages(bench.full, parts)
 

@@ -7,22 +7,21 @@ from typing import Any
 
 from bitladder.targets.backend import answer
 
-_asked = 0
+MARK = 7.0
+"""What the inputs of the sample hold that it happens to."""
 
 
-def _is_the_20th() -> bool:
-    global _asked
-    _asked += 1
-    return _asked == 20
+def _is_marked(inputs: dict[str, Any]) -> bool:
+    return all((values == MARK).all() for values in inputs.values())
 
 
-def never_answers_the_20th(*arguments: Any) -> Any:
-    if _is_the_20th():
+def never_answers_the_marked(*arguments: Any) -> Any:
+    if _is_marked(arguments[-1]):
         time.sleep(3600)
     return answer(*arguments)
 
 
-def dies_of_the_20th(*arguments: Any) -> Any:
-    if _is_the_20th():
+def dies_of_the_marked(*arguments: Any) -> Any:
+    if _is_marked(arguments[-1]):
         os.kill(os.getpid(), signal.SIGKILL)
     return answer(*arguments)

@@ -13,6 +13,7 @@ from bitladder.export.fp16 import HalfPrecision, export_fp16
 from bitladder.params import load_params
 from bitladder.targets import hexagon
 from bitladder.targets.hexagon import compile_model, run
+from bitladder.tasks.task import Split
 
 
 @pytest.fixture(scope="module")
@@ -72,23 +73,31 @@ def test_a_compile_that_reaches_its_limit_names_the_limit(half, params, tmp_path
         compile_model(half, tmp_path / "target", params.soc, True, 0.01, tmp_path)
 
 
+def marked(split, index):
+    """Give the samples with one that a mishap knows."""
+    inputs = {name: values.clone() for name, values in split.inputs.items()}
+    for values in inputs.values():
+        values[index] = mishaps.MARK
+    return Split(inputs, split.targets)
+
+
 def test_a_sample_that_never_ends_names_the_limit(half, trained, params, tmp_path, monkeypatch):
     compiled = compile_model(half, tmp_path / "target", params.soc, True, 60, tmp_path)
-    monkeypatch.setattr(hexagon, "answer", mishaps.never_answers_the_20th)
+    monkeypatch.setattr(hexagon, "answer", mishaps.never_answers_the_marked)
     limit = params.target.model_copy(update={"sample_limit_s": 3.0})
     with pytest.raises(
-        UserError, match=r"sample \d+ on the emulator of SM8650 took longer than target\.sample_limit_s = 3"
+        UserError, match=r"sample 19 on the emulator of SM8650 took longer than target\.sample_limit_s = 3"
     ):
-        run(compiled, params.soc, True, trained.splits["evaluation"], limit, tmp_path)
+        run(compiled, params.soc, True, marked(trained.splits["evaluation"], 19), limit, tmp_path)
 
 
 def test_a_worker_that_is_killed_is_one_line_and_the_next_run_goes_on(half, trained, params, tmp_path, monkeypatch):
-    split = trained.splits["evaluation"]
+    split = marked(trained.splits["evaluation"], 19)
     compiled = compile_model(half, tmp_path / "target", params.soc, True, 60, tmp_path)
     whole = run(compiled, params.soc, True, split, params.target, tmp_path)
     one_worker = params.target.model_copy(update={"workers": 1})
     with monkeypatch.context() as patch:
-        patch.setattr(hexagon, "answer", mishaps.dies_of_the_20th)
+        patch.setattr(hexagon, "answer", mishaps.dies_of_the_marked)
         with pytest.raises(UserError, match="sample 19 on the emulator of SM8650: its process died"):
             run(compiled, params.soc, True, split, one_worker, tmp_path)
     started = []

@@ -2,13 +2,16 @@
 
 import shutil
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pebble import ProcessPool
 from tqdm import tqdm
 
 from bitladder.errors import RefusedError, UserError
@@ -19,7 +22,9 @@ from bitladder.socs import Soc
 from bitladder.targets.backend import (
     CONTEXT_FILE,
     Placement,
+    Row,
     answer,
+    answers,
     compile_context,
     has_npu,
     time_runs,
@@ -36,6 +41,10 @@ __all__ = ["Compiled", "Hexagon", "Snapdragon", "compile_model", "run"]
 
 SAVE_EVERY_S = 10.0  # how much emulation a killed run loses at most
 
+QUICK_S = 0.1  # samples that took less together are asked for twice as many at a time
+TOGETHER = 32  # at most
+AHEAD = 2  # a process, so that none waits
+
 
 @dataclass(frozen=True)
 class Hexagon:
@@ -46,18 +55,18 @@ class Hexagon:
 
     def measure(self, job: Job) -> Measured:
         """Compile, run every sample, and profile one inference into OPS_FILE; the latency is an estimate."""
-        compiled, answers = self._run(job, "emulated")
-        return _measured(job, compiled, answers, estimated_latency(job.model, job.precision, self.soc))
+        compiled, found = self._run(job, "emulated")
+        return _measured(job, compiled, found, estimated_latency(job.model, job.precision, self.soc))
 
     def _run(self, job: Job, source: str) -> tuple["Compiled", Outputs]:
         limit_s, fp16 = self.settings.compile_limit_s, job.precision == "FP16"
         compiled = compile_model(job.model, job.folder, self.soc, fp16, limit_s, job.workspace)
-        answers = run(compiled, self.soc, fp16, job.split, self.settings, job.workspace)
+        found = run(compiled, self.soc, fp16, job.split, self.settings, job.workspace)
         arguments = (str(compiled.context), str(job.workspace), self.soc.soc_model, fp16, _row(job.split, 0))
         self._in_worker(job, write_profile, arguments, 1)
         check_room(f"{job.model}: profiling on {self.soc.name}", job.workspace)
         write_ops(job.workspace, job.notes / OPS_FILE, source)
-        return compiled, answers
+        return compiled, found
 
     def _in_worker(self, job: Job, work: Callable, arguments: tuple, inferences: int) -> Any:
         limit_s = self.settings.sample_limit_s * inferences
@@ -78,8 +87,8 @@ class Snapdragon(Hexagon):
                 "target.backend: snapdragon needs a machine with a Snapdragon NPU (Windows or Linux on Arm), and this"
                 " one has none; use hexagon-emulator or ai-hub"
             )
-        compiled, answers = self._run(job, "measured")
-        return _measured(job, compiled, answers, self.time(job, compiled))
+        compiled, found = self._run(job, "measured")
+        return _measured(job, compiled, found, self.time(job, compiled))
 
     def time(self, job: Job, compiled: "Compiled") -> Latency:
         """Time inferences of the first sample, after some that warm up."""
@@ -150,46 +159,78 @@ def run(compiled: Compiled, soc: Soc, fp16: bool, split: Split, params: TargetPa
     Raises UserError where a sample reaches its limit or the emulator dies on it.
     """
     kept = workspace / "answers.safetensors"
-    answers: Outputs = load_tensors(kept) if kept.exists() else {}
-    done = len(next(iter(answers.values()))) if answers else 0
+    known: Outputs = load_tensors(kept) if kept.exists() else {}
+    done = len(next(iter(known.values()))) if known else 0
     if done == len(split):
-        return answers
-    rows: list[dict[str, np.ndarray]] = []
+        return known
+    rows: list[Row] = []
     with (
         worker_pool(min(params.workers, len(split) - done), workspace) as pool,
         tqdm(total=len(split), initial=done, desc="emulate", unit="sample") as bar,
     ):
-        futures = [
-            pool.schedule(
-                answer,
-                args=(str(compiled.context), soc.soc_model, fp16, _row(split, index)),
-                timeout=params.sample_limit_s,
-            )
-            for index in range(done, len(split))
-        ]
         saved = time.monotonic()
         try:
-            for index, future in enumerate(futures, start=done):
-                limit = f"target.sample_limit_s = {params.sample_limit_s:g} s"
-                rows.append(result(future, f"sample {index} on the emulator of {soc.name}", limit, workspace))
-                bar.update()
+            for found in _answers(pool, compiled, soc, fp16, split, done, params, workspace):
+                rows += found
+                bar.update(len(found))
                 if time.monotonic() - saved > SAVE_EVERY_S:
-                    save_tensors(kept, _joined(answers, rows))
+                    save_tensors(kept, _joined(known, rows))
                     saved = time.monotonic()
         except BaseException:
             pool.stop()
             if rows:
-                save_tensors(kept, _joined(answers, rows))
+                save_tensors(kept, _joined(known, rows))
             raise
-    return _joined(answers, rows)
+    return _joined(known, rows)
 
 
-def _row(split: Split, index: int) -> dict[str, np.ndarray]:
+def _answers(
+    pool: ProcessPool,
+    compiled: Compiled,
+    soc: Soc,
+    fp16: bool,
+    split: Split,
+    done: int,
+    params: TargetParams,
+    workspace: Path,
+) -> Iterator[list[Row]]:
+    """Give the answers to the samples from `done` on, some at a time: for quick ones, the way to a process is long.
+
+    Where some together fail, they are asked for one by one, so that the sample is named and its own limit counts.
+    """
+    size, start = 1, done
+    ahead: deque[tuple[range, Future]] = deque()
+
+    def ask(samples: range) -> tuple[range, Future]:
+        given = [_row(split, index) for index in samples]
+        arguments = (answer, str(compiled.context), soc.soc_model, fp16, given)
+        return samples, pool.schedule(answers, args=arguments, timeout=params.sample_limit_s)
+
+    while ahead or start < len(split):
+        while start < len(split) and len(ahead) < AHEAD * params.workers:
+            ahead.append(ask(range(start, min(start + size, len(split)))))
+            start = ahead[-1][0].stop
+        samples, future = ahead.popleft()
+        limit = f"target.sample_limit_s = {params.sample_limit_s:g} s"
+        try:
+            found, seconds = result(future, f"sample {samples[0]} on the emulator of {soc.name}", limit, workspace)
+        except UserError:
+            if len(samples) == 1:
+                raise
+            size = 1
+            ahead.extendleft(ask(range(index, index + 1)) for index in reversed(samples))
+            continue
+        if seconds < QUICK_S:
+            size = min(2 * size, TOGETHER)
+        yield found
+
+
+def _row(split: Split, index: int) -> Row:
     return {name: values[index : index + 1].numpy() for name, values in split.inputs.items()}
 
 
-def _joined(answers: Outputs, rows: list[dict[str, np.ndarray]]) -> Outputs:
+def _joined(known: Outputs, rows: list[Row]) -> Outputs:
     if not rows:
-        return answers
+        return known
     fresh = {name: torch.from_numpy(np.concatenate([row[name] for row in rows])) for name in rows[0]}
-    return {name: torch.cat([answers[name], value]) if answers else value for name, value in fresh.items()}
+    return {name: torch.cat([known[name], value]) if known else value for name, value in fresh.items()}
