@@ -1,8 +1,7 @@
 """`bitladder heal`: what of dvc.lock, of the outputs and of DVC's cache is damaged.
 
-DVC writes dvc.lock in place, for the better part of a second after each stage: killed as it does, it refuses what it
-finds the next time. And it takes a cache object that is read-only as unchanged, so one that a disk damaged is handed
-out as if it were whole.
+DVC writes dvc.lock in place after each stage: killed as it does, it refuses what it finds the next time. And it takes a
+cache object that is read-only as unchanged, so one that a disk damaged is handed out as if it were whole.
 """
 
 import json

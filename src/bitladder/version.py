@@ -28,7 +28,7 @@ def own_version() -> str:
 def check_version(params: Params) -> None:
     """Refuse to run where params.yaml was made for another bitladder, whose results nothing would tell apart.
 
-    Where the key is absent, bitladder's code is listed in dvc.yaml file by file.
+    Where the key is absent, stages depend on bitladder's code itself, by what the stage `sources` lists.
     """
     if params.bitladder and params.bitladder != own_version():
         raise UserError(

@@ -62,6 +62,7 @@ def prepare(
     exclude: Sequence[str] = (),
     wishes: Quantization | None = None,
     fold: bool = True,
+    again: bool = False,
 ) -> tuple[nn.Module, Preparation]:
     """Make a trained network fit for quantization, and say what was done.
 
@@ -76,6 +77,7 @@ def prepare(
         exclude: names of modules that the preparer does not look into; functional calls in them get no quantizers.
         wishes: what the task asks of AIMET. Modules with quantized definitions of its own are not looked into either.
         fold: whether to fold batch norms.
+        again: whether all this has been done before, and gone well: what came of it is not held against the guidelines.
 
     Returns: the network in evaluation mode; what was done to it.
 
@@ -96,7 +98,7 @@ def prepare(
         except Exception as error:  # torch.fx raises many kinds: each means that the network cannot be traced
             raise UserError(untraceable(model, error)) from None
         left = _modules_called(model, exclude) + define(model, wishes)
-        if findings := _broken_guidelines(model, sample, left):
+        if not again and (findings := _broken_guidelines(model, sample, left)):
             raise UserError(f"task: the model breaks AIMET's guidelines, and its preparer does not help: {findings}")
         preparation = Preparation(True)
     if exclude:
@@ -121,7 +123,7 @@ def check_equal(prepared: Outputs, outputs: Outputs) -> None:
 
 def load_prepared(task: Task, sample: tuple[Tensor, ...], weights: Path, exclude: Sequence[str] = ()) -> nn.Module:
     """Rebuild the network that `prepare` gave, with the weights that were saved of it."""
-    model, _ = prepare(build_network(task).eval(), sample, exclude, task.quantization)
+    model, _ = prepare(build_network(task).eval(), sample, exclude, task.quantization, again=True)
     load_weights(model, load_tensors(weights), weights)
     return model
 
@@ -136,7 +138,7 @@ def load_unfolded(task: Task, sample: tuple[Tensor, ...], weights: Path, exclude
         exclude: as for `prepare`.
 
     """
-    return prepare(build_model(task, weights), sample, exclude, task.quantization, fold=False)[0]
+    return prepare(build_model(task, weights), sample, exclude, task.quantization, fold=False, again=True)[0]
 
 
 def _flatten_outputs(model: nn.Module, sample: tuple[Tensor, ...]) -> None:

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,20 +61,25 @@ class Hexagon:
 
     def _run(self, job: Job, source: str) -> tuple["Compiled", Outputs]:
         limit_s, fp16 = self.settings.compile_limit_s, job.precision == "FP16"
-        compiled = compile_model(job.model, job.folder, self.soc, fp16, limit_s, job.workspace)
-        found = run(compiled, self.soc, fp16, job.split, self.settings, job.workspace)
-        arguments = (str(compiled.context), str(job.workspace), self.soc.soc_model, fp16, _row(job.split, 0))
-        self._in_worker(job, write_profile, arguments, 1)
+        with worker_pool(min(self.settings.workers, len(job.split)), job.workspace) as pool:
+            pool.schedule(len, args=((),))  # so that the processes start while one of its own compiles
+            compiled = compile_model(job.model, job.folder, self.soc, fp16, limit_s, job.workspace)
+            found = run(compiled, self.soc, fp16, job.split, self.settings, job.workspace, pool)
+            arguments = (str(compiled.context), str(job.workspace), self.soc.soc_model, fp16, _row(job.split, 0))
+            self._result(job, pool.schedule(write_profile, args=arguments, timeout=self.settings.sample_limit_s))
         check_room(f"{job.model}: profiling on {self.soc.name}", job.workspace)
         write_ops(job.workspace, job.notes / OPS_FILE, source)
         return compiled, found
 
     def _in_worker(self, job: Job, work: Callable, arguments: tuple, inferences: int) -> Any:
-        limit_s = self.settings.sample_limit_s * inferences
         with worker_pool(1, job.workspace) as pool:
-            future = pool.schedule(work, args=arguments, timeout=limit_s)
-            limit = f"target.sample_limit_s = {self.settings.sample_limit_s:g} s an inference"
-            return result(future, f"{job.model} on {self.soc.name}", limit, job.workspace)
+            return self._result(
+                job, pool.schedule(work, args=arguments, timeout=self.settings.sample_limit_s * inferences)
+            )
+
+    def _result(self, job: Job, future: Future) -> Any:
+        limit = f"target.sample_limit_s = {self.settings.sample_limit_s:g} s an inference"
+        return result(future, f"{job.model} on {self.soc.name}", limit, job.workspace)
 
 
 @dataclass(frozen=True)
@@ -151,8 +157,16 @@ def compile_model(model: Path, folder: Path, soc: Soc, fp16: bool, limit_s: floa
     return Compiled(folder / CONTEXT_FILE, size, len(placement["npu"]), len(placement["cpu"]), memory)
 
 
-def run(compiled: Compiled, soc: Soc, fp16: bool, split: Split, params: TargetParams, workspace: Path) -> Outputs:
-    """Run samples on the emulator one at a time, over parallel processes.
+def run(
+    compiled: Compiled,
+    soc: Soc,
+    fp16: bool,
+    split: Split,
+    params: TargetParams,
+    workspace: Path,
+    pool: ProcessPool | None = None,
+) -> Outputs:
+    """Run samples on the emulator one at a time, over the parallel processes of `pool`, or of one of its own.
 
     Answers are kept in `workspace` as they come, so that a killed run goes on where it was.
 
@@ -165,19 +179,19 @@ def run(compiled: Compiled, soc: Soc, fp16: bool, split: Split, params: TargetPa
         return known
     rows: list[Row] = []
     with (
-        worker_pool(min(params.workers, len(split) - done), workspace) as pool,
+        nullcontext(pool) if pool else worker_pool(min(params.workers, len(split) - done), workspace) as workers,
         tqdm(total=len(split), initial=done, desc="emulate", unit="sample") as bar,
     ):
         saved = time.monotonic()
         try:
-            for found in _answers(pool, compiled, soc, fp16, split, done, params, workspace):
+            for found in _answers(workers, compiled, soc, fp16, split, done, params, workspace):
                 rows += found
                 bar.update(len(found))
                 if time.monotonic() - saved > SAVE_EVERY_S:
                     save_tensors(kept, _joined(known, rows))
                     saved = time.monotonic()
         except BaseException:
-            pool.stop()
+            workers.stop()
             if rows:
                 save_tensors(kept, _joined(known, rows))
             raise
