@@ -205,22 +205,23 @@ def main(name: str) -> None:
 
 
 def _load_first() -> bool:
-    """Load what all stages that fork need; give whether that went well, or each must try by itself, and say why not."""
+    """Load what all stages that fork need; give whether stages can be forked, or each must run and speak for itself."""
     from bitladder import determinism
     from bitladder.errors import UserError
     from bitladder.params import load_params
 
     try:
         determinism.pin(load_params().compute.threads)
-        _load("torch")
-    except (UserError, ImportError):
+        os.close(os.pidfd_open(os.getpid()))  # which some kernels and sandboxes have not
+    except (UserError, OSError):
         return False
+    _load("torch")
     return True
 
 
 def _load(name: str) -> None:
-    """Import a module, but keep none of this project's."""
-    with suppress(ImportError):
+    """Import a module, but keep none of this project's. One that fails is for the stage to tell of that needs it."""
+    with suppress(Exception):
         import_module(name)
     for own in [own for own in sys.modules if own.partition(".")[0] == "bitladder"]:
         del sys.modules[own]
@@ -230,6 +231,7 @@ def _load(name: str) -> None:
 def _fork(connection: socket.socket, listener: socket.socket) -> int | None:
     """Fork the stage that is asked for; give its process, None where nothing is asked."""
     connection.settimeout(END_S)
+    terminal: list[int] = []
     try:
         asked, terminal, _, _ = socket.recv_fds(connection, 1 << 20, 3)
         # A fork would not have the threads that a library started
@@ -243,15 +245,16 @@ def _fork(connection: socket.socket, listener: socket.socket) -> int | None:
                 _be_stage(json.loads(asked), terminal, server)
             finally:
                 os._exit(1)
-        for descriptor in terminal:
-            os.close(descriptor)
-        with suppress(OSError):
-            os.setpgid(pid, pid)
-        with suppress(OSError):  # of who has gone
-            connection.send(str(pid).encode())
-        return pid
     except OSError:
         return None
+    finally:  # or whoever reads what the stage prints would wait for this process's end
+        for descriptor in terminal:
+            os.close(descriptor)
+    with suppress(OSError):
+        os.setpgid(pid, pid)
+    with suppress(OSError):  # of who has gone
+        connection.send(str(pid).encode())
+    return pid
 
 
 def _end(stage: _Stage) -> None:

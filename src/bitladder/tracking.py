@@ -40,7 +40,7 @@ OWNER = "bitladder.owner"
 
 ABANDONED_S = 600.0  # logging takes seconds: a run that is not finished after this is a killed one's
 
-SETTLE_S = 1.0  # until a run that another began before this one is in a server's store too; a file has it at once
+SETTLE_S = 1.0  # until a run that another began before this one is in the store too
 
 WAIT_S = 60.0  # for another clone that logs the same
 
@@ -115,8 +115,7 @@ def _track(params: Params, results: Results, fingerprint: str) -> str:
     name = f"{revision[:10]}{'-dirty' if dirty else ''}"
     tags = {FINGERPRINT: fingerprint, OWNER: _OWN, "git.revision": revision, "git.dirty": str(dirty).lower()}
     parent = client.create_run(experiment, run_name=name, tags=tags).info.run_id
-    if not mlflow.get_tracking_uri().startswith("sqlite:"):
-        time.sleep(SETTLE_S)
+    time.sleep(SETTLE_S)
     if _other_run(client, experiment, fingerprint, parent):  # two began at once: the first goes on
         client.delete_run(parent)
         return _track(params, results, fingerprint)

@@ -232,7 +232,7 @@ def _answers(
             if len(samples) == 1:
                 raise
             size = 1
-            ahead.extendleft(ask(range(index, index + 1)) for index in reversed(samples))
+            ahead.extendleft(reversed([ask(range(index, index + 1)) for index in samples]))
             continue
         if seconds < QUICK_S:
             size = min(2 * size, TOGETHER)
