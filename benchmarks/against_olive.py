@@ -4,9 +4,9 @@
     python benchmarks/against_olive.py --folder DIR --no-speed --npu-samples 20
 
 Olive lives in an environment of its own (made in --environment by uv where there is none: 5 GB), since it asks for
-other versions; its telemetry is off. Both start from the trained FP32 network, Olive from its ONNX; both see the same
-calibration samples. Olive's settings are its defaults for W8A8; W8A16 changes `activation_type` alone. Ours are those
-of params.yaml.
+other versions; its telemetry is off, and not waited for. Both start from the trained FP32 network, Olive from its
+ONNX; both see the same calibration samples. Olive's settings are its defaults for W8A8; W8A16 changes
+`activation_type` alone. Ours are those of params.yaml.
 
 What comes out: the metric, and the SQNR to FP32's answers, of both quantized ONNX files through ONNX Runtime without
 optimisations; and of the same files on the emulated NPU. How long: from the FP32 network to both quantized files,
@@ -72,12 +72,12 @@ def main() -> None:
 
 
 def make_environment(folder: Path) -> Path:
-    """Give the command of an environment with Olive in it, made where there is none."""
+    """Give the Python of an environment with Olive in it, made where there is none."""
     if not (folder / "bin/olive").exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
         uv = [str(Path(sys.executable).parent / "uv"), "pip", "install", "--quiet", "--compile-bytecode"]
         subprocess.run([*uv, "--python", str(folder / "bin/python"), OLIVE, "onnxruntime", "requests"], check=True)
-    return (folder / "bin/olive").absolute()
+    return (folder / "bin/python").absolute()
 
 
 def ran(clone: Clone, *stages: str) -> float:
@@ -119,7 +119,11 @@ def run_olive(olive: Path, work: Path, name: str, bits: tuple[str, str]) -> floa
     environment.pop("PYTHONPATH", None)
     start = time.perf_counter()
     done = subprocess.run(
-        [str(olive), "run", "--config", str(path)], cwd=work, env=environment, capture_output=True, text=True
+        [str(olive), str(HERE / "olive/run.py"), "run", "--config", str(path)],
+        cwd=work,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
     return time.perf_counter() - start
