@@ -6,6 +6,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from bitladder.imports import import_closure
+from bitladder.params import TARGETS, TECHNIQUES
 from support import ROOT
 
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text("utf-8"))["stages"]
@@ -51,3 +52,27 @@ def test_an_import_is_followed_from_file_to_file(tmp_path):
         "src/bitladder/room/__init__.py",
         "src/bitladder/room/door.py",
     }
+
+
+def test_a_table_brings_the_code_that_it_names_to_who_imports_it_and_to_nobody_else(tmp_path):
+    for name, text in {
+        "stages/one.py": "from bitladder.rooms import DOORS",
+        "stages/other.py": "import bitladder.rooms\nfrom bitladder.rooms import load",
+        "src/bitladder/rooms.py": 'DOORS = {"front": "bitladder.door:Door"}\nWALLS = {"north": "bitladder.wall:Wall"}',
+        "src/bitladder/door.py": "import bitladder.hinge",
+        "src/bitladder/hinge.py": "import torch",
+        "src/bitladder/wall.py": "import torch",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    other = {"stages/other.py", "src/bitladder/rooms.py"}
+    assert import_closure(tmp_path / "stages/other.py", tmp_path) == other
+    one = {"stages/one.py", "src/bitladder/rooms.py", "src/bitladder/door.py", "src/bitladder/hinge.py"}
+    assert import_closure(tmp_path / "stages/one.py", tmp_path) == one
+
+
+def test_the_stages_that_use_a_table_depend_on_all_that_it_names():
+    for script, table in (("ptq", TECHNIQUES), ("profile", TARGETS), ("socs", TARGETS)):
+        named = {f"src/{row.partition(':')[0].replace('.', '/')}.py" for row in table.values()}
+        assert named <= import_closure(ROOT / f"stages/{script}.py", ROOT)
+        assert all((ROOT / path).is_file() for path in named)

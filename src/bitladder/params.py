@@ -1,6 +1,6 @@
 """The schema of params.yaml: unknown keys and bad values are refused by name, before any work starts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,9 +13,28 @@ from bitladder.precision import FLOAT, Precision
 from bitladder.socs import Soc, find_soc
 from bitladder.tasks.source import is_file
 
-__all__ = ["GoalsParams", "Params", "Rung", "TaskParams", "load_params"]
+__all__ = ["TARGETS", "TECHNIQUES", "GoalsParams", "Params", "Rung", "TaskParams", "load_params"]
 
 PARAMS_FILE = Path("params.yaml")
+
+TECHNIQUES = {
+    "min-max": "bitladder.quantize.techniques:min_max",
+    "sqnr": "bitladder.quantize.techniques:sqnr",
+    "bias-correction": "bitladder.quantize.techniques:bias_correction",
+    "bn-reestimation": "bitladder.quantize.techniques:bn_reestimation",
+    "cle": "bitladder.quantize.techniques:cle",
+    "gptq": "bitladder.quantize.techniques:gptq",
+    "seq-mse": "bitladder.quantize.techniques:seq_mse",
+    "adaround": "bitladder.quantize.techniques:adaround",
+}
+"""PTQ techniques by the names that `ptq.techniques` takes, in order of cost, and the function of each."""
+
+TARGETS = {
+    "hexagon-emulator": "bitladder.targets.hexagon:Hexagon",
+    "snapdragon": "bitladder.targets.hexagon:Snapdragon",
+    "ai-hub": "bitladder.targets.aihub:AiHub",
+}
+"""Targets by the names that `target.backend` takes, and the class of each. Both tables are imported only where used."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -32,6 +51,14 @@ def _checked(check: Callable[[str], object]) -> AfterValidator:
         return value
 
     return AfterValidator(validate)
+
+
+def _one_of(names: Mapping[str, str]) -> AfterValidator:
+    def check(value: str) -> None:
+        if value not in names:
+            raise UserError(f"use one of {', '.join(names)}")
+
+    return _checked(check)
 
 
 class _Block(BaseModel):
@@ -132,8 +159,7 @@ class VerifyParams(_Block):
     min_sqnr_db: Finite
 
 
-Technique = Literal["min-max", "sqnr", "bias-correction", "bn-reestimation", "cle", "gptq", "seq-mse", "adaround"]
-"""PTQ techniques, in order of cost; src/bitladder/quantize/techniques.py says what each does."""
+Technique = Annotated[str, _one_of(TECHNIQUES)]
 
 Techniques = Literal["auto"] | Annotated[list[Technique], Field(min_length=1)]
 
@@ -263,7 +289,7 @@ class ExportParams(_Block):
 class TargetParams(_Block):
     """Where a model is measured."""
 
-    backend: Literal["hexagon-emulator", "snapdragon", "ai-hub"]
+    backend: Annotated[str, _one_of(TARGETS)]
     soc: Annotated[str, _checked(find_soc)]
     socs: list[Annotated[str, _checked(find_soc)]] = []
     samples: Count

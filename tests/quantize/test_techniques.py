@@ -16,7 +16,7 @@ from bitladder.quantize.mixed import raise_layers
 from bitladder.quantize.ptq import quantize
 from bitladder.quantize.sensitivity import ALL, measure, summarise
 from bitladder.quantize.simulation import build_sim, encodings_of, load_sim, needs_relu, save_sim, swap_relu6
-from bitladder.quantize.techniques import TECHNIQUES, Idle
+from bitladder.quantize.techniques import ORDER, Idle, apply
 from bitladder.tasks.task import Split
 from support import CONFIG, rung_setting
 
@@ -49,7 +49,7 @@ def test_auto_tries_all_where_nothing_is_enough_and_keeps_only_what_helps(traine
     setting = rung_setting(trained, Precision(3, 8), "auto", tmp_path, max_drop=0.0)
     score = scorer(trained)
     done, tries, _ = quantize(replace(setting, params=setting.params.model_copy(update={"max_drop": -1.0})), score)
-    assert [one.technique for one in tries] == list(TECHNIQUES)
+    assert [one.technique for one in tries] == list(ORDER)
     kept = [one for one in tries if one.kept]
     ranks = [(-one.drop, one.sqnr_db) for one in kept]
     assert ranks == sorted(ranks)  # each that was kept is better than the one before
@@ -68,7 +68,7 @@ def test_what_can_do_nothing_is_said_to_do_nothing(trained):
 def test_cle_takes_relu6_out_and_the_next_stage_builds_it_so(trained, tmp_path):
     setting = rung_setting(trained, TINY, ["min-max"])
     try:
-        done = TECHNIQUES["cle"](setting, None)
+        done = apply("cle", setting, None)
     except Idle:
         pytest.fail("the network has layers with ReLU6 between them")
     assert not any(isinstance(module, nn.ReLU6) for module in done.model.modules())
@@ -98,13 +98,13 @@ def test_bias_correction_gives_every_channel_the_mean_it_has_in_float(trained, p
 
 def test_adaround_beats_rounding_to_the_nearest_and_a_killed_run_ends_with_the_same_bits(trained, plain, tmp_path):
     setting = rung_setting(trained, TINY, ["adaround"], tmp_path / "whole")
-    whole = TECHNIQUES["adaround"](setting, plain)
+    whole = apply("adaround", setting, plain)
     assert left_db(trained, whole) > left_db(trained, plain) + 1
     layers = sorted((tmp_path / "whole/adaround").iterdir(), key=lambda path: path.stat().st_mtime)
     (tmp_path / "killed/adaround").mkdir(parents=True)
     for path in layers[: len(layers) // 2]:
         shutil.copy(path, tmp_path / "killed/adaround")
-    resumed = TECHNIQUES["adaround"](replace(setting, work=tmp_path / "killed"), plain)
+    resumed = apply("adaround", replace(setting, work=tmp_path / "killed"), plain)
     assert encodings_of(resumed.sim) == encodings_of(whole.sim)
     state, other = whole.sim.model.state_dict(), resumed.sim.model.state_dict()
     assert all(torch.equal(state[name], other[name]) for name in state if isinstance(state[name], torch.Tensor))
@@ -112,7 +112,7 @@ def test_adaround_beats_rounding_to_the_nearest_and_a_killed_run_ends_with_the_s
 
 def test_gptq_beats_rounding_to_the_nearest_and_gives_the_same_bits_twice(trained, plain):
     setting = rung_setting(trained, TINY, ["gptq"])
-    done, again = (TECHNIQUES["gptq"](setting, plain) for _ in range(2))
+    done, again = (apply("gptq", setting, plain) for _ in range(2))
     assert done.name == "ptq:bn-fold+min-max+gptq"
     assert left_db(trained, done) > left_db(trained, plain) + 3
     assert encodings_of(again.sim) == encodings_of(done.sim)
@@ -135,7 +135,7 @@ def test_gptq_takes_every_kind_of_layer_that_it_says_it_does(trained):
     split = Split({"x": torch.randn(64, 4, 24)}, torch.zeros(64))
     sample = (split.inputs["x"][:1],)
     setting = replace(rung_setting(trained, TINY, ["min-max"]), model=network, sample=sample, fit=split)
-    plain, done = quantize(setting)[0], TECHNIQUES["gptq"](setting, None)
+    plain, done = quantize(setting)[0], apply("gptq", setting, None)
     reference = predict(network, split, 64, "")
     nearest, made_up = (sqnr_db(reference, predict(one.sim.model, split, 64, "")) for one in (plain, done))
     assert made_up > nearest + 1
@@ -144,15 +144,15 @@ def test_gptq_takes_every_kind_of_layer_that_it_says_it_does(trained):
 def test_what_rounds_weights_starts_from_float_ones(trained, plain, tmp_path):
     """AdaRound put on top of GPTQ is AdaRound: it has nothing left to round otherwise, and the name says so."""
     setting = rung_setting(trained, TINY, ["adaround"], tmp_path)
-    on_top = TECHNIQUES["adaround"](setting, TECHNIQUES["gptq"](setting, plain))
-    alone = TECHNIQUES["adaround"](replace(setting, work=tmp_path / "alone"), plain)
+    on_top = apply("adaround", setting, apply("gptq", setting, plain))
+    alone = apply("adaround", replace(setting, work=tmp_path / "alone"), plain)
     assert on_top.name == alone.name == "ptq:bn-fold+min-max+adaround"
     assert encodings_of(on_top.sim) == encodings_of(alone.sim)
 
 
 def test_biases_are_corrected_anew_where_the_float_network_changes(trained, plain):
     setting = rung_setting(trained, TINY, ["min-max"])
-    done = TECHNIQUES["bn-reestimation"](setting, TECHNIQUES["bias-correction"](setting, plain))
+    done = apply("bn-reestimation", setting, apply("bias-correction", setting, plain))
     assert done.name == "ptq:bn-fold+min-max+bn-reestimation+bias-correction"
     biases = [module.bias for module in done.sim.model.modules() if getattr(module, "bias", None) is not None]
     floats = [module.bias for module in done.model.modules() if getattr(module, "bias", None) is not None]

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from aimet_torch.seq_mse import apply_seq_mse
 from torch import Tensor, nn
 
 from bitladder.model import carry_notes
-from bitladder.params import PtqParams
+from bitladder.params import TECHNIQUES, PtqParams
 from bitladder.precision import Precision
 from bitladder.quantize import adaround as by_gradient
 from bitladder.quantize import gptq as by_moments
@@ -24,15 +25,20 @@ from bitladder.quantize.simulation import build_sim, calibrate, copy_sim, keep_r
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.task import Split
 
-__all__ = ["GPTQ", "ORDER", "TECHNIQUES", "Idle", "Quantized", "Setting", "apply", "gptq", "with_biases"]
+__all__ = ["GPTQ", "ORDER", "Idle", "Quantized", "Setting", "apply", "gptq", "with_biases"]
 
 SEQ_MSE_BITS = 4
 """AIMET's SeqMSE passes over wider weights without a word."""
 
 BIAS, GPTQ, SEQ_MSE, ADAROUND = "bias-correction", "gptq", "seq-mse", "adaround"
 
-OF_WEIGHTS = (GPTQ, SEQ_MSE, ADAROUND)
-"""What moves the weights of a sim or their grid: undone where the float network changes, or another rounds anew."""
+RANGES = ("min-max", "sqnr")
+
+OF_FLOAT = (*RANGES, "bn-reestimation", "cle")
+"""What is in a float network, or in how ranges are found, and so in every sim that is built anew from them.
+
+All others change a sim. In a new one biases are corrected anew, and the rest is undone: weights are rounded once.
+"""
 
 BIAS_SAMPLES = 100  # run as one batch, so no more than memory takes
 
@@ -199,28 +205,16 @@ def adaround(setting: Setting, start: Quantized | None) -> Quantized:
     return with_biases(setting, start, sim, ADAROUND)
 
 
-TECHNIQUES: dict[str, Callable[[Setting, Quantized | None], Quantized]] = {
-    "min-max": min_max,
-    "sqnr": sqnr,
-    BIAS: bias_correction,
-    "bn-reestimation": bn_reestimation,
-    "cle": cle,
-    GPTQ: gptq,
-    SEQ_MSE: seq_mse,
-    ADAROUND: adaround,
-}
-"""By the names that `ptq.techniques` takes, in order of cost."""
-
-RANGES = ("min-max", "sqnr")
-
 ORDER = tuple(TECHNIQUES)
+"""All names, from cheap to costly."""
 
 
 def apply(name: str, setting: Setting, start: Quantized | None) -> Quantized:
     """Put a technique on top of what was reached before. Raises Idle where it can do nothing."""
     if isinstance(setting.model, OnnxNetwork) and name not in RANGES:
         raise Idle("the model came as ONNX, and this is done on a network of PyTorch's")
-    return TECHNIQUES[name](setting, start)
+    technique: Callable[[Setting, Quantized | None], Quantized] = resolve_name(TECHNIQUES[name])
+    return technique(setting, start)
 
 
 def with_biases(setting: Setting, start: Quantized, sim: QuantizationSimModel, technique: str) -> Quantized:
@@ -233,17 +227,16 @@ def with_biases(setting: Setting, start: Quantized, sim: QuantizationSimModel, t
 
 def _on_float(setting: Setting, start: Quantized, model: nn.Module, technique: str) -> Quantized:
     """Calibrate a float network that was changed; biases that were corrected before are corrected anew."""
-    kept = tuple(name for name in start.techniques if name not in (BIAS, *OF_WEIGHTS))
+    kept = tuple(name for name in start.techniques if name in OF_FLOAT)
     done = calibrated(setting, model, start.ranges, (*kept, technique))
     return bias_correction(setting, done) if BIAS in start.techniques else done
 
 
 def _with_float_weights(setting: Setting, start: Quantized, but: str = "") -> Quantized:
     """Undo what rounded the weights before, `but` this technique: weights are rounded once."""
-    undone = [name for name in start.techniques if name in OF_WEIGHTS and name != but]
-    if not undone:
+    kept = tuple(name for name in start.techniques if name in (*OF_FLOAT, BIAS))
+    if not set(start.techniques) - {*kept, but}:
         return start
-    kept = tuple(name for name in start.techniques if name not in OF_WEIGHTS)
     return calibrated(setting, start.model, start.ranges, kept)
 
 

@@ -1,12 +1,13 @@
 """What a target says of a rung, in one form for every backend: the metrics/target/*.json files."""
 
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from bitladder.evaluate import Outputs, agreement, sqnr_db
 from bitladder.files import load_tensors
 from bitladder.model import load_split
-from bitladder.params import Params, TargetParams
+from bitladder.params import TARGETS, Params, TargetParams
 from bitladder.resume import fingerprint, workspace
 from bitladder.socs import Soc
 from bitladder.targets.record import header, memory_table, precision_of
@@ -88,11 +89,6 @@ def profile(
 
 
 def find_target(soc: Soc, settings: TargetParams) -> Target:
-    """Give the target that `target.backend` names. The import of each stays here: one may lack what another needs."""
-    if settings.backend == "ai-hub":
-        from bitladder.targets.aihub import AiHub
-
-        return AiHub(soc, settings)
-    from bitladder.targets.hexagon import Hexagon, Snapdragon
-
-    return {"hexagon-emulator": Hexagon, "snapdragon": Snapdragon}[settings.backend](soc, settings)
+    """Give the target that `target.backend` names. It is imported here: one may lack what another needs."""
+    target: Target = resolve_name(TARGETS[settings.backend])(soc, settings)
+    return target
