@@ -44,8 +44,7 @@ lint: $(STAMP)
 
 # uv installs these 7 GB in a seventh of pip's time. Bytecode is made here: where Python may not write any
 # (PYTHONDONTWRITEBYTECODE, as images for CI have it) every stage would compile AIMET anew.
-# pyproject.toml: the bundle names the installed version of bitladder.
-$(STAMP): $(LOCK) pyproject.toml
+$(STAMP): $(LOCK)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "bitladder is locked for Python 3.11: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv

@@ -52,9 +52,9 @@ def test_an_existing_repository_keeps_what_it_has(tmp_path):
 
 def test_another_bitladder_than_the_pipelines_own_is_refused(params_with):
     with pytest.raises(
-        UserError, match=r"bitladder is 0\.0\.1\+other, and .* is installed; install the first, or write"
+        UserError, match=r"bitladder is 0\.1\.0\+other, and .* is installed; install the first, or write"
     ):
-        check_version(load_params(params_with({"bitladder": "0.0.1+other"})))
+        check_version(load_params(params_with({"bitladder": "0.1.0+other"})))
 
 
 @pytest.mark.parametrize(

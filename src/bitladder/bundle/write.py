@@ -25,6 +25,7 @@ from bitladder.targets import runner
 from bitladder.targets.backend import CONTEXT_FILE
 from bitladder.targets.hexagon import Compiled, run
 from bitladder.tasks.task import SPLITS, Split, load_task
+from bitladder.version import RELEASE
 
 __all__ = ["write_bundle"]
 
@@ -165,7 +166,7 @@ def _circumstances(params: Params) -> dict[str, Any]:
         "data": {name: hash_path(Path(f"build/data/{name}.safetensors")) for name in SPLITS},
         "versions": {
             # The release: a hash of all code would change where no stage of this bundle does
-            "bitladder": params.bitladder or _version("bitladder"),
+            "bitladder": params.bitladder or RELEASE,
             **{name: _version(name) for name in LIBRARIES},
             "python": platform.python_version(),
         },

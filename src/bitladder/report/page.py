@@ -20,6 +20,7 @@ from bitladder.params import Params
 from bitladder.report import charts
 from bitladder.report.results import METRICS, read_results
 from bitladder.report.tables import comparison_rows, mark, soc_rows
+from bitladder.version import RELEASE
 
 __all__ = ["PAGE", "render"]
 
@@ -27,7 +28,7 @@ PAGE = Path("reports/index.html")
 
 SENSITIVITY = METRICS / "sensitivity.csv"
 
-PACKAGES = ("bitladder", "aimet-torch", "torch", "onnx", "onnxruntime", "onnxruntime-qnn", "dvc")
+PACKAGES = ("aimet-torch", "torch", "onnx", "onnxruntime", "onnxruntime-qnn", "dvc")
 
 Rows = list[dict[str, Any]]
 
@@ -260,7 +261,7 @@ def _facts(params: Params) -> list[tuple[str, str]]:
         ("seed", str(params.seed)),
     ]
     facts += [(f"md5 of {path}", digest) for path, digest in _hashes(("data", "train"))]
-    return [*facts, ("versions here", ", ".join(map(installed, PACKAGES)))]
+    return [*facts, ("versions here", ", ".join((f"bitladder {RELEASE}", *map(installed, PACKAGES))))]
 
 
 def _hashes(stages: tuple[str, ...]) -> list[tuple[str, str]]:
