@@ -75,7 +75,10 @@ def compare(metric: Metric, outputs: Outputs, reference: Outputs, targets: Tenso
 
 
 def sqnr_db(reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> float:
-    """Signal to quantization noise over all outputs, in dB; the least one where there are several outputs."""
+    """Signal to quantization noise over all outputs, in dB; the least one where there are several outputs.
+
+    EQUAL_DB for equal outputs, and as much below zero where nothing of the signal is left: with NaN and infinity in it.
+    """
     return min(_sqnr_db(reference[name], outputs[name]) for name in reference)
 
 
@@ -84,7 +87,8 @@ def _sqnr_db(reference: Tensor, output: Tensor) -> float:
     noise = (reference.double() - output.double()).square().sum().item()
     if noise == 0:
         return EQUAL_DB
-    return -EQUAL_DB if signal == 0 else max(-EQUAL_DB, min(EQUAL_DB, 10 * math.log10(signal / noise)))
+    ratio = signal / noise if math.isfinite(noise) else 0.0
+    return max(-EQUAL_DB, min(EQUAL_DB, 10 * math.log10(ratio))) if ratio > 0 else -EQUAL_DB
 
 
 def agreement(reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> float | None:
