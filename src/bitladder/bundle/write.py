@@ -73,7 +73,8 @@ def write_bundle(params: Params, folder: Path) -> None:
     emulator does not load what was compiled.
     """
     decision = read_json(METRICS / "decision.json")
-    key = fingerprint(params, decision, files=tuple(sorted(Path("build/target").rglob("*.bin"))))
+    binaries = sorted(path for kind in ("target", "socs") for path in Path(f"build/{kind}").rglob("*.bin"))
+    key = fingerprint(params, decision, files=(Path("build/data/evaluation.safetensors"), *binaries))
     with workspace("bundle", key) as work:
         made = work / folder.name
         shutil.rmtree(made, ignore_errors=True)
