@@ -24,7 +24,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from bitladder.errors import UserError
-from bitladder.files import read_json
+from bitladder.files import is_running, read_json
 from bitladder.params import Params
 from bitladder.report.page import render
 from bitladder.report.results import METRICS, Results, read_results
@@ -162,14 +162,7 @@ def _is_live(run: Run) -> bool:
     machine, _, pid = owner.rpartition(":")
     if not machine or owner == _OWN or time.time() - run.info.start_time / 1000 > ABANDONED_S:
         return False
-    if machine == platform.node():
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-    return True
+    return machine != platform.node() or is_running(int(pid))
 
 
 _OWN = f"{platform.node()}:{os.getpid()}"
