@@ -1,5 +1,6 @@
 """The schema of params.yaml: unknown keys and bad values are refused by name, before any work starts."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -53,6 +54,17 @@ class TaskParams(_Block):
         dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], Annotated[str, Field(min_length=1)]],
         Field(min_length=1),
     ]
+
+    @model_validator(mode="after")
+    def _args_are_json(self) -> "TaskParams":
+        try:
+            json.dumps(self.args, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(
+                f"args: {error}; give texts, numbers, true, false, null, lists and mappings of them, and dates in"
+                " quotes"
+            ) from None
+        return self
 
     @model_validator(mode="after")
     def _code_is_hashed(self) -> "TaskParams":
@@ -117,6 +129,15 @@ class GoalsParams(_Block):
     def own(self, soc: str) -> SocGoals | None:
         """Give what `per_soc` says of a SoC, by its own name; None where it does not name it."""
         return next((goals for name, goals in self.per_soc.items() if find_soc(name).name == soc), None)
+
+    @model_validator(mode="after")
+    def _each_soc_is_named_once(self) -> "GoalsParams":
+        names: dict[str, str] = {}
+        for name in self.per_soc:
+            other = names.setdefault(find_soc(name).name, name)
+            if other != name:
+                raise ValueError(f"per_soc: {other} and {name} are the same SoC; put what you ask under one name")
+        return self
 
     @model_validator(mode="after")
     def _accuracy_has_a_goal(self) -> "GoalsParams":

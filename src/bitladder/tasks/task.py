@@ -152,10 +152,15 @@ def make_splits(task: Task, seed: int) -> dict[str, Split]:
         split = splits[name]
         if not isinstance(split, Split) or not isinstance(split.inputs, dict):
             raise UserError(f"task: the {name!r} split must be a Split({{input name: tensor}}, targets)")
-        for input_name, values in {**split.inputs, "targets": split.targets}.items():
+        for part, values in (*split.inputs.items(), ("targets", split.targets)):
             if not isinstance(values, Tensor):
                 kind = type(values).__name__
-                raise UserError(f"task: {input_name!r} of the {name!r} split must be a tensor, and is of type {kind}")
+                raise UserError(f"task: {part!r} of the {name!r} split must be a tensor, and is of type {kind}")
+            if not values.ndim:
+                raise UserError(
+                    f"task: {part!r} of the {name!r} split is a single number; its first dimension must be the number"
+                    " of samples"
+                )
         if not len(split) or not split.inputs:
             raise UserError(f"task: the {name!r} split is empty")
         if list(split.inputs) != list(splits["train"].inputs):
