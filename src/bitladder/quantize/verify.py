@@ -1,7 +1,7 @@
 """The W16A16 check: a QuantSim that hardly quantizes must agree with FP32, or nothing below it can be trusted."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from bitladder.errors import UserError
 from bitladder.evaluate import Comparison, Outputs, compare, predict, sqnr_db
-from bitladder.files import save_tensors, write_json, write_text
-from bitladder.model import sample_inputs
+from bitladder.files import save_tensors, write_csv, write_json, write_text
+from bitladder.model import sample_inputs, save_split
 from bitladder.params import Params
 from bitladder.precision import Precision
 from bitladder.quantize.onnx_simulation import OnnxSim
 from bitladder.quantize.simulation import Sim, build_sim, calibrate, clipped_layers
+from bitladder.quantize.wishes import wishes_of
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.task import Metric, Split
 
@@ -71,7 +72,7 @@ def verify(
     facts = {
         "task": params.task.model_dump(),
         "prepare": params.prepare.model_dump(),
-        "quantsim_config": params.soc.quantsim_config,
+        "quantsim_config": wishes_of(model).config or params.soc.quantsim_config,
         "drop": result.drop,
         "sqnr_db": found_db,
     }
@@ -148,10 +149,9 @@ def write_evidence(
     came_as_onnx = isinstance(model, OnnxNetwork)
     versions = {name: version(name) for name in ("aimet-onnx" if came_as_onnx else "aimet-torch", "torch", "onnx")}
     write_json(folder / "facts.json", {**facts, "versions": versions})
-    rows = "".join(f"{layer.layer},{layer.kind},{layer.sqnr_db:.2f}\n" for layer in layers)
-    write_text(folder / "layers.csv", "layer,kind,sqnr_db\n" + rows)
+    write_csv(folder / "layers.csv", ("layer", "kind", "sqnr_db"), map(asdict, layers))
     save_tensors(folder / "weights.safetensors", model.state_dict())
-    save_tensors(folder / "samples.safetensors", split.inputs)
+    save_split(folder / "samples.safetensors", split)
     write_text(folder / "model.txt", f"{model}\n")
     if not came_as_onnx:  # model.txt, weights and samples are all that takes; the script builds a network of torch
         write_text(folder / "show.py", files("bitladder.quantize").joinpath("show_w16a16.py").read_text("utf-8"))
