@@ -102,7 +102,10 @@ def _answers(folder: Path, manifest: Manifest, name: str, limit_s: float) -> tup
     assert manifest.recorded
     chip = manifest.socs[name]
     inputs = {key: torch.from_numpy(values) for key, values in load_arrays(folder / manifest.recorded.file).items()}
-    targets = torch.from_numpy(load_arrays(folder / manifest.recorded.targets)["targets"])
+    beside = load_arrays(folder / manifest.recorded.targets)
+    if "targets" not in beside:
+        raise UserError(f"{folder / manifest.recorded.targets}: has no array 'targets'")
+    targets = torch.from_numpy(beside["targets"])
     split = Split(inputs, targets)
     if {len(values) for values in (*inputs.values(), targets)} != {manifest.recorded.samples}:
         raise UserError(f"{folder / manifest.recorded.file}: holds other samples than the manifest says")
