@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -196,12 +197,14 @@ class _SimNetwork(nn.Module):
 
 def _tensors(proto: onnx.ModelProto, wanted: dict[str, str], split: Split) -> dict[str, Tensor]:
     """Run a split through a graph, and give inner tensors: `wanted` says what each is called there."""
-    from aimet_onnx.utils import OrtInferenceSession
+    from aimet_onnx.utils import OrtInferenceSession, register_aimet_custom_ops
 
+    options = register_aimet_custom_ops(onnxruntime.SessionOptions())
+    options.intra_op_num_threads = torch.get_num_threads()  # sums change their last bits with it
     proto = copy.deepcopy(proto)
     new = set(wanted.values()) - {value.name for value in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(new))
-    session = OrtInferenceSession(proto, ["CPUExecutionProvider"])
+    session = OrtInferenceSession(proto, ["CPUExecutionProvider"], options)
     kinds = {output.name: output.type for output in session.get_outputs()}
     floats = {name: inner for name, inner in wanted.items() if kinds[inner] == "tensor(float)"}
     samples = (
