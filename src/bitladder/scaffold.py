@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bitladder.errors import UserError
 from bitladder.files import write_text
+from bitladder.git import ask_git, run_git
 from bitladder.version import own_version
 
 __all__ = ["init", "user_params", "user_pipeline"]
@@ -37,11 +38,11 @@ def init(folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     root = _git_root(folder)
     if root is None:
-        _run(folder, "git", "init", "--quiet")
+        run_git("init", "--quiet", folder=folder)
         root = folder.resolve()
     if not (folder / ".dvc").exists():
         subdirectory = () if root == folder.resolve() else ("--subdir",)
-        _run(folder, sys.executable, "-m", "dvc", "init", "--quiet", *subdirectory)
+        _init_dvc(folder, *subdirectory)
         write_text(folder / ".dvc/config", DVC_CONFIG)
     for name, text in contents.items():
         write_text(folder / name, text)
@@ -98,13 +99,12 @@ def _contents() -> dict[str, str]:
 
 
 def _git_root(folder: Path) -> Path | None:
-    done = subprocess.run(
-        ["git", "rev-parse", "--show-toplevel"], cwd=folder, capture_output=True, text=True, check=False
-    )
-    return Path(done.stdout.strip()).resolve() if done.returncode == 0 else None
+    found = ask_git("rev-parse", "--show-toplevel", folder=folder)
+    return Path(found.strip()).resolve() if found is not None else None
 
 
-def _run(folder: Path, *words: str) -> None:
+def _init_dvc(folder: Path, *options: str) -> None:
+    words = [sys.executable, "-m", "dvc", "init", "--quiet", *options]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(f"{folder}: `{' '.join(words)}` failed: {' '.join(done.stderr.split())[:300]}")
+        raise UserError(f"{folder}: `dvc init` failed: {' '.join(done.stderr.split())[:300]}")

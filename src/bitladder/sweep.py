@@ -95,13 +95,17 @@ def _value(params: dict, key: str) -> str:
 
 def _experiments() -> dict[str, str]:
     """Give the revision of every experiment that started from this commit, by name."""
-    from dvc.exceptions import NotDvcRepoError
+    from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
+    from dvc.scm import SCMError
 
     try:
         found = Repo(".").experiments.ls()
     except NotDvcRepoError:
         raise UserError("no DVC project in this folder; run this in the folder that holds dvc.yaml") from None
+    except (DvcException, SCMError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"DVC's experiments need a git repository with a commit in it ({reason})") from None
     return {name: revision for experiments in found.values() for name, revision in experiments}
 
 

@@ -7,7 +7,6 @@ import logging
 import os
 import platform
 import re
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from bitladder import git
 from bitladder.errors import UserError
 from bitladder.files import is_running, read_json
 from bitladder.params import Params
@@ -111,9 +111,10 @@ def _track(params: Params, results: Results, fingerprint: str) -> str:
     decision = read_json(METRICS / "decision.json")
     if params.track.register_as and decision["chosen"]:
         _graph(decision["chosen"])  # before anything is logged
-    revision, dirty = _git_state()
-    name = f"{revision[:10]}{'-dirty' if dirty else ''}"
-    tags = {FINGERPRINT: fingerprint, OWNER: _OWN, "git.revision": revision, "git.dirty": str(dirty).lower()}
+    commit, changed = git.state()
+    revision = commit or "none"
+    name = f"{revision[:10]}{'-dirty' if changed else ''}"
+    tags = {FINGERPRINT: fingerprint, OWNER: _OWN, "git.revision": revision, "git.dirty": str(bool(changed)).lower()}
     parent = client.create_run(experiment, run_name=name, tags=tags).info.run_id
     time.sleep(SETTLE_S)
     if _other_run(client, experiment, fingerprint, parent):  # two began at once: the first goes on
@@ -266,12 +267,3 @@ def _fingerprint(params: Params) -> str:
 
 
 _KINDS = (("eval", "json"), ("target", "json"), ("qat", "csv"))
-
-
-def _git_state() -> tuple[str, bool]:
-    """Give the revision and whether the work tree differs from it; `none` outside of git."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
-
-    return git("rev-parse", "HEAD") or "none", bool(git("status", "--porcelain"))

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import subprocess
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
@@ -13,9 +12,9 @@ from typing import Any
 import jinja2
 import vl_convert
 from markupsafe import Markup
-from ruamel.yaml import YAML
 
-from bitladder.files import read_json, write_text
+from bitladder import git
+from bitladder.files import locked_stages, read_json, write_text
 from bitladder.params import Params
 from bitladder.report import charts
 from bitladder.report.results import METRICS, read_results
@@ -240,21 +239,16 @@ def _value(column: str, text: str) -> str | float | None:
 def _facts(params: Params) -> list[tuple[str, str]]:
     """Name what the figures were made from: revision, data, weights, versions."""
 
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
-
     def installed(package: str) -> str:
         try:
             return f"{package} {version(package)}"
         except PackageNotFoundError:
             return f"{package} not installed"
 
-    changed = [line[3:] for line in git("status", "--porcelain").splitlines()]
-    revision = git("rev-parse", "HEAD") or "not in git"
-    if changed:
-        revision += f", and changes not committed in {len(changed)} files"
+    revision, changed = git.state()
+    uncommitted = f", and changes not committed in {changed} files" if changed else ""
     facts = [
-        ("git revision", revision),
+        ("git revision", f"{revision or 'not in git'}{uncommitted}"),
         ("task", f"{params.task.factory} {json.dumps(params.task.args)}"),
         ("target", f"{params.target.soc} ({params.soc.arch}) by {params.target.backend}"),
         ("seed", str(params.seed)),
@@ -265,8 +259,7 @@ def _facts(params: Params) -> list[tuple[str, str]]:
 
 def _hashes(stages: tuple[str, ...]) -> list[tuple[str, str]]:
     """Give path and hash of the outputs of stages, from dvc.lock."""
-    lock = Path("dvc.lock")
-    recorded = YAML(typ="safe").load(lock.read_text("utf-8"))["stages"] if lock.exists() else {}
+    recorded = locked_stages()
     return [
         (out["path"], out["md5"])
         for stage in stages
