@@ -99,8 +99,8 @@ def show(
     """Print the comparison, the decision and its reasons, from the metrics files."""
     from bitladder.files import read_json
     from bitladder.params import load_params
-    from bitladder.report.results import METRICS, read_results
     from bitladder.report.tables import comparison_rows, format_soc_table, format_table, soc_rows
+    from bitladder.results import METRICS, read_results
 
     results = read_results(load_params(params))
     decision = read_json(METRICS / "decision.json")

@@ -12,9 +12,8 @@ from ruamel.yaml.error import YAMLError
 from bitladder.errors import UserError
 from bitladder.precision import FLOAT, Precision
 from bitladder.socs import Soc, find_soc
-from bitladder.tasks.source import is_file
 
-__all__ = ["GoalsParams", "Params", "Rung", "TaskParams", "load_params"]
+__all__ = ["GoalsParams", "Params", "Rung", "TaskParams", "load_params", "names_file"]
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -37,6 +36,11 @@ def _checked(check: Callable[[str], object]) -> AfterValidator:
 
 class _Block(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def names_file(source: str) -> bool:
+    """Whether what stands before the colon of a task's factory is a path, rather than a module's name."""
+    return source.endswith(".py")
 
 
 class ComputeParams(_Block):
@@ -69,7 +73,7 @@ class TaskParams(_Block):
     @model_validator(mode="after")
     def _code_is_hashed(self) -> "TaskParams":
         source = self.factory.rpartition(":")[0]
-        if is_file(source) and not self.names(Path(source)):
+        if names_file(source) and not self.names(Path(source)):
             raise ValueError(
                 f"task.files: add `code: {source}`, which task.factory names, so that an edit of it is noticed"
             )

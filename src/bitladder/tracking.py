@@ -27,7 +27,7 @@ from bitladder.errors import UserError
 from bitladder.files import is_running, read_json
 from bitladder.params import Params
 from bitladder.report.page import render
-from bitladder.report.results import METRICS, Results, read_results
+from bitladder.results import METRICS, Results, read_results
 
 __all__ = ["DEFAULT_URI", "track"]
 

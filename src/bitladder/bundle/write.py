@@ -18,7 +18,7 @@ from bitladder.evaluate import Outputs
 from bitladder.files import copy_file, hash_path, read_json
 from bitladder.model import load_split
 from bitladder.params import Params
-from bitladder.report.results import METRICS
+from bitladder.results import METRICS
 from bitladder.resume import fingerprint, workspace
 from bitladder.socs import Soc, find_soc
 from bitladder.targets import runner

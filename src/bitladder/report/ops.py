@@ -7,7 +7,7 @@ from tabulate import tabulate
 
 from bitladder.errors import UserError
 from bitladder.files import read_json
-from bitladder.report.results import METRICS
+from bitladder.results import METRICS
 
 __all__ = ["format_ops"]
 

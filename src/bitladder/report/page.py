@@ -17,8 +17,8 @@ from bitladder import git
 from bitladder.files import locked_stages, read_json, write_text
 from bitladder.params import Params
 from bitladder.report import charts
-from bitladder.report.results import METRICS, read_results
 from bitladder.report.tables import comparison_rows, mark, soc_rows
+from bitladder.results import METRICS, read_results
 
 __all__ = ["PAGE", "render"]
 
