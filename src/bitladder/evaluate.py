@@ -52,14 +52,13 @@ def predict(model: nn.Module | Callable, split: Split, batch_size: int, title: s
         model.eval()
         device = next((values.device for values in model.parameters()), device)
     names = output_names(model)
-    batches: dict[str, list[Tensor]] = {}
+    parts: dict[str, list[Tensor]] = {}
     with torch.no_grad(), tqdm(total=len(split), desc=title, unit="sample", leave=False) as bar:
-        for start in range(0, len(split), batch_size):
-            batch = [values[start : start + batch_size].to(device) for values in split.inputs.values()]
-            for name, value in name_outputs(model(*batch), names).items():
-                batches.setdefault(name, []).append(value.cpu())
+        for batch in split.batches(batch_size):
+            for name, value in name_outputs(model(*(values.to(device) for values in batch)), names).items():
+                parts.setdefault(name, []).append(value.cpu())
             bar.update(len(batch[0]))
-    return {name: torch.cat(parts) for name, parts in batches.items()}
+    return {name: torch.cat(values) for name, values in parts.items()}
 
 
 def compare(metric: Metric, outputs: Outputs, reference: Outputs, targets: Tensor) -> Comparison:

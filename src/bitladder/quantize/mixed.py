@@ -11,6 +11,7 @@ from tqdm import tqdm
 from bitladder.evaluate import Comparison, predict, sqnr_db
 from bitladder.params import MixedParams
 from bitladder.precision import Precision
+from bitladder.quantize.hooks import hooked
 from bitladder.quantize.isolated import isolated, quantized_layers
 from bitladder.quantize.simulation import set_layers
 from bitladder.quantize.techniques import GPTQ, Quantized, Setting, gptq, with_biases
@@ -80,13 +81,8 @@ def _costs(quantized: Quantized, setting: Setting, mixed: MixedParams) -> dict[s
 
         return hook
 
-    hooks = [layer.register_forward_hook(count(name)) for name, layer in layers.items()]
-    try:
-        with torch.no_grad():
-            quantized.model(*setting.sample)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(layer.register_forward_hook(count(name)) for name, layer in layers.items()), torch.no_grad():
+        quantized.model(*setting.sample)
     return {name: float(layer.weight.numel() * positions.get(name, 1)) for name, layer in layers.items()}
 
 

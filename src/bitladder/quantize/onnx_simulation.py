@@ -67,9 +67,7 @@ class OnnxSim:
     def calibrate(self, split: Split) -> None:
         """Find the quantizers' ranges from samples. Raise UserError where one is left without."""
         rows = tqdm(range(len(split)), desc="calibrate", unit="sample", leave=False)
-        self._sim.compute_encodings(
-            {name: values[row : row + 1].numpy() for name, values in split.inputs.items()} for row in rows
-        )
+        self._sim.compute_encodings(split.row(row) for row in rows)
         names = self._names()
         empty = [names[key] for key, one in self._quantizers.items() if one.enabled and not one.is_initialized()]
         if empty:
@@ -207,9 +205,7 @@ def _tensors(proto: onnx.ModelProto, wanted: dict[str, str], split: Split) -> di
     session = OrtInferenceSession(proto, ["CPUExecutionProvider"], options)
     kinds = {output.name: output.type for output in session.get_outputs()}
     floats = {name: inner for name, inner in wanted.items() if kinds[inner] == "tensor(float)"}
-    samples = (
-        {name: values[row : row + 1].numpy() for name, values in split.inputs.items()} for row in range(len(split))
-    )
+    samples = (split.row(row) for row in range(len(split)))
     columns = zip(*(session.run(list(floats.values()), sample) for sample in samples), strict=True)
     return {name: torch.from_numpy(np.stack(column)) for name, column in zip(floats, columns, strict=True)}
 

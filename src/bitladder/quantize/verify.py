@@ -16,6 +16,7 @@ from bitladder.files import save_tensors, write_csv, write_json, write_text
 from bitladder.model import sample_inputs, save_split
 from bitladder.params import Params
 from bitladder.precision import Precision
+from bitladder.quantize.hooks import hooked
 from bitladder.quantize.onnx_simulation import OnnxSim
 from bitladder.quantize.simulation import Sim, build_sim, calibrate, clipped_layers
 from bitladder.quantize.wishes import wishes_of
@@ -123,13 +124,8 @@ def _layer_outputs(model: nn.Module, layers: list[str], split: Split) -> dict[st
 
         return hook
 
-    hooks = [model.get_submodule(name).register_forward_hook(keep(name)) for name in layers]
-    try:
-        with torch.no_grad():
-            model(*split.inputs.values())
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(model.get_submodule(name).register_forward_hook(keep(name)) for name in layers), torch.no_grad():
+        model(*split.inputs.values())
     return outputs
 
 
