@@ -30,6 +30,7 @@ __all__ = [
     "Sim",
     "build_sim",
     "calibrate",
+    "clipped_layers",
     "copy_sim",
     "encodings_of",
     "export_encodings",
