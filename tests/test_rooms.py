@@ -62,3 +62,8 @@ def test_a_heavy_library_has_one_room(library):
 
 def _is_of(library: str, module: str) -> bool:
     return module.split(".")[0] == library
+
+
+def test_ai_hub_needs_no_backend_on_this_machine(python):
+    done = python("import sys, bitladder.targets.aihub; print('onnxruntime_qnn' in sys.modules)")
+    assert done.stdout == "False\n", done.stderr

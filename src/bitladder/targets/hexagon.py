@@ -22,6 +22,7 @@ from bitladder.params import TargetParams
 from bitladder.socs import Soc
 from bitladder.targets.backend import (
     CONTEXT_FILE,
+    PROFILE_FILE,
     Placement,
     Row,
     answer,
@@ -33,7 +34,7 @@ from bitladder.targets.backend import (
 )
 from bitladder.targets.binary import read_memory
 from bitladder.targets.estimated import estimated_latency
-from bitladder.targets.ops import OPS_FILE, weights_bytes, write_ops
+from bitladder.targets.ops import OPS_FILE, read_profile, weights_bytes, write_ops
 from bitladder.targets.target import Job, Latency, Measured
 from bitladder.targets.workers import check_room, result, worker_pool
 from bitladder.tasks.task import Split
@@ -68,7 +69,7 @@ class Hexagon:
             arguments = (str(compiled.context), str(job.workspace), self.soc.soc_model, fp16, job.split.row(0))
             self._result(job, pool.schedule(write_profile, args=arguments, timeout=self.settings.sample_limit_s))
         check_room(f"{job.model}: profiling on {self.soc.name}", job.workspace)
-        write_ops(job.workspace, job.notes / OPS_FILE, source)
+        write_ops(job.notes / OPS_FILE, read_profile(job.workspace / PROFILE_FILE), source)
         return compiled, found
 
     def _in_worker(self, job: Job, work: Callable, arguments: tuple, inferences: int) -> Any:
