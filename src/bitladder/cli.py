@@ -292,7 +292,7 @@ def latency(
     from dataclasses import asdict
 
     from bitladder.latency.estimate import COVERAGE, estimate, fit_report
-    from bitladder.latency.report import format_report
+    from bitladder.report.latency import format_report
 
     if report == (model is not None):
         raise UserError("give one ONNX file, or --fit-report")

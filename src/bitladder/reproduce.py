@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +19,7 @@ from bitladder.files import LOCK, locked_stages, write_text
 from bitladder.git import run_git
 from bitladder.report.diff import diff, format_diff
 from bitladder.report.revisions import cached_file, read_revision
+from bitladder.version import installed
 
 __all__ = ["Difference", "compare_locks", "other_versions", "reproduce"]
 
@@ -104,9 +104,9 @@ def other_versions(lock: str) -> list[str]:
     """Name the packages whose installed version is not the one that a requirements.lock has."""
     found = []
     for name, wanted in re.findall(r"(?m)^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;#\\]+)", lock):
-        with contextlib.suppress(PackageNotFoundError):
-            if version(name) != wanted:
-                found.append(f"{name} {version(name)} (recorded: {wanted})")
+        own = installed(name)
+        if own is not None and own != wanted:
+            found.append(f"{name} {own} (recorded: {wanted})")
     return found
 
 

@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from bitladder.errors import UserError
 from bitladder.report.revisions import Revision
+from bitladder.report.tables import cell
 
 __all__ = ["Outcome", "format_outcomes", "sweep"]
 
@@ -62,9 +63,9 @@ def format_outcomes(outcomes: Sequence[Outcome], overrides: Sequence[str]) -> st
             outcome.name,
             *outcome.values,
             outcome.chosen,
-            "-" if outcome.value is None else f"{outcome.value:.4f}",
-            "-" if outcome.memory_bytes is None else f"{outcome.memory_bytes:,}",
-            "-" if outcome.latency_ms is None else f"{outcome.latency_ms:.3f}",
+            cell(outcome.value, ".4f"),
+            cell(outcome.memory_bytes, ","),
+            cell(outcome.latency_ms, ".3f"),
         ]
         for outcome in ordered
     ]

@@ -27,7 +27,7 @@ from bitladder.errors import UserError
 from bitladder.files import is_running, read_json
 from bitladder.params import Params
 from bitladder.report.page import render
-from bitladder.results import METRICS, Results, read_results
+from bitladder.results import METRICS, Results, flat, read_results
 
 __all__ = ["DEFAULT_URI", "track"]
 
@@ -121,7 +121,7 @@ def _track(params: Params, results: Results, fingerprint: str) -> str:
         client.delete_run(parent)
         return _track(params, results, fingerprint)
     tags = {"chosen": str(decision["chosen"]), "policy": decision["policy"], "soc": params.target.soc}
-    _log(client, parent, _flat(params.model_dump()), _chosen_figures(decision), tags)
+    _log(client, parent, flat(params.model_dump()), _chosen_figures(decision), tags)
     client.set_tag(parent, "mlflow.note.content", decision["reason"])
     client.log_text(parent, render(params), "report.html")
     for file in SUMMARY:
@@ -181,7 +181,7 @@ def _log_rung(
     on: Mapping[str, Any],
     tags: Mapping[str, str],
 ) -> None:
-    values = _flat(on, "target.") | dict(off)
+    values = flat(on, "target.") | dict(off)
     metrics = {key: value for key, value in values.items() if _is_number(value) and not key.endswith("_bits")}
     described = {key: str(value) for key, value in values.items() if key not in metrics and value is not None}
     _log(client, run_id, {"rung": rung, **described}, metrics, tags)
@@ -247,13 +247,6 @@ def _without_password(text: str) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _fingerprint(params: Params) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from bitladder.errors import UserError
 from bitladder.params import Params
 
-__all__ = ["check_version", "own_version"]
+__all__ = ["check_version", "installed", "own_version"]
 
 UNINSTALLED = "0"
 
@@ -18,11 +18,15 @@ def own_version() -> str:
     digest = hashlib.sha256()
     for path in sorted((*package.rglob("*.py"), *package.glob("*.yaml"))):
         digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
+    return f"{installed('bitladder') or UNINSTALLED}+{digest.hexdigest()[:8]}"
+
+
+def installed(package: str) -> str | None:
+    """Give the version of a package that is installed; None where it is not."""
     try:
-        release = version("bitladder")
+        return version(package)
     except PackageNotFoundError:
-        release = UNINSTALLED
-    return f"{release}+{digest.hexdigest()[:8]}"
+        return None
 
 
 def check_version(params: Params) -> None:

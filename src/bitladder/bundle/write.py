@@ -4,7 +4,6 @@ import platform
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from bitladder.targets import runner
 from bitladder.targets.backend import CONTEXT_FILE
 from bitladder.targets.hexagon import Compiled, run
 from bitladder.tasks.task import SPLITS, Split, load_task
+from bitladder.version import installed
 
 __all__ = ["write_bundle"]
 
@@ -166,18 +166,11 @@ def _circumstances(params: Params) -> dict[str, Any]:
         "data": {name: hash_path(Path(f"build/data/{name}.safetensors")) for name in SPLITS},
         "versions": {
             # The release: a hash of all code would change where no stage of this bundle does
-            "bitladder": params.bitladder or _version("bitladder"),
-            **{name: _version(name) for name in LIBRARIES},
+            "bitladder": params.bitladder or installed("bitladder"),
+            **{name: installed(name) for name in LIBRARIES},
             "python": platform.python_version(),
         },
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _described(task: Any) -> str:

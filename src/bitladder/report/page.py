@@ -3,7 +3,6 @@
 import csv
 import json
 from collections.abc import Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
@@ -17,8 +16,9 @@ from bitladder import git
 from bitladder.files import locked_stages, read_json, write_text
 from bitladder.params import Params
 from bitladder.report import charts
-from bitladder.report.tables import comparison_rows, mark, soc_rows
+from bitladder.report.tables import cell, comparison_rows, latency_cell, mark, soc_rows
 from bitladder.results import METRICS, read_results
+from bitladder.version import installed
 
 __all__ = ["PAGE", "render"]
 
@@ -62,7 +62,7 @@ def render(params: Params) -> str:
 
 def _library() -> str:
     """Give the code that draws the plots. It is kept in build/: bundling it takes a second, always to the same."""
-    path = Path(f"build/vega-{version('vl-convert-python')}.js")
+    path = Path(f"build/vega-{installed('vl-convert-python')}.js")
     if not path.exists():
         write_text(path, vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
     return path.read_text("utf-8")
@@ -88,12 +88,12 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         row["rung"],
         row["precision"],
         row["technique"] or "-",
-        _number(row["value"], ".4f"),
-        _number(row["drop"], "+.4f"),
-        _number(row["target_value"], ".4f"),
-        _number(row["target_drop"], "+.4f"),
-        _number(row["target_gap"], ".4f"),
-        _number(row["target_sqnr_db"], ".1f"),
+        cell(row["value"], ".4f"),
+        cell(row["drop"], "+.4f"),
+        cell(row["target_value"], ".4f"),
+        cell(row["target_drop"], "+.4f"),
+        cell(row["target_gap"], ".4f"),
+        cell(row["target_sqnr_db"], ".1f"),
         *_costs(row),
         mark(row).removeprefix("<- "),
     ]
@@ -104,10 +104,10 @@ def _soc_cells(row: Mapping[str, Any]) -> list[str]:
         row["rung"],
         row["precision"],
         row["soc"],
-        _number(row["value"], ".4f"),
-        _number(row["drop"], "+.4f"),
-        _number(row["gap"], ".4f"),
-        _number(row["sqnr_db"], ".1f"),
+        cell(row["value"], ".4f"),
+        cell(row["drop"], "+.4f"),
+        cell(row["gap"], ".4f"),
+        cell(row["sqnr_db"], ".1f"),
         *_costs(row),
         row["reason"] if row["value"] is None else "",
     ]
@@ -115,12 +115,7 @@ def _soc_cells(row: Mapping[str, Any]) -> list[str]:
 
 def _costs(row: Mapping[str, Any]) -> tuple[str, str]:
     memory = row["memory_bytes"]
-    estimated = " (estimated)" if row["latency_source"] == "estimated" else ""
-    return _number(memory and memory / charts.KIB, ",.0f"), _number(row["latency_ms"], ".3f") + estimated
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+    return cell(memory and memory / charts.KIB, ",.0f"), latency_cell(row)
 
 
 def _plots(params: Params, rows: Rows, decision: Mapping[str, Any], by_soc: Rows) -> tuple[Rows, dict[str, Any]]:
@@ -238,13 +233,6 @@ def _value(column: str, text: str) -> str | float | None:
 
 def _facts(params: Params) -> list[tuple[str, str]]:
     """Name what the figures were made from: revision, data, weights, versions."""
-
-    def installed(package: str) -> str:
-        try:
-            return f"{package} {version(package)}"
-        except PackageNotFoundError:
-            return f"{package} not installed"
-
     revision, changed = git.state()
     uncommitted = f", and changes not committed in {changed} files" if changed else ""
     facts = [
@@ -254,7 +242,7 @@ def _facts(params: Params) -> list[tuple[str, str]]:
         ("seed", str(params.seed)),
     ]
     facts += [(f"md5 of {path}", digest) for path, digest in _hashes(("data", "train"))]
-    return [*facts, ("versions here", ", ".join(map(installed, PACKAGES)))]
+    return [*facts, ("versions here", ", ".join(f"{name} {installed(name) or 'not installed'}" for name in PACKAGES))]
 
 
 def _hashes(stages: tuple[str, ...]) -> list[tuple[str, str]]:
