@@ -11,7 +11,7 @@ from bitladder.files import write_text
 from bitladder.git import ask_git, run_git
 from bitladder.version import own_version
 
-__all__ = ["init", "user_params", "user_pipeline"]
+__all__ = ["init"]
 
 DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n"
 
@@ -53,7 +53,7 @@ def init(folder: Path) -> list[str]:
     return list(contents)
 
 
-def user_pipeline(text: str) -> str:
+def _user_pipeline(text: str) -> str:
     """Make this project's dvc.yaml one for a repository without bitladder's code.
 
     There, stages depend on the version of bitladder that params.yaml names, in the place of its files: another one
@@ -72,7 +72,7 @@ def user_pipeline(text: str) -> str:
     return head + text[text.index("stages:") :]
 
 
-def user_params(text: str) -> str:
+def _user_params(text: str) -> str:
     """Make this project's params.yaml one that names the user's task file and the bitladder that is installed."""
     task = (
         "task:                     # what is quantized\n"
@@ -93,8 +93,8 @@ def _contents() -> dict[str, str]:
             for path in sorted(template.glob("**/*"))
             if path.is_file() and path.suffix in (".py", ".yaml")
         }
-    found["dvc.yaml"] = user_pipeline(found["dvc.yaml"])
-    found["params.yaml"] = user_params(found["params.yaml"])
+    found["dvc.yaml"] = _user_pipeline(found["dvc.yaml"])
+    found["params.yaml"] = _user_params(found["params.yaml"])
     return found
 
 

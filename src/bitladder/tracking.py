@@ -29,7 +29,7 @@ from bitladder.params import Params
 from bitladder.report.page import render
 from bitladder.results import METRICS, Results, flat, read_results
 
-__all__ = ["DEFAULT_URI", "track"]
+__all__ = ["track"]
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 

@@ -20,7 +20,7 @@ from bitladder.errors import UserError
 from bitladder.files import LOCK, hash_path, replacing
 from bitladder.git import run_git
 
-__all__ = ["PROVENANCE", "Provenance", "read_provenance", "ship"]
+__all__ = ["Provenance", "read_provenance", "ship"]
 
 PROVENANCE = "provenance.json"
 

@@ -19,9 +19,9 @@ from bitladder.files import load_tensors, replacing, save_tensors
 from bitladder.model import keep_output_names
 from bitladder.precision import Precision
 from bitladder.quantize.onnx_prepare import quiet
-from bitladder.quantize.wishes import WISHES
+from bitladder.quantize.wishes import wishes_of
 from bitladder.tasks.onnx_model import OnnxNetwork, run_samples
-from bitladder.tasks.task import Quantization, Split
+from bitladder.tasks.task import Split
 
 if TYPE_CHECKING:
     from aimet_onnx.quantsim import QuantizationSimModel
@@ -42,7 +42,7 @@ class OnnxSim:
         quiet()
         from aimet_onnx.quantsim import QuantizationSimModel
 
-        wishes: Quantization = getattr(network, WISHES)
+        wishes = wishes_of(network)
         self.network = network
         self._constants = {tensor.name for tensor in network.proto.graph.initializer}
         self._folder = TemporaryDirectory()  # aimet-onnx's own is not cleared away at the end of the process
