@@ -25,7 +25,11 @@ EQUAL_DB = 200.0
 
 @dataclass(frozen=True)
 class Comparison:
-    """How outputs stand against a reference on the same samples."""
+    """How outputs stand against a reference on the same samples.
+
+    `value` is the metric's and `drop` how much worse it is than the reference's; `agreement` the share of samples with
+    the same top-1, None where that means nothing. The reference itself has neither SQNR nor agreement.
+    """
 
     value: float
     drop: float

@@ -41,9 +41,7 @@ def opened(bundle: Path) -> Iterator[Path]:
     with TemporaryDirectory() as folder:
         try:
             with tarfile.open(bundle, "r:") as archive:
-                archive.extractall(
-                    folder, filter="data"
-                )  # nothing outside of the folder, no links out of it, no devices
+                archive.extractall(folder, filter="data")  # nothing outside of it, no links out of it, no devices
         except (tarfile.TarError, OSError, ValueError) as error:
             raise UserError(f"{bundle}: not an archive that can be unpacked ({' '.join(str(error).split())})") from None
         read_provenance(Path(folder))

@@ -1,5 +1,6 @@
 """The bundle: what the target needs of the chosen rung, and what proves that it is what the pipeline measured."""
 
+import inspect
 import platform
 import shutil
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from bitladder.socs import Soc, find_soc
 from bitladder.targets import runner
 from bitladder.targets.backend import CONTEXT_FILE
 from bitladder.targets.hexagon import Compiled, run
-from bitladder.tasks.task import SPLITS, Split, load_task
+from bitladder.tasks.task import SPLITS, Split, Task, load_task
 from bitladder.version import installed
 
 __all__ = ["write_bundle"]
@@ -173,6 +174,10 @@ def _circumstances(params: Params) -> dict[str, Any]:
     }
 
 
-def _described(task: Any) -> str:
-    """Give what the task's author wrote above its network, and where nothing, say so."""
-    return " ".join((getattr(task.model, "__doc__", None) or "").split())
+def _described(task: Task) -> str:
+    """Give what the task's author wrote above its network; empty where nothing.
+
+    An object that is called, such as OnnxModel, has its class's docstring, which is not theirs.
+    """
+    own = inspect.isroutine(task.model) or inspect.isclass(task.model)
+    return " ".join(((own and task.model.__doc__) or "").split())
