@@ -54,6 +54,13 @@ def test_a_verdict_depends_on_every_block_that_it_reads(name):
     assert read - {"target"} - ({"ladder"} if name == "judge-fp16" else set()) <= set(declared)
 
 
+def test_the_manifest_states_the_params_that_the_bundle_depends_on():
+    from bitladder.bundle.write import STATED, STATED_OF_TARGET
+
+    stated = {*STATED, *(f"target.{key}" for key in STATED_OF_TARGET)}
+    assert stated - {"task"} == set(STAGES["bundle"]["params"])  # build/task.json stands for the task
+
+
 RENDER = """
 import sys
 from bitladder.params import load_params

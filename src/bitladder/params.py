@@ -13,7 +13,7 @@ from bitladder.errors import UserError
 from bitladder.precision import FLOAT, Precision
 from bitladder.socs import Soc, find_soc
 
-__all__ = ["GoalsParams", "Params", "Rung", "TaskParams", "load_params", "names_file"]
+__all__ = ["GoalsParams", "Params", "Rung", "TaskParams", "Technique", "load_params", "names_file"]
 
 PARAMS_FILE = Path("params.yaml")
 

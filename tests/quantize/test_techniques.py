@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 
 from bitladder.errors import UserError
 from bitladder.evaluate import compare, predict, sqnr_db
-from bitladder.params import Bits, MixedParams, SensitivityParams
+from bitladder.params import Bits, MixedParams, SensitivityParams, Technique
 from bitladder.precision import Precision
 from bitladder.quantize.bias import correct_biases
 from bitladder.quantize.mixed import raise_layers
@@ -37,6 +38,10 @@ def left_db(trained, quantized):
 @pytest.fixture(scope="module")
 def plain(trained):
     return quantize(rung_setting(trained, TINY, ["min-max"]))[0]
+
+
+def test_every_technique_that_params_take_is_one_and_in_their_order():
+    assert tuple(TECHNIQUES) == get_args(Technique)
 
 
 def test_auto_stops_at_the_cheapest_that_is_enough(trained):
