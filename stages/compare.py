@@ -8,8 +8,8 @@ from bitladder.stage import Params, run
 def main(params: Params) -> None:
     from bitladder.decide import decide
     from bitladder.files import write_csv, write_json
-    from bitladder.report.results import METRICS, read_results
     from bitladder.report.tables import COLUMNS, SOC_COLUMNS, comparison_rows, soc_rows
+    from bitladder.results import METRICS, read_results
 
     results = read_results(params)
     decision = asdict(decide(params, results.evals, results.targets, results.socs))

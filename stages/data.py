@@ -10,7 +10,7 @@ def main(params: Params) -> None:
     from bitladder.model import save_split
     from bitladder.tasks.onnx_model import check_hashed
     from bitladder.tasks.task import load_task, make_splits
-    from bitladder.tasks.trial import try_task
+    from bitladder.trial import try_task
 
     seed_all(params.seed)
     task = load_task(params.task.factory, params.task.args)

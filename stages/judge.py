@@ -9,7 +9,7 @@ def main(params: Params, rung: str) -> None:
     from bitladder.files import read_json, write_json
     from bitladder.gates import write_gate
     from bitladder.goals import judge, summary
-    from bitladder.report.results import read_socs
+    from bitladder.results import read_socs
 
     off, on = (read_json(Path(f"metrics/{kind}/{rung}.json")) for kind in ("eval", "target"))
     fp32 = read_json(Path("metrics/eval/fp32.json"))

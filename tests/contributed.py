@@ -16,8 +16,8 @@ def task() -> None:
     from bitladder.evaluate import predict
     from bitladder.params import load_params
     from bitladder.tasks.task import load_task, make_splits
-    from bitladder.tasks.trial import try_task
     from bitladder.training import Recipe, fit
+    from bitladder.trial import try_task
 
     params = load_params()
     assert all(Path(path).is_file() for path in params.task.files.values())

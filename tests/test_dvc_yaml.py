@@ -1,5 +1,7 @@
 """What each stage declares, compared with what its script comes to import and read."""
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ from ruamel.yaml import YAML
 
 from bitladder.imports import import_closure
 from bitladder.params import TARGETS, TECHNIQUES
+from records import write_project
 from support import ROOT
 
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text("utf-8"))["stages"]
@@ -26,9 +29,63 @@ def test_a_stage_declares_the_files_that_its_code_reads(name):
     script = ROOT / stage["cmd"].split()[1]
     text, imported = script.read_text("utf-8"), import_closure(script, ROOT)
     assert ("load_task(" in text) <= ("build/task.json" in deps)
+    assert ("load_task(" in text) <= (
+        "compute" in stage.get("params", ())
+    )  # what it runs of the task has the threads' bits
     assert ("params.soc" in text or "verify(" in text) <= ("src/bitladder/socs.yaml" in deps)
     assert ("src/bitladder/latency/table.py" in imported) == ("src/bitladder/latency/data" in deps)
     assert ("src/bitladder/report/page.py" in imported) <= ("src/bitladder/report/page.html" in deps)
+
+
+BLOCKS = set(YAML(typ="safe").load((ROOT / "params.yaml").read_text("utf-8")))
+
+
+@pytest.mark.parametrize("name", ["judge", "judge-fp16", "compare"])
+def test_a_verdict_depends_on_every_block_that_it_reads(name):
+    """Of a rung all: its label says whether it is mixed, and the advice names what PTQ and QAT were told."""
+    stage = STAGES[name].get("do", STAGES[name])
+    modules = import_closure(ROOT / stage["cmd"].split()[1], ROOT) & {
+        f"src/bitladder/{module}.py" for module in ("goals", "decide", "advice")
+    }
+    read = {found for path in modules for found in re.findall(r"params\.(\w+)", (ROOT / path).read_text("utf-8"))}
+    read = {block for block in BLOCKS for found in read if found == block or found == f"{block}_of"}
+    assert {"goals", "ladder"} <= read
+    declared = [word.replace(".${key}", "") for word in stage["params"]]
+    # target's figures come with the records; FP16 has no rung of its own
+    assert read - {"target"} - ({"ladder"} if name == "judge-fp16" else set()) <= set(declared)
+
+
+def test_the_manifest_states_the_params_that_the_bundle_depends_on():
+    from bitladder.bundle.write import STATED, STATED_OF_TARGET
+
+    stated = {*STATED, *(f"target.{key}" for key in STATED_OF_TARGET)}
+    assert stated - {"task"} == set(STAGES["bundle"]["params"])  # build/task.json stands for the task
+
+
+RENDER = """
+import sys
+from bitladder.params import load_params
+from bitladder.report.page import render
+sys.addaudithook(lambda event, words: event == "open" and print(words[0]))
+render(load_params())
+"""
+
+
+def test_the_page_and_what_mlflow_is_sent_depend_on_all_that_is_drawn(tmp_path, python):
+    """Or `dvc repro` may draw the page before, say, the sensitivity of this commit is there."""
+    write_project(tmp_path, ["QCS6490"])
+    kinds = ("export/tiny", "qat/tiny", "sensitivity")
+    for kind in kinds:
+        path = tmp_path / f"metrics/{kind}.csv"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("layer,weight_min\n")
+    done = python(RENDER, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
+    assert done.returncode == 0, done.stderr
+    read = {line for line in done.stdout.splitlines() if line.startswith("metrics/")}
+    assert {f"metrics/{kind}.csv" for kind in kinds} | {"metrics/decision.json"} <= read
+    for name in ("report", "track"):
+        deps = STAGES[name]["deps"]
+        assert not {path for path in read if not any(path == dep or path.startswith(f"{dep}/") for dep in deps)}
 
 
 def test_no_script_is_without_a_stage():

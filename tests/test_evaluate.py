@@ -29,6 +29,14 @@ def test_sqnr_of_equal_and_of_empty_signals_is_a_number():
     assert sqnr_db({"y": zeros}, {"y": zeros + 1}) == -EQUAL_DB
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_sqnr_of_an_answer_that_is_no_number_is_as_bad_as_can_be(value):
+    """What FP16 overflows to, or a broken graph answers, must not pass as equal."""
+    outputs = torch.ones(4, 3)
+    outputs[2, 1] = value
+    assert sqnr_db({"y": torch.ones(4, 3)}, {"y": outputs}) == -EQUAL_DB
+
+
 def test_agreement_counts_equal_top_1():
     reference = {"y": torch.eye(4)}
     outputs = {"y": torch.eye(4)[[0, 1, 2, 2]]}

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -15,6 +18,27 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_rest(tmp_path):
         raise KeyboardInterrupt
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from bitladder.files import replacing
+with replacing(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path):
+    """DVC would hash it: compare depends on all of metrics/eval, the bundle on all of build/export."""
+    path = tmp_path / "tiny[1].json"
+    subprocess.run([sys.executable, "-c", KILLED, path], check=False)
+    assert [left.name.rpartition(".")[0] for left in tmp_path.iterdir()] == [".tiny[1].json"]
+    alive = tmp_path / f".tiny[1].json.{os.getppid()}"
+    alive.write_text("another's, who still writes")
+    write_json(path, {})
+    assert sorted(tmp_path.iterdir()) == [alive, path]
 
 
 def test_json_is_rounded_for_diffs_unless_it_must_be_exact(tmp_path):

@@ -1,3 +1,5 @@
+from datetime import date
+
 import pytest
 from dvc.utils.serialize import modify_yaml
 from ruamel.yaml import YAML
@@ -55,6 +57,12 @@ BAD = {
         {"target.socs": ["QCS6490"], "goals.per_soc": {"QCS6490": {"max_latency": 5}}},
         "goals.per_soc.QCS6490.max_latency: unknown key",
     ),
+    "goals of a SoC by two of its names": (
+        {"target.socs": ["QCS6490"], "goals.per_soc": {"QCS6490": {"max_latency_ms": 5}, "rb3-gen-2": {}}},
+        "goals: per_soc: QCS6490 and rb3-gen-2 are the same SoC",
+    ),
+    "a date for the task": ({"task.args": {"since": date(2024, 1, 1)}}, "task: args: Object of type date is not"),
+    "no number for the task": ({"task.args": {"scale": float("nan")}}, "task: args: Out of range float values"),
     "several SoCs on one machine": (
         {"target.backend": "snapdragon", "target.socs": ["QCS6490"]},
         "target.socs: backend snapdragon is the one NPU of this machine",

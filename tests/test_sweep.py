@@ -36,3 +36,14 @@ def test_outside_of_a_dvc_project_it_says_so_in_one_line(tmp_path: Path, monkeyp
     done = CliRunner().invoke(app, ["sweep", "seed=0,1"])
     assert done.exit_code == 1
     assert "no DVC project in this folder" in done.output
+
+
+@pytest.mark.parametrize("scm", [(), ("--no-scm",)])
+def test_without_a_commit_or_without_git_it_says_so_in_one_line(tmp_path: Path, monkeypatch, scm) -> None:
+    monkeypatch.chdir(tmp_path)
+    if not scm:
+        subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run(["dvc", "init", "-q", *scm], check=True)
+    done = CliRunner().invoke(app, ["sweep", "seed=0,1"])
+    assert done.exit_code == 1
+    assert "DVC's experiments need a git repository with a commit in it" in done.output

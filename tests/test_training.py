@@ -38,6 +38,14 @@ def test_training_learns(digits, tmp_path):
     assert history[-1].train_loss < history[0].train_loss / 1.2
 
 
+@pytest.mark.parametrize("epochs", range(1, 8))
+def test_a_training_of_few_batches_ends(digits, tmp_path, epochs):
+    """Five in all, one an epoch, are what qat.epochs: 5 makes of a small train split."""
+    task, train = digits
+    recipe = replace(RECIPE, epochs=epochs, batch_size=8)
+    assert len(fit(untrained(task), task, train.first(8), recipe, tmp_path)) == epochs
+
+
 def test_a_killed_training_goes_on_to_the_same_bits(digits, tmp_path):
     task, train = digits
     undisturbed = untrained(task)

@@ -1,8 +1,5 @@
 """What to try next where no rung meets the goals. Plain text from plain numbers; no torch."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from bitladder.goals import Verdict
 from bitladder.params import Params
 
@@ -11,7 +8,7 @@ __all__ = ["advise"]
 ACCURACY = {"goals.max_drop", "goals.max_relative_drop", "goals.min_value"}
 
 
-def advise(params: Params, nearest: Verdict, evals: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+def advise(params: Params, nearest: Verdict) -> tuple[str, ...]:
     """Say what would bring the nearest rung to the goals: a technique, a rung, or a goal that cannot be met here."""
     missed = {miss.goal for miss in nearest.misses}
     late = next((miss.soc for miss in nearest.misses if miss.goal == "goals.max_latency_ms"), None)

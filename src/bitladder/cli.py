@@ -99,8 +99,8 @@ def show(
     """Print the comparison, the decision and its reasons, from the metrics files."""
     from bitladder.files import read_json
     from bitladder.params import load_params
-    from bitladder.report.results import METRICS, read_results
     from bitladder.report.tables import comparison_rows, format_soc_table, format_table, soc_rows
+    from bitladder.results import METRICS, read_results
 
     results = read_results(load_params(params))
     decision = read_json(METRICS / "decision.json")
@@ -292,7 +292,7 @@ def latency(
     from dataclasses import asdict
 
     from bitladder.latency.estimate import COVERAGE, estimate, fit_report
-    from bitladder.latency.report import format_report
+    from bitladder.report.latency import format_report
 
     if report == (model is not None):
         raise UserError("give one ONNX file, or --fit-report")

@@ -9,7 +9,7 @@ from bitladder.advice import advise
 from bitladder.goals import Verdict, judge
 from bitladder.params import Params
 
-__all__ = ["Decision", "decide", "pareto_front"]
+__all__ = ["Decision", "decide"]
 
 Records = Mapping[str, Mapping[str, Any]]
 
@@ -53,14 +53,12 @@ def decide(
         judge(params, name, evals[name], targets[name], evals["fp32"], (socs or {}).get(name)) for name in names
     ]
     good = [verdict for verdict in verdicts if verdict.good]
-    front = pareto_front(targets)
+    front = _pareto_front(targets)
     if not good:
         nearest = min((verdict for verdict in verdicts if not verdict.skipped), key=_distance)
         reason = f"no rung meets the goals; nearest is {nearest.label}: {_texts(nearest)}"
         trail = tuple(_entry(verdict, _missed(verdict), front) for verdict in verdicts)
-        return Decision(
-            None, reason, goals.policy, goals.objective, nearest.rung, advise(params, nearest, evals), trail
-        )
+        return Decision(None, reason, goals.policy, goals.objective, nearest.rung, advise(params, nearest), trail)
     if goals.policy == "step-down":
         chosen, claim = good[0], "the first rung from the top that meets every goal"
     else:
@@ -76,7 +74,7 @@ def decide(
     return Decision(chosen.rung, reason, goals.policy, goals.objective, None, (), trail)
 
 
-def pareto_front(targets: Records) -> set[str]:
+def _pareto_front(targets: Records) -> set[str]:
     """Name the rungs that no other beats: none is both smaller and as accurate on target, or as small and better."""
     points = {
         name: (record["memory_bytes"], record["drop"])

@@ -25,7 +25,11 @@ EQUAL_DB = 200.0
 
 @dataclass(frozen=True)
 class Comparison:
-    """How outputs stand against a reference on the same samples."""
+    """How outputs stand against a reference on the same samples.
+
+    `value` is the metric's and `drop` how much worse it is than the reference's; `agreement` the share of samples with
+    the same top-1, None where that means nothing. The reference itself has neither SQNR nor agreement.
+    """
 
     value: float
     drop: float
@@ -52,14 +56,13 @@ def predict(model: nn.Module | Callable, split: Split, batch_size: int, title: s
         model.eval()
         device = next((values.device for values in model.parameters()), device)
     names = output_names(model)
-    batches: dict[str, list[Tensor]] = {}
+    parts: dict[str, list[Tensor]] = {}
     with torch.no_grad(), tqdm(total=len(split), desc=title, unit="sample", leave=False) as bar:
-        for start in range(0, len(split), batch_size):
-            batch = [values[start : start + batch_size].to(device) for values in split.inputs.values()]
-            for name, value in name_outputs(model(*batch), names).items():
-                batches.setdefault(name, []).append(value.cpu())
+        for batch in split.batches(batch_size):
+            for name, value in name_outputs(model(*(values.to(device) for values in batch)), names).items():
+                parts.setdefault(name, []).append(value.cpu())
             bar.update(len(batch[0]))
-    return {name: torch.cat(parts) for name, parts in batches.items()}
+    return {name: torch.cat(values) for name, values in parts.items()}
 
 
 def compare(metric: Metric, outputs: Outputs, reference: Outputs, targets: Tensor) -> Comparison:
@@ -75,7 +78,10 @@ def compare(metric: Metric, outputs: Outputs, reference: Outputs, targets: Tenso
 
 
 def sqnr_db(reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> float:
-    """Signal to quantization noise over all outputs, in dB; the least one where there are several outputs."""
+    """Signal to quantization noise over all outputs, in dB; the least one where there are several outputs.
+
+    EQUAL_DB for equal outputs, and as much below zero where nothing of the signal is left: with NaN and infinity in it.
+    """
     return min(_sqnr_db(reference[name], outputs[name]) for name in reference)
 
 
@@ -84,7 +90,8 @@ def _sqnr_db(reference: Tensor, output: Tensor) -> float:
     noise = (reference.double() - output.double()).square().sum().item()
     if noise == 0:
         return EQUAL_DB
-    return -EQUAL_DB if signal == 0 else max(-EQUAL_DB, min(EQUAL_DB, 10 * math.log10(signal / noise)))
+    ratio = signal / noise if math.isfinite(noise) else 0.0
+    return max(-EQUAL_DB, min(EQUAL_DB, 10 * math.log10(ratio))) if ratio > 0 else -EQUAL_DB
 
 
 def agreement(reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> float | None:

@@ -1,11 +1,13 @@
 """Reading and writing what passes between stages: JSON and safetensors, whole or not at all."""
 
 import csv
+import glob
 import hashlib
 import io
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,7 @@ __all__ = [
     "damaged_lock",
     "dvc_hash",
     "hash_path",
+    "is_running",
     "load_tensors",
     "locked_stages",
     "read_json",
@@ -45,14 +48,34 @@ KEPT_LOCK = Path("build/dvc.lock")
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; what is written there takes its place only if all went well."""
+    """Give a temporary path beside `path`; what is written there takes its place only if all went well.
+
+    What a killed process left of the same file goes: later stages depend on whole folders.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        pid = left.name.rpartition(".")[2]
+        if pid.isdecimal() and not is_running(int(pid)):
+            left.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is a process of this number on this machine; on Windows, which does not say, yes."""
+    if sys.platform == "win32":  # there signal 0 is Ctrl-C
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -58,6 +58,9 @@ LOADED = (
 
 GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
+KEPT = ("determinism.py", "quantize/__init__.py", "quantize/aimet.py")
+"""The code of this package whose doing stays in the process."""
+
 OF_ONE_STAGE = ("DVC_STAGE", "_")  # environment variables that differ from stage to stage
 
 SET_PDEATHSIG = 1  # of prctl
@@ -105,7 +108,7 @@ def _address() -> str:
     here, site, own = Path.cwd().stat(), Path(sysconfig.get_path("purelib")), Path(__file__).parent
     limits = [resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")]
     os.umask(umask := os.umask(0))
-    settings = [Path("params.yaml"), Path(__file__), own / "determinism.py", *sorted(own.glob("quantize/[a_]*.py"))]
+    settings = [Path("params.yaml"), Path(__file__), *(own / name for name in KEPT)]
     same = {
         "folder": [str(Path.cwd()), here.st_dev, here.st_ino],
         "python": [sys.executable, sys.version, site.stat().st_mtime_ns],

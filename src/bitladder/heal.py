@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 
@@ -51,12 +52,14 @@ def heal() -> list[str]:
     stages = locked_stages()
     if not stages:
         raise UserError("dvc.lock: records no stages; run this in the folder of the pipeline, after `dvc repro`")
-    found = []
+    from dvc.repo import Repo
+
+    found, cache = [], Repo(".").cache.local
     for out in (out for stage in stages.values() for out in stage.get("outs", [])):
         path, recorded = Path(out["path"]), str(out["md5"])
         if path.parts[0] in ("metrics", "gates"):
             continue
-        for cached in _objects(recorded):
+        for cached in _objects(cache, recorded):
             if dvc_hash(cached) != (cached.parent.name + cached.name).removesuffix(".dir"):
                 cached.unlink()
                 found.append(f"{path}: its cache object {cached.parent.name}{cached.name} is damaged; removed")
@@ -74,11 +77,8 @@ def _is_whole(lock: Path) -> bool:
     return True
 
 
-def _objects(recorded: str) -> Iterator[Path]:
+def _objects(cache: Any, recorded: str) -> Iterator[Path]:
     """Give the cache objects of an output that are there: its own, and those of the files in a folder."""
-    from dvc.repo import Repo
-
-    cache = Repo(".").cache.local
     own = Path(cache.oid_to_path(recorded))
     if not own.exists():
         return

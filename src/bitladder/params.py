@@ -1,5 +1,6 @@
 """The schema of params.yaml: unknown keys and bad values are refused by name, before any work starts."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,9 +12,8 @@ from ruamel.yaml.error import YAMLError
 from bitladder.errors import UserError
 from bitladder.precision import FLOAT, Precision
 from bitladder.socs import Soc, find_soc
-from bitladder.tasks.source import is_file
 
-__all__ = ["TARGETS", "TECHNIQUES", "GoalsParams", "Params", "Rung", "TaskParams", "load_params"]
+__all__ = ["TARGETS", "TECHNIQUES", "GoalsParams", "Params", "Rung", "TaskParams", "load_params", "names_file"]
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -65,6 +65,11 @@ class _Block(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+def names_file(source: str) -> bool:
+    """Whether what stands before the colon of a task's factory is a path, rather than a module's name."""
+    return source.endswith(".py")
+
+
 class ComputeParams(_Block):
     """What changes bits without being part of the method."""
 
@@ -82,9 +87,20 @@ class TaskParams(_Block):
     ]
 
     @model_validator(mode="after")
+    def _args_are_json(self) -> "TaskParams":
+        try:
+            json.dumps(self.args, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(
+                f"args: {error}; give texts, numbers, true, false, null, lists and mappings of them, and dates in"
+                " quotes"
+            ) from None
+        return self
+
+    @model_validator(mode="after")
     def _code_is_hashed(self) -> "TaskParams":
         source = self.factory.rpartition(":")[0]
-        if is_file(source) and not self.names(Path(source)):
+        if names_file(source) and not self.names(Path(source)):
             raise ValueError(
                 f"task.files: add `code: {source}`, which task.factory names, so that an edit of it is noticed"
             )
@@ -144,6 +160,15 @@ class GoalsParams(_Block):
     def own(self, soc: str) -> SocGoals | None:
         """Give what `per_soc` says of a SoC, by its own name; None where it does not name it."""
         return next((goals for name, goals in self.per_soc.items() if find_soc(name).name == soc), None)
+
+    @model_validator(mode="after")
+    def _each_soc_is_named_once(self) -> "GoalsParams":
+        names: dict[str, str] = {}
+        for name in self.per_soc:
+            other = names.setdefault(find_soc(name).name, name)
+            if other != name:
+                raise ValueError(f"per_soc: {other} and {name} are the same SoC; put what you ask under one name")
+        return self
 
     @model_validator(mode="after")
     def _accuracy_has_a_goal(self) -> "GoalsParams":

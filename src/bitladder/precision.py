@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 
-__all__ = ["FLOAT", "Precision"]
+__all__ = ["FLOAT", "OPSET", "Precision"]
 
 FLOAT = {"fp32": 32, "fp16": 16}
 """Bit-widths of the two floating-point entries that stand beside the rungs."""
+
+OPSET = 21
+"""The first ONNX opset whose QuantizeLinear takes 4 and 16 bits; all graphs are written in it."""
 
 
 @dataclass(frozen=True, order=True)

@@ -37,7 +37,7 @@ def rehearse(params: Params) -> Iterator[str]:
     from bitladder.targets.hexagon import compile_model, run
     from bitladder.tasks.onnx_model import check_hashed
     from bitladder.tasks.task import load_task, make_splits
-    from bitladder.tasks.trial import try_task
+    from bitladder.trial import try_task
 
     start = time.perf_counter()
 

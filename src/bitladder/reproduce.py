@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,8 +16,10 @@ from ruamel.yaml import YAML
 
 from bitladder.errors import UserError
 from bitladder.files import LOCK, locked_stages, write_text
+from bitladder.git import run_git
 from bitladder.report.diff import diff, format_diff
 from bitladder.report.revisions import cached_file, read_revision
+from bitladder.version import installed
 
 __all__ = ["Difference", "compare_locks", "other_versions", "reproduce"]
 
@@ -103,16 +104,16 @@ def other_versions(lock: str) -> list[str]:
     """Name the packages whose installed version is not the one that a requirements.lock has."""
     found = []
     for name, wanted in re.findall(r"(?m)^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;#\\]+)", lock):
-        with contextlib.suppress(PackageNotFoundError):
-            if version(name) != wanted:
-                found.append(f"{name} {version(name)} (recorded: {wanted})")
+        own = installed(name)
+        if own is not None and own != wanted:
+            found.append(f"{name} {own} (recorded: {wanted})")
     return found
 
 
 def _clone(revision: str, folder: Path) -> Path:
-    prefix, top = _git(Path(), "rev-parse", "--show-prefix"), _git(Path(), "rev-parse", "--show-toplevel")
-    _git(folder, "clone", "--quiet", "--no-checkout", top, "clone")
-    _git(folder / "clone", "checkout", "--quiet", "--detach", revision)
+    prefix, top = run_git("rev-parse", "--show-prefix"), run_git("rev-parse", "--show-toplevel")
+    run_git("clone", "--quiet", "--no-checkout", top, "clone", folder=folder)
+    run_git("checkout", "--quiet", "--detach", revision, folder=folder / "clone")
     return folder / "clone" / prefix
 
 
@@ -176,10 +177,3 @@ def _run(root: Path, name: str) -> None:
     # What the stages print goes to the terminal as it comes; stdout is for what was found
     if subprocess.run([*dvc, "repro", *stages], cwd=root, env=settings, stdout=sys.stderr, check=False).returncode:
         raise UserError(f"{name}: its pipeline does not run through here; the stage that stopped is named above")
-
-
-def _git(folder: Path, *words: str) -> str:
-    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"git {words[0]}: {' '.join(done.stderr.split())[:300]}")
-    return done.stdout.strip()

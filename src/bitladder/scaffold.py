@@ -8,9 +8,10 @@ from pathlib import Path
 
 from bitladder.errors import UserError
 from bitladder.files import write_text
+from bitladder.git import ask_git, run_git
 from bitladder.version import own_version
 
-__all__ = ["init", "user_params", "user_pipeline"]
+__all__ = ["init"]
 
 DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n"
 
@@ -37,11 +38,11 @@ def init(folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     root = _git_root(folder)
     if root is None:
-        _run(folder, "git", "init", "--quiet")
+        run_git("init", "--quiet", folder=folder)
         root = folder.resolve()
     if not (folder / ".dvc").exists():
         subdirectory = () if root == folder.resolve() else ("--subdir",)
-        _run(folder, sys.executable, "-m", "dvc", "init", "--quiet", *subdirectory)
+        _init_dvc(folder, *subdirectory)
         write_text(folder / ".dvc/config", DVC_CONFIG)
     for name, text in contents.items():
         write_text(folder / name, text)
@@ -52,7 +53,7 @@ def init(folder: Path) -> list[str]:
     return list(contents)
 
 
-def user_pipeline(text: str) -> str:
+def _user_pipeline(text: str) -> str:
     """Make this project's dvc.yaml one for a repository without bitladder's code.
 
     There, stages depend on the version of bitladder that params.yaml names, in the place of its files: another one
@@ -71,7 +72,7 @@ def user_pipeline(text: str) -> str:
     return head + text[text.index("stages:") :]
 
 
-def user_params(text: str) -> str:
+def _user_params(text: str) -> str:
     """Make this project's params.yaml one that names the user's task file and the bitladder that is installed."""
     task = (
         "task:                     # what is quantized\n"
@@ -92,19 +93,18 @@ def _contents() -> dict[str, str]:
             for path in sorted(template.glob("**/*"))
             if path.is_file() and path.suffix in (".py", ".yaml")
         }
-    found["dvc.yaml"] = user_pipeline(found["dvc.yaml"])
-    found["params.yaml"] = user_params(found["params.yaml"])
+    found["dvc.yaml"] = _user_pipeline(found["dvc.yaml"])
+    found["params.yaml"] = _user_params(found["params.yaml"])
     return found
 
 
 def _git_root(folder: Path) -> Path | None:
-    done = subprocess.run(
-        ["git", "rev-parse", "--show-toplevel"], cwd=folder, capture_output=True, text=True, check=False
-    )
-    return Path(done.stdout.strip()).resolve() if done.returncode == 0 else None
+    found = ask_git("rev-parse", "--show-toplevel", folder=folder)
+    return Path(found.strip()).resolve() if found is not None else None
 
 
-def _run(folder: Path, *words: str) -> None:
+def _init_dvc(folder: Path, *options: str) -> None:
+    words = [sys.executable, "-m", "dvc", "init", "--quiet", *options]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(f"{folder}: `{' '.join(words)}` failed: {' '.join(done.stderr.split())[:300]}")
+        raise UserError(f"{folder}: `dvc init` failed: {' '.join(done.stderr.split())[:300]}")

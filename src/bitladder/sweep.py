@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from bitladder.errors import UserError
 from bitladder.report.revisions import Revision
+from bitladder.report.tables import cell
 
 __all__ = ["Outcome", "format_outcomes", "sweep"]
 
@@ -62,9 +63,9 @@ def format_outcomes(outcomes: Sequence[Outcome], overrides: Sequence[str]) -> st
             outcome.name,
             *outcome.values,
             outcome.chosen,
-            "-" if outcome.value is None else f"{outcome.value:.4f}",
-            "-" if outcome.memory_bytes is None else f"{outcome.memory_bytes:,}",
-            "-" if outcome.latency_ms is None else f"{outcome.latency_ms:.3f}",
+            cell(outcome.value, ".4f"),
+            cell(outcome.memory_bytes, ","),
+            cell(outcome.latency_ms, ".3f"),
         ]
         for outcome in ordered
     ]
@@ -95,13 +96,17 @@ def _value(params: dict, key: str) -> str:
 
 def _experiments() -> dict[str, str]:
     """Give the revision of every experiment that started from this commit, by name."""
-    from dvc.exceptions import NotDvcRepoError
+    from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
+    from dvc.scm import SCMError
 
     try:
         found = Repo(".").experiments.ls()
     except NotDvcRepoError:
         raise UserError("no DVC project in this folder; run this in the folder that holds dvc.yaml") from None
+    except (DvcException, SCMError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"DVC's experiments need a git repository with a commit in it ({reason})") from None
     return {name: revision for experiments in found.values() for name, revision in experiments}
 
 

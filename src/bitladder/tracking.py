@@ -7,7 +7,6 @@ import logging
 import os
 import platform
 import re
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,13 +22,14 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from bitladder import git
 from bitladder.errors import UserError
-from bitladder.files import read_json
+from bitladder.files import is_running, read_json
 from bitladder.params import Params
 from bitladder.report.page import render
-from bitladder.report.results import METRICS, Results, read_results
+from bitladder.results import METRICS, Results, flat, read_results
 
-__all__ = ["DEFAULT_URI", "track"]
+__all__ = ["track"]
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 
@@ -111,16 +111,17 @@ def _track(params: Params, results: Results, fingerprint: str) -> str:
     decision = read_json(METRICS / "decision.json")
     if params.track.register_as and decision["chosen"]:
         _graph(decision["chosen"])  # before anything is logged
-    revision, dirty = _git_state()
-    name = f"{revision[:10]}{'-dirty' if dirty else ''}"
-    tags = {FINGERPRINT: fingerprint, OWNER: _OWN, "git.revision": revision, "git.dirty": str(dirty).lower()}
+    commit, changed = git.state()
+    revision = commit or "none"
+    name = f"{revision[:10]}{'-dirty' if changed else ''}"
+    tags = {FINGERPRINT: fingerprint, OWNER: _OWN, "git.revision": revision, "git.dirty": str(bool(changed)).lower()}
     parent = client.create_run(experiment, run_name=name, tags=tags).info.run_id
     time.sleep(SETTLE_S)
     if _other_run(client, experiment, fingerprint, parent):  # two began at once: the first goes on
         client.delete_run(parent)
         return _track(params, results, fingerprint)
     tags = {"chosen": str(decision["chosen"]), "policy": decision["policy"], "soc": params.target.soc}
-    _log(client, parent, _flat(params.model_dump()), _chosen_figures(decision), tags)
+    _log(client, parent, flat(params.model_dump()), _chosen_figures(decision), tags)
     client.set_tag(parent, "mlflow.note.content", decision["reason"])
     client.log_text(parent, render(params), "report.html")
     for file in SUMMARY:
@@ -162,14 +163,7 @@ def _is_live(run: Run) -> bool:
     machine, _, pid = owner.rpartition(":")
     if not machine or owner == _OWN or time.time() - run.info.start_time / 1000 > ABANDONED_S:
         return False
-    if machine == platform.node():
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-    return True
+    return machine != platform.node() or is_running(int(pid))
 
 
 _OWN = f"{platform.node()}:{os.getpid()}"
@@ -187,7 +181,7 @@ def _log_rung(
     on: Mapping[str, Any],
     tags: Mapping[str, str],
 ) -> None:
-    values = _flat(on, "target.") | dict(off)
+    values = flat(on, "target.") | dict(off)
     metrics = {key: value for key, value in values.items() if _is_number(value) and not key.endswith("_bits")}
     described = {key: str(value) for key, value in values.items() if key not in metrics and value is not None}
     _log(client, run_id, {"rung": rung, **described}, metrics, tags)
@@ -255,13 +249,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
 def _fingerprint(params: Params) -> str:
     """Hash all that is logged: params, and the metrics files of this commit's rungs."""
     rungs = ("fp32", "fp16", *params.rungs())
@@ -273,12 +260,3 @@ def _fingerprint(params: Params) -> str:
 
 
 _KINDS = (("eval", "json"), ("target", "json"), ("qat", "csv"))
-
-
-def _git_state() -> tuple[str, bool]:
-    """Give the revision and whether the work tree differs from it; `none` outside of git."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
-
-    return git("rev-parse", "HEAD") or "none", bool(git("status", "--porcelain"))

@@ -18,6 +18,8 @@ from bitladder.tasks.task import Split, Task, as_returned, name_outputs
 
 __all__ = ["Batch", "Epoch", "Recipe", "fit", "rank"]
 
+RISE = 0.2  # share of all batches over which the learning rate rises to its peak
+
 CLIP_NORM = 1.0  # gradients above are scaled down; keeps a bad batch from undoing an epoch
 
 
@@ -163,11 +165,13 @@ class _Loop:
             rate = recipe.range_learning_rate or recipe.learning_rate
             groups.append({"params": trained, "lr": rate, "weight_decay": 0.0})
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        total = recipe.epochs * self.steps
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer,
             [group["lr"] for group in self.optimizer.param_groups],
-            total_steps=recipe.epochs * self.steps,
-            pct_start=0.2,
+            total_steps=total,
+            # torch divides by the number of batches of the rise less one, which must not be just none
+            pct_start=RISE if RISE * total != 1 else 1.01 * RISE,
         )
 
     def state(self) -> dict[str, Any]:

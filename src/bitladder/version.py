@@ -1,12 +1,13 @@
 """Which bitladder this is: its version, and a hash of its code, since between releases the version stays the same."""
 
 import hashlib
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from bitladder.errors import UserError
 from bitladder.params import Params
 
-__all__ = ["RELEASE", "check_version", "own_version"]
+__all__ = ["RELEASE", "check_version", "installed", "own_version"]
 
 RELEASE = "0.1.0"  # here and not in what is installed: the same commit gives the same manifest
 
@@ -18,6 +19,14 @@ def own_version() -> str:
     for path in sorted((*package.rglob("*.py"), *package.glob("*.yaml"))):
         digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
     return f"{RELEASE}+{digest.hexdigest()[:8]}"
+
+
+def installed(package: str) -> str | None:
+    """Give the version of a package that is installed; None where it is not."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def check_version(params: Params) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from bitladder.bundle.arrays import load_arrays, save_arrays
 from bitladder.bundle.manifest import MANIFEST, SEAL, _seal, _text, changed_files, read_manifest, write_manifest
-from bitladder.bundle.verify import opened
+from bitladder.bundle.verify import opened, verify
 from bitladder.errors import UserError
 
 EMPTY = {
@@ -63,7 +64,9 @@ def test_changed_missing_added_and_linked_files_are_named(bundle, tmp_path):
     assert "SM8650/model_ctx_qnn.bin: missing" in changed_files(bundle, manifest)
 
 
-@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../b", "C:/x", "a\\b", "./a", ""])
+@pytest.mark.parametrize(
+    "name", ["../outside", "/etc/passwd", "a/../../b", "C:/x", "a\\b", "./a", "", "a" * 300, "é" * 200]
+)
 def test_a_sealed_manifest_that_names_files_outside_is_refused(bundle, name):
     content = json.loads((bundle / MANIFEST).read_text())
     content["files"][name] = {"sha256": "0" * 64, "bytes": 1}
@@ -112,6 +115,42 @@ def test_arrays_are_the_same_bytes_each_time_and_pickles_are_not_loaded(tmp_path
     np.savez(tmp_path / "evil.npz", x=np.array([object()]))
     with pytest.raises(UserError, match=r"evil\.npz: damaged"):
         load_arrays(tmp_path / "evil.npz")
+
+
+def _recording(folder, samples, targets):
+    """Write a sealed bundle of one SoC whose recorded samples and targets are these."""
+    chip = {"soc_model": 57, "arch": "v75", "qairt": None, "context": "c.onnx", "answers": "answers.npz", "value": 1.0}
+    recorded = {"file": "samples.npz", "targets": "targets.npz", "samples": 2, "metric": "accuracy"}
+    np.savez(folder / "samples.npz", **samples)
+    np.savez(folder / "targets.npz", **targets)
+    save_arrays(folder / "answers.npz", {"output": np.zeros((2, 3), np.float32)})
+    soc = {"SM8650": {**chip, "reason": None}}
+    write_manifest(folder, {**EMPTY, "rung": "tiny", "precision": "W4A8", "socs": soc, "recorded": recorded})
+
+
+GOOD = np.zeros((2, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("samples", "targets", "message"),
+    [
+        ({"x": np.float32(1)}, {"targets": np.zeros(2)}, r"samples\.npz: damaged \('x' is a single number\)"),
+        ({"x": np.array(["a", "b"])}, {"targets": np.zeros(2)}, r"damaged \('x' is of <U1, which no network takes\)"),
+        ({"x": GOOD}, {"labels": np.zeros(2)}, r"targets\.npz: has no array 'targets'"),
+        ({"x": GOOD}, {"targets": np.zeros(3)}, r"samples\.npz: holds other samples than the manifest says"),
+    ],
+)
+def test_recorded_samples_that_are_none_are_one_line(tmp_path, samples, targets, message):
+    _recording(tmp_path, samples, targets)
+    with pytest.raises(UserError, match=message):
+        verify(tmp_path, None, 60)
+
+
+def test_a_member_that_is_no_array_is_one_line(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x", "text")
+    with pytest.raises(UserError, match=r"a\.npz: damaged \('x' is no array\)"):
+        load_arrays(tmp_path / "a.npz")
 
 
 JSON = st.recursive(

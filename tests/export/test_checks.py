@@ -2,6 +2,7 @@
 
 import copy
 
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -77,6 +78,21 @@ def test_integer_biases_of_the_right_scale_pass(trained, tmp_path):
     calibrate(sim, trained.splits["calibration"], 100)
     export_qdq(sim, trained.sample, NAMES, tmp_path / "model.onnx", int32_bias=True)
     check_bias_scales(tmp_path / "model.onnx")
+
+
+def test_the_graph_is_checked_on_the_threads_that_are_pinned(padded, tmp_path, monkeypatch):
+    """Or a machine with more cores writes other figures into metrics/export: at 4 threads, sums end in other bits."""
+    split, _ = padded(tmp_path / "model.onnx", int32_bias=False)
+    opened = []
+
+    class Session(onnxruntime.InferenceSession):
+        def __init__(self, graph, options, **more):
+            opened.append(options.intra_op_num_threads)
+            super().__init__(graph, options, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    run_unoptimised(tmp_path / "model.onnx", split.first(1))
+    assert opened == [torch.get_num_threads()]
 
 
 def test_a_graph_that_answers_otherwise_is_refused_with_the_figures(padded, tmp_path):

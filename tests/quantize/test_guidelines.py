@@ -1,6 +1,9 @@
 """What users' networks do that AIMET does not like: each goes through, or is refused by the name of its layer."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +21,7 @@ from bitladder.quantize.simulation import build_sim, calibrate, export_qdq
 from bitladder.quantize.verify import verify
 from bitladder.socs import find_soc
 from bitladder.targets.hexagon import compile_model, run
-from bitladder.tasks.task import Metric, Quantization, Split
+from bitladder.tasks.task import Metric, Quantization, Split, load_task
 
 W8A8 = Precision(8, 8)
 
@@ -267,3 +270,35 @@ def test_the_w16a16_check_tells_a_right_own_quantizer_from_a_wrong_one(params_wi
         verify(*arguments)
     assert "1 (Gate" in str(error.value)
     assert (tmp_path / "evidence/layers.csv").exists()
+
+
+OWN = """
+from torch import nn
+from bitladder.tasks.task import Metric, Task
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(5, 4)
+
+    def forward(self, image, facts):
+        return self.conv(image) + self.linear(facts)[:, :, None, None]
+
+def task():
+    return Task(Two, len, len, Metric("none", lambda outputs, targets: 0.0))
+"""
+
+
+def test_the_evidence_shows_a_network_of_several_inputs_whatever_they_are_called(params_with, tmp_path, monkeypatch):
+    """Tensors are kept in the order of their names, and this network takes `image` before `facts`."""
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(OWN)
+    changes = {"task": {"factory": "own.py:task", "files": {"code": "own.py"}}, "verify.min_sqnr_db": 200}
+    params, split = load_params(params_with(changes)), of(image=torch.randn(8, 3, 8, 8), facts=torch.randn(8, 5))
+    task = load_task(params.task.factory, params.task.args)
+    prepared, _ = prepare(task.model().eval(), sample_inputs(split))
+    with pytest.raises(UserError, match="W16A16 disagrees with FP32"):
+        verify(prepared, task.metric, split, predict(prepared, split, 8, ""), params, tmp_path / "evidence")
+    done = subprocess.run([sys.executable, "evidence/show.py"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "conv,Conv2d," in done.stdout

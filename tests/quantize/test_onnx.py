@@ -28,7 +28,7 @@ from bitladder.socs import find_soc
 from bitladder.targets.hexagon import compile_model, run
 from bitladder.tasks.onnx_model import OnnxModel, check_hashed, no_loss, why_untrained
 from bitladder.tasks.task import SPLITS, Metric, Quantization, Split, Task
-from bitladder.tasks.trial import try_task
+from bitladder.trial import try_task
 
 CONFIG, PTQ = "htp_v75", PtqParams(techniques=["min-max"], samples=16, batch_size=8)
 

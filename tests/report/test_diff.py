@@ -179,3 +179,25 @@ def test_a_wrong_revision_gives_one_line(repository: Path, name: str, message: s
     done = CliRunner().invoke(app, ["diff", name])
     assert done.exit_code == 1
     assert message in done.output
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "message"),
+    [
+        ("params.yaml", "<<<<<<< HEAD\nseed: 0\n", "params.yaml at work tree: damaged"),
+        ("params.yaml", "- seed\n", "params.yaml at work tree: holds no keys"),
+        ("metrics/decision.json", '{"chosen": ', "metrics/decision.json at work tree: damaged"),
+        ("dvc.lock", "stages: [", "dvc.lock at work tree: damaged"),
+    ],
+)
+def test_a_damaged_file_gives_one_line(repository: Path, path: str, content: str, message: str) -> None:
+    """As a merge leaves them that is not done."""
+    Path(path).write_text(content)
+    done = CliRunner().invoke(app, ["diff", "main"])
+    assert done.exit_code == 1
+    assert message in done.output and len(done.output.splitlines()) == 1
+
+
+def test_a_params_file_without_a_ladder_is_compared(repository: Path) -> None:
+    Path("params.yaml").write_text("seed: 1\nladder:\ntarget:\n")
+    assert "ladder.tiny.weights" in text()

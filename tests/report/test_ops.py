@@ -27,3 +27,6 @@ def test_ops_and_memory_are_those_of_the_soc_that_is_asked_for(tmp_path, monkeyp
     first, second = format_ops("tiny"), format_ops("tiny", "QCS6490")
     assert "|       70 | 50.0%" in first and "SM8650" in first and "110,592" in first
     assert "|       90 | 50.0%" in second and "QCS6490" in second
+    write_json(tmp_path / "metrics/socs/tiny.json", {})
+    with pytest.raises(UserError, match=r"socs/tiny\.json: has nothing of QCS6490; put it into target\.socs"):
+        format_ops("tiny", "QCS6490")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from bitladder.errors import UserError
 from bitladder.params import load_params
 from bitladder.report.page import render
 from records import write_project
@@ -118,6 +119,12 @@ def test_a_name_from_the_task_cannot_break_out_of_the_script(project: Path, chro
 def test_without_the_cache_the_page_says_what_it_lacks(project: Path) -> None:
     shutil.rmtree(project / "build")
     assert "build/export/tiny, which is not here: run `dvc pull`" in render(load_params()).replace("&#39;", "'")
+
+
+def test_a_damaged_lock_is_one_line(project: Path) -> None:
+    (project / "dvc.lock").write_text("stages: [")
+    with pytest.raises(UserError, match=r"dvc\.lock: damaged"):
+        render(load_params())
 
 
 def test_the_page_starts_without_torch() -> None:

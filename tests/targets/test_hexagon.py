@@ -73,6 +73,16 @@ def test_a_compile_that_reaches_its_limit_names_the_limit(half, params, tmp_path
         compile_model(half, tmp_path / "target", params.soc, True, 0.01, tmp_path)
 
 
+def test_samples_under_another_name_are_one_line(half, trained, params, tmp_path):
+    """As a bundle from elsewhere may have them."""
+    compiled = compile_model(half, tmp_path / "target", params.soc, True, 60, tmp_path)
+    split = trained.splits["evaluation"].first(1)
+    other = Split({"picture": split.inputs["image"]}, split.targets)
+    with pytest.raises(UserError, match=r"sample 0 on the emulator of SM8650: .*image.*") as error:
+        run(compiled, params.soc, True, other, params.target, tmp_path)
+    assert "\n" not in str(error.value)
+
+
 def marked(split, index):
     """Give the samples with one that a mishap knows."""
     inputs = {name: values.clone() for name, values in split.inputs.items()}

@@ -6,7 +6,7 @@ from torch.nn import functional
 from bitladder.errors import UserError
 from bitladder.tasks.label_free import label_free
 from bitladder.tasks.task import SPLITS, make_splits
-from bitladder.tasks.trial import try_task
+from bitladder.trial import try_task
 
 
 def network():

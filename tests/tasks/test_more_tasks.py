@@ -14,7 +14,7 @@ from bitladder.quantize.prepare import prepare
 from bitladder.quantize.simulation import build_sim, calibrate
 from bitladder.tasks.image_folder import task as image_folder
 from bitladder.tasks.task import SPLITS, Metric, Split, Task, make_splits
-from bitladder.tasks.trial import try_task
+from bitladder.trial import try_task
 
 
 @pytest.fixture

@@ -40,6 +40,8 @@ def of(count: int, name: str = "x") -> Split:
             {"train": of(3), "calibration": of(3), "evaluation": Split({"x": torch.zeros(4, 2)}, torch.zeros(3))},
             "'evaluation' split has 4 samples of 'x' and 3 targets",
         ),
+        ({"train": Split({"x": torch.zeros(3)}, torch.tensor(3))}, "'targets' of the 'train' split is a single number"),
+        ({"train": Split({"x": torch.tensor(3)}, torch.zeros(3))}, "'x' of the 'train' split is a single number"),
     ],
 )
 def test_wrong_splits_give_one_line(splits, message):

@@ -27,11 +27,15 @@ SEAL = "manifest_sha256"
 
 LARGEST = 64 << 20  # bytes; a manifest is some 10 kB
 
+LONGEST = 255  # bytes of a file's name, on the usual file systems
+
 
 def _inside(name: str) -> str:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or path.as_posix() != name:
         raise ValueError("must be a path inside of the bundle")
+    if any(len(part.encode("utf-8", "surrogatepass")) > LONGEST for part in path.parts):
+        raise ValueError("is longer than a file's name can be")
     return name
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from importlib.metadata import metadata, requires, version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from bitladder.files import hash_path, write_text
+from bitladder.version import installed
 
 __all__ = ["write_sbom"]
 
@@ -31,8 +32,8 @@ def write_sbom(path: Path, folder: Path, manifest: Mapping[str, Any]) -> None:
     bom.metadata.component = Component(name="bundle", type=ComponentType.APPLICATION, bom_ref="bundle")
     for model in sorted(path for path in folder.rglob("*") if path.suffix in (".onnx", ".bin", ".dlc")):
         bom.components.add(_model(model, model.relative_to(folder).as_posix(), manifest))
-    runtime = closure(RUNTIME)
-    for name in sorted(runtime | closure(BUILD)):
+    runtime = _closure(RUNTIME)
+    for name in sorted(runtime | _closure(BUILD)):
         bom.components.add(_library(name, ComponentScope.REQUIRED if name in runtime else ComponentScope.EXCLUDED))
     bom.register_dependency(bom.metadata.component, bom.components)
     content = json.loads(JsonV1Dot6(bom).output_as_string())
@@ -41,13 +42,13 @@ def write_sbom(path: Path, folder: Path, manifest: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
-def closure(roots: tuple[str, ...]) -> set[str]:
+def _closure(roots: tuple[str, ...]) -> set[str]:
     """Name the installed distributions that these need, themselves among them."""
     found: set[str] = set()
     waiting = [canonicalize_name(root) for root in roots]
     while waiting:
         name = waiting.pop()
-        if name not in found and _is_installed(name):
+        if name not in found and installed(name):
             found.add(name)
             waiting += _needed(name)
     return found
@@ -58,14 +59,6 @@ def _needed(name: str) -> Iterator[Any]:
         wanted = Requirement(text)
         if wanted.marker is None or wanted.marker.evaluate({"extra": ""}):
             yield canonicalize_name(wanted.name)
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        version(name)
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def _library(name: str, scope: ComponentScope) -> Component:

@@ -17,13 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bitladder.bundle.manifest import MANIFEST, changed_files, read_manifest
 from bitladder.errors import UserError
-from bitladder.files import hash_path, replacing
+from bitladder.files import LOCK, hash_path, replacing
+from bitladder.git import run_git
 
-__all__ = ["PROVENANCE", "Provenance", "read_provenance", "ship"]
+__all__ = ["Provenance", "read_provenance", "ship"]
 
 PROVENANCE = "provenance.json"
-
-LOCK = Path("dvc.lock")
 
 
 class Provenance(BaseModel):
@@ -47,14 +46,14 @@ def ship(folder: Path, output: Path | None) -> Path:
         raise UserError(f"{folder / changed[0]}; run `dvc repro bundle`")
     if manifest.rung is None:
         raise UserError(f"{folder} ships nothing: {manifest.reason}")
-    if _git("status", "--porcelain", "--untracked-files=no"):
+    if run_git("status", "--porcelain", "--untracked-files=no"):
         raise UserError("the work tree differs from its commit; commit params.yaml, dvc.lock and metrics/ first")
     status = subprocess.run(
         [sys.executable, "-m", "dvc", "status", "--json"], capture_output=True, text=True, check=False
     )
     if status.returncode or json.loads(status.stdout or "{}"):
         raise UserError("the pipeline is not up to date with dvc.lock (`dvc status` says where); run `dvc repro`")
-    revision = _git("rev-parse", "HEAD")
+    revision = run_git("rev-parse", "HEAD")
     provenance = Provenance(
         git_revision=revision, dvc_lock_sha256=hash_path(LOCK), manifest_sha256=hash_path(folder / MANIFEST)
     )
@@ -83,10 +82,3 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     entry = tarfile.TarInfo(name)  # no time, no owner
     entry.size = len(content)
     archive.addfile(entry, io.BytesIO(content))
-
-
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"git {words[0]}: {' '.join(done.stderr.split())[:200]}; `ship` names the commit")
-    return done.stdout.strip()

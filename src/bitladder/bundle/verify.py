@@ -41,9 +41,7 @@ def opened(bundle: Path) -> Iterator[Path]:
     with TemporaryDirectory() as folder:
         try:
             with tarfile.open(bundle, "r:") as archive:
-                archive.extractall(
-                    folder, filter="data"
-                )  # nothing outside of the folder, no links out of it, no devices
+                archive.extractall(folder, filter="data")  # nothing outside of it, no links out of it, no devices
         except (tarfile.TarError, OSError, ValueError) as error:
             raise UserError(f"{bundle}: not an archive that can be unpacked ({' '.join(str(error).split())})") from None
         read_provenance(Path(folder))
@@ -102,7 +100,10 @@ def _answers(folder: Path, manifest: Manifest, name: str, limit_s: float) -> tup
     assert manifest.recorded
     chip = manifest.socs[name]
     inputs = {key: torch.from_numpy(values) for key, values in load_arrays(folder / manifest.recorded.file).items()}
-    targets = torch.from_numpy(load_arrays(folder / manifest.recorded.targets)["targets"])
+    beside = load_arrays(folder / manifest.recorded.targets)
+    if "targets" not in beside:
+        raise UserError(f"{folder / manifest.recorded.targets}: has no array 'targets'")
+    targets = torch.from_numpy(beside["targets"])
     split = Split(inputs, targets)
     if {len(values) for values in (*inputs.values(), targets)} != {manifest.recorded.samples}:
         raise UserError(f"{folder / manifest.recorded.file}: holds other samples than the manifest says")

@@ -1,10 +1,10 @@
 """The bundle: what the target needs of the chosen rung, and what proves that it is what the pipeline measured."""
 
+import inspect
 import platform
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,14 @@ from bitladder.evaluate import Outputs
 from bitladder.files import copy_file, hash_path, read_json
 from bitladder.model import load_split
 from bitladder.params import Params
-from bitladder.report.results import METRICS
+from bitladder.results import METRICS
 from bitladder.resume import fingerprint, workspace
 from bitladder.socs import Soc, find_soc
 from bitladder.targets import runner
 from bitladder.targets.backend import CONTEXT_FILE
 from bitladder.targets.hexagon import Compiled, run
-from bitladder.tasks.task import SPLITS, Split, load_task
-from bitladder.version import RELEASE
+from bitladder.tasks.task import SPLITS, Split, Task, load_task
+from bitladder.version import RELEASE, installed
 
 __all__ = ["write_bundle"]
 
@@ -74,7 +74,8 @@ def write_bundle(params: Params, folder: Path) -> None:
     emulator does not load what was compiled.
     """
     decision = read_json(METRICS / "decision.json")
-    key = fingerprint(params, decision, files=tuple(sorted(Path("build/target").rglob("*.bin"))))
+    binaries = sorted(path for kind in ("target", "socs") for path in Path(f"build/{kind}").rglob("*.bin"))
+    key = fingerprint(params, decision, files=(Path("build/data/evaluation.safetensors"), *binaries))
     with workspace("bundle", key) as work:
         made = work / folder.name
         shutil.rmtree(made, ignore_errors=True)
@@ -167,19 +168,16 @@ def _circumstances(params: Params) -> dict[str, Any]:
         "versions": {
             # The release: a hash of all code would change where no stage of this bundle does
             "bitladder": params.bitladder or RELEASE,
-            **{name: _version(name) for name in LIBRARIES},
+            **{name: installed(name) for name in LIBRARIES},
             "python": platform.python_version(),
         },
     }
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+def _described(task: Task) -> str:
+    """Give what the task's author wrote above its network; empty where nothing.
 
-
-def _described(task: Any) -> str:
-    """Give what the task's author wrote above its network, and where nothing, say so."""
-    return " ".join((getattr(task.model, "__doc__", None) or "").split())
+    An object that is called, such as OnnxModel, has its class's docstring, which is not theirs.
+    """
+    own = inspect.isroutine(task.model) or inspect.isclass(task.model)
+    return " ".join(((own and task.model.__doc__) or "").split())

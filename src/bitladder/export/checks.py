@@ -5,13 +5,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
-import torch
 from onnx import numpy_helper
-from tqdm import tqdm
 
 from bitladder.errors import UserError
 from bitladder.evaluate import Outputs, agreement, sqnr_db
+from bitladder.tasks.onnx_model import open_session, run_samples
 from bitladder.tasks.task import Split
 
 __all__ = ["check_answers", "check_bias_scales", "graph_names", "run_unoptimised", "wrong_bias_scales"]
@@ -69,22 +67,10 @@ def wrong_bias_scales(path: Path) -> list[str]:
 
 
 def run_unoptimised(path: Path, split: Split) -> Outputs:
-    """Run samples through ONNX Runtime's CPU provider one at a time.
-
-    Optimisations are off: with them on, its fused integer kernels are no judge of a QDQ graph.
-    """
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    """Run samples through ONNX Runtime's CPU provider one at a time, optimisations off."""
+    session = open_session(str(path))
     names = [output.name for output in session.get_outputs()]
-    rows = [
-        session.run(names, {name: values[row : row + 1].numpy() for name, values in split.inputs.items()})
-        for row in tqdm(range(len(split)), desc="check", unit="sample", leave=False)
-    ]
-    return {
-        name: torch.from_numpy(np.concatenate(column))
-        for name, column in zip(names, zip(*rows, strict=True), strict=True)
-    }
+    return run_samples(session.run, list(split.inputs), names, tuple(split.inputs.values()), "check")
 
 
 def check_answers(path: Path, answers: Outputs, simulated: Outputs, min_sqnr_db: float) -> dict[str, Any]:

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from bitladder.files import replacing
+from bitladder.precision import OPSET
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.source import user_code
 from bitladder.tasks.task import as_returned, name_outputs
 
 __all__ = ["HalfPrecision", "export_fp16"]
-
-OPSET = 21
 
 
 class HalfPrecision(nn.Module):

@@ -1,6 +1,6 @@
 """Latency of an ONNX model on a device that is not at hand: a value, an interval, and how far to trust them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from bitladder.errors import UserError
 from bitladder.latency.fit import Model, fit
 from bitladder.latency.graph import read_ops
 from bitladder.latency.table import RUNTIME, Measurement, published_measurements, published_reach
-from bitladder.latency.work import PRECISIONS, Work, features, sum_work
+from bitladder.latency.work import PRECISIONS, features, sum_work
 from bitladder.socs import all_socs, normalised
 
 __all__ = [
@@ -20,8 +20,6 @@ __all__ = [
     "Estimate",
     "devices",
     "estimate",
-    "estimate_work",
-    "find_device",
     "fit_report",
     "reach_by_precision",
 ]
@@ -51,36 +49,17 @@ def devices() -> dict[str, tuple[str, ...]]:
     return {name: tuple(precision for precision in PRECISIONS if (name, precision) in found) for name in names}
 
 
-def find_device(name: str) -> str:
-    """Give the device of this name, or the one with the SoC of this name. Raise UserError with the names there are."""
-    for device in devices():
-        if normalised(device) == normalised(name):
-            return device
-    soc = next((soc for soc in all_socs().values() if soc.is_called(name)), None)
-    if soc is None or soc.device is None:
-        with_device = sorted(soc.name for soc in all_socs().values() if soc.device)
-        raise UserError(
-            f"{name!r} is no device with published latencies; use one of {', '.join(devices())}, or a SoC of"
-            f" {', '.join(with_device)}"
-        )
-    return soc.device
-
-
 def estimate(model: Path, device: str, precision: str) -> Estimate:
     """Estimate the latency of an ONNX model (float, FP16 or QDQ) at fp16, w8a8 or w8a16.
 
     Raises UserError for an unknown device or precision, or a graph that cannot be read.
     """
-    device = find_device(device)
+    device = _find_device(device)
     if precision not in PRECISIONS:
         raise UserError(f"no latencies are published at {precision}; use one of {', '.join(PRECISIONS)}")
     if precision not in devices()[device]:
         raise UserError(f"{device} has no published latencies at {precision}; it has {', '.join(devices()[device])}")
-    return estimate_work(sum_work(read_ops(model)), device, precision)
-
-
-def estimate_work(work: Mapping[str, Work], device: str, precision: str) -> Estimate:
-    """Estimate from a graph's work. The device and its precision must be published ones."""
+    work = sum_work(read_ops(model))
     if not sum(of.ops for of in work.values()):
         raise UserError("the graph holds no operation, so there is no latency to estimate")
     value = _fitted().latency_ms((device, precision), features(work, precision))
@@ -122,6 +101,21 @@ def fit_report() -> list[dict[str, Any]]:
                 }
             )
     return rows
+
+
+def _find_device(name: str) -> str:
+    """Give the device of this name, or the one with the SoC of this name. Raise UserError with the names there are."""
+    for device in devices():
+        if normalised(device) == normalised(name):
+            return device
+    soc = next((soc for soc in all_socs().values() if soc.is_called(name)), None)
+    if soc is None or soc.device is None:
+        with_device = sorted(soc.name for soc in all_socs().values() if soc.device)
+        raise UserError(
+            f"{name!r} is no device with published latencies; use one of {', '.join(devices())}, or a SoC of"
+            f" {', '.join(with_device)}"
+        )
+    return soc.device
 
 
 LeftOut = Sequence[tuple[Measurement, float]]

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from bitladder.files import load_tensors, save_tensors
 from bitladder.params import AdaroundParams
+from bitladder.quantize.hooks import hooked
 from bitladder.tasks.task import Split
 
 __all__ = ["round_weights"]
@@ -52,10 +53,7 @@ def round_weights(
     sample = tuple(values[:1] for values in split.inputs.values())
     activations = get_module_act_func_pair(reference, sample)
     layers = _layers_in_order(reference, sim, sample)
-    batches: list[Any] = [
-        (tuple(values[start : start + settings.batch_size] for values in split.inputs.values()), {})
-        for start in range(0, len(split), settings.batch_size)
-    ]
+    batches: list[Any] = [(batch, {}) for batch in split.batches(settings.batch_size)]
     with remove_activation_quantizers(sim.model), tqdm(layers, desc="adaround", unit="layer") as bar:
         for name, module in bar:
             bar.set_postfix_str(name)
@@ -105,13 +103,8 @@ def _layers_in_order(
     def note(module: nn.Module, inputs: object, output: object) -> None:
         found.setdefault(names[module], module)
 
-    hooks = [module.register_forward_hook(note) for module in names]
-    try:
-        with torch.no_grad():
-            reference(*sample)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(module.register_forward_hook(note) for module in names), torch.no_grad():
+        reference(*sample)
     quantized = dict(sim.model.named_modules())
     return [
         (name, module)

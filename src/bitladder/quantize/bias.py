@@ -4,8 +4,6 @@ AIMET had it and took it out in version 2. Rounding shifts the mean of each chan
 convolutions adds the shifts up; a bias costs nothing to change.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,9 +11,10 @@ from aimet_torch.nn import QuantizationMixin
 from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 
+from bitladder.quantize.hooks import hooked
 from bitladder.tasks.task import Split
 
-__all__ = ["channel_means", "correct_biases", "corrected_bias", "hooked"]
+__all__ = ["channel_means", "correct_biases", "corrected_bias"]
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
@@ -74,14 +73,3 @@ def channel_means(output: Tensor, module: nn.Module) -> Tensor:
     """Give the mean of each channel: the last dimension of a linear layer, the second of a convolution."""
     channel = output.ndim - 1 if isinstance(module, nn.Linear) else 1
     return output.mean([dimension for dimension in range(output.ndim) if dimension != channel])
-
-
-@contextmanager
-def hooked(hooks: Any) -> Iterator[None]:
-    """Remove hooks after use."""
-    registered = list(hooks)
-    try:
-        yield
-    finally:
-        for hook in registered:
-            hook.remove()

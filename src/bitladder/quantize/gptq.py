@@ -16,7 +16,8 @@ from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bitladder.quantize.bias import channel_means, corrected_bias, hooked
+from bitladder.quantize.bias import channel_means, corrected_bias
+from bitladder.quantize.hooks import hooked
 from bitladder.tasks.task import Split
 
 __all__ = ["round_weights"]

@@ -9,6 +9,7 @@ from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 
 from bitladder.errors import UserError
+from bitladder.quantize.hooks import hooked
 
 __all__ = ["check_layers", "check_ranges", "leave_unknown", "refusal", "without_tensors"]
 
@@ -54,12 +55,8 @@ def without_tensors(sim: QuantizationSimModel) -> Iterator[set[str]]:
 
         return layer.register_forward_hook(hook)
 
-    hooks = [listen(name, layer) for name, layer in _layers(sim.model)]
-    try:
+    with hooked(listen(name, layer) for name, layer in _layers(sim.model)):
         yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def check_ranges(sim: QuantizationSimModel, plain: Collection[str] = ()) -> None:

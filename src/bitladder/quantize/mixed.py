@@ -11,11 +11,12 @@ from tqdm import tqdm
 from bitladder.evaluate import Comparison, predict, sqnr_db
 from bitladder.params import MixedParams
 from bitladder.precision import Precision
+from bitladder.quantize.hooks import hooked
 from bitladder.quantize.isolated import isolated, quantized_layers
 from bitladder.quantize.simulation import set_layers
 from bitladder.quantize.techniques import GPTQ, Quantized, Setting, gptq, with_biases
 
-__all__ = ["order_layers", "raise_layers"]
+__all__ = ["raise_layers"]
 
 SAMPLES = 32  # to order the layers by; which of them are raised is decided on all samples
 
@@ -32,7 +33,7 @@ def raise_layers(
     """
     if score(quantized.sim.model).drop <= mixed.max_drop:
         return quantized, {}
-    order = order_layers(quantized, setting, mixed)
+    order = _order_layers(quantized, setting, mixed)
     found = {len(order): _raised(quantized, setting, mixed, order)}
     low, high = 0, len(order)  # `low` are too few, `high` are enough or all
     with tqdm(desc="mixed precision", unit="try") as bar:
@@ -49,7 +50,7 @@ def raise_layers(
     return found[high], {name: str(mixed.raise_to.precision) for name in sorted(order[:high])}
 
 
-def order_layers(quantized: Quantized, setting: Setting, mixed: MixedParams) -> list[str]:
+def _order_layers(quantized: Quantized, setting: Setting, mixed: MixedParams) -> list[str]:
     """Order a sim's layers with weights: the most noise on the outputs for the least cost first."""
     few = setting.fit.first(SAMPLES)
     size = setting.params.batch_size
@@ -80,13 +81,8 @@ def _costs(quantized: Quantized, setting: Setting, mixed: MixedParams) -> dict[s
 
         return hook
 
-    hooks = [layer.register_forward_hook(count(name)) for name, layer in layers.items()]
-    try:
-        with torch.no_grad():
-            quantized.model(*setting.sample)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(layer.register_forward_hook(count(name)) for name, layer in layers.items()), torch.no_grad():
+        quantized.model(*setting.sample)
     return {name: float(layer.weight.numel() * positions.get(name, 1)) for name, layer in layers.items()}
 
 

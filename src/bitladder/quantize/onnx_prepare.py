@@ -8,14 +8,12 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from bitladder.errors import UserError
-from bitladder.quantize.wishes import WISHES
+from bitladder.precision import OPSET
+from bitladder.quantize.wishes import keep_wishes
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.task import Quantization
 
 __all__ = ["prepare_onnx", "quiet"]
-
-OPSET = 21
-"""The first ONNX opset whose QuantizeLinear takes 4 and 16 bits."""
 
 
 def prepare_onnx(
@@ -46,13 +44,7 @@ def prepare_onnx(
     _name_nodes(proto)
     fold_all_batch_norms_to_weight(proto)
     prepared = OnnxNetwork(onnx.shape_inference.infer_shapes(proto, data_prop=True), network.source)
-    known = [node.name for node in proto.graph.node]
-    for name in wishes.exclude:
-        if name not in known:
-            raise UserError(
-                f"task: Quantization.exclude: there is no node {name!r}; there are {', '.join(known)[:300]}"
-            )
-    setattr(prepared, WISHES, wishes)
+    keep_wishes(prepared, wishes)
     return prepared
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -18,9 +19,9 @@ from bitladder.files import load_tensors, replacing, save_tensors
 from bitladder.model import keep_output_names
 from bitladder.precision import Precision
 from bitladder.quantize.onnx_prepare import quiet
-from bitladder.quantize.wishes import WISHES
+from bitladder.quantize.wishes import wishes_of
 from bitladder.tasks.onnx_model import OnnxNetwork, run_samples
-from bitladder.tasks.task import Quantization, Split
+from bitladder.tasks.task import Split
 
 if TYPE_CHECKING:
     from aimet_onnx.quantsim import QuantizationSimModel
@@ -41,7 +42,7 @@ class OnnxSim:
         quiet()
         from aimet_onnx.quantsim import QuantizationSimModel
 
-        wishes: Quantization = getattr(network, WISHES)
+        wishes = wishes_of(network)
         self.network = network
         self._constants = {tensor.name for tensor in network.proto.graph.initializer}
         self._folder = TemporaryDirectory()  # aimet-onnx's own is not cleared away at the end of the process
@@ -66,9 +67,7 @@ class OnnxSim:
     def calibrate(self, split: Split) -> None:
         """Find the quantizers' ranges from samples. Raise UserError where one is left without."""
         rows = tqdm(range(len(split)), desc="calibrate", unit="sample", leave=False)
-        self._sim.compute_encodings(
-            {name: values[row : row + 1].numpy() for name, values in split.inputs.items()} for row in rows
-        )
+        self._sim.compute_encodings(split.row(row) for row in rows)
         names = self._names()
         empty = [names[key] for key, one in self._quantizers.items() if one.enabled and not one.is_initialized()]
         if empty:
@@ -196,17 +195,17 @@ class _SimNetwork(nn.Module):
 
 def _tensors(proto: onnx.ModelProto, wanted: dict[str, str], split: Split) -> dict[str, Tensor]:
     """Run a split through a graph, and give inner tensors: `wanted` says what each is called there."""
-    from aimet_onnx.utils import OrtInferenceSession
+    from aimet_onnx.utils import OrtInferenceSession, register_aimet_custom_ops
 
+    options = register_aimet_custom_ops(onnxruntime.SessionOptions())
+    options.intra_op_num_threads = torch.get_num_threads()  # sums change their last bits with it
     proto = copy.deepcopy(proto)
     new = set(wanted.values()) - {value.name for value in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(new))
-    session = OrtInferenceSession(proto, ["CPUExecutionProvider"])
+    session = OrtInferenceSession(proto, ["CPUExecutionProvider"], options)
     kinds = {output.name: output.type for output in session.get_outputs()}
     floats = {name: inner for name, inner in wanted.items() if kinds[inner] == "tensor(float)"}
-    samples = (
-        {name: values[row : row + 1].numpy() for name, values in split.inputs.items()} for row in range(len(split))
-    )
+    samples = (split.row(row) for row in range(len(split)))
     columns = zip(*(session.run(list(floats.values()), sample) for sample in samples), strict=True)
     return {name: torch.from_numpy(np.stack(column)) for name, column in zip(floats, columns, strict=True)}
 

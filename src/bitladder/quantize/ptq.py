@@ -58,7 +58,8 @@ def quantize_rung(params: Params, rung: str, task: Task) -> tuple[Quantized, nn.
     if isinstance(model, OnnxNetwork) and (params.ladder[rung].mixed or params.ladder[rung].layers):
         raise UserError(f"ladder.{rung}: mixed and layers need a network of PyTorch's, and the model came as ONNX")
     inputs = (BASELINE, TRAINED, Path("build/data/calibration.safetensors"), Path("build/task.json"))
-    key = fingerprint(params.task, params.prepare, params.compute, params.ladder[rung], own, params.seed, files=inputs)
+    config, seed = params.soc.quantsim_config, params.seed
+    key = fingerprint(params.task, params.prepare, params.compute, params.ladder[rung], own, config, seed, files=inputs)
     with workspace(f"ptq-{rung}", key) as work:
         setting = Setting(
             model=model,
@@ -66,9 +67,9 @@ def quantize_rung(params: Params, rung: str, task: Task) -> tuple[Quantized, nn.
             sample=sample,
             fit=fit,
             precision=params.ladder[rung].precision,
-            config=params.soc.quantsim_config,
+            config=config,
             params=own,
-            seed=params.seed,
+            seed=seed,
             work=work,
             layers=params.ladder[rung].layer_precisions,
         )

@@ -10,6 +10,7 @@ import torch
 from aimet_torch.quantsim import QuantizationSimModel
 from safetensors.torch import load_file
 
+from bitladder.model import load_split
 from bitladder.quantize.prepare import prepare
 from bitladder.tasks.task import load_task
 
@@ -18,7 +19,7 @@ def main() -> None:
     """Compare, and print."""
     here = Path(__file__).parent
     facts = json.loads((here / "facts.json").read_text())
-    samples = tuple(load_file(here / "samples.safetensors").values())
+    samples = tuple(load_split(here / "samples.safetensors").inputs.values())
     task = load_task(facts["task"]["factory"], facts["task"]["args"])
     sample = tuple(values[:1] for values in samples)
     model, _ = prepare(task.model().eval(), sample, facts["prepare"]["exclude"], task.quantization)

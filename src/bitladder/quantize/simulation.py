@@ -16,7 +16,7 @@ from bitladder.errors import UserError
 from bitladder.evaluate import predict
 from bitladder.files import load_tensors, replacing, save_tensors
 from bitladder.model import carry_notes
-from bitladder.precision import Precision
+from bitladder.precision import OPSET, Precision
 from bitladder.quantize import fast_quant
 from bitladder.quantize.aimet import learn_types, without_transformers
 from bitladder.quantize.missing import check_layers, check_ranges, leave_unknown, refusal, without_tensors
@@ -26,10 +26,10 @@ from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.task import Split
 
 __all__ = [
-    "OPSET",
     "Sim",
     "build_sim",
     "calibrate",
+    "clipped_layers",
     "copy_sim",
     "encodings_of",
     "export_encodings",
@@ -41,9 +41,6 @@ __all__ = [
     "set_layers",
     "swap_relu6",
 ]
-
-OPSET = 21
-"""The first ONNX opset whose QuantizeLinear takes 4 and 16 bits."""
 
 RANGE_SETTINGS = {"min-max": "tf", "sqnr": "tf_enhanced"}  # ours, in AIMET's words
 

@@ -140,7 +140,7 @@ def bn_reestimation(setting: Setting, start: Quantized | None) -> Quantized:
     noisy = build_sim(unfolded, setting.sample, setting.precision, setting.config, start.ranges)
     set_layers(noisy, setting.layers)
     calibrate(noisy, setting.fit, setting.params.batch_size)
-    batches = _batches(setting.fit, setting.params.batch_size)
+    batches = list(setting.fit.batches(setting.params.batch_size))
     found, expected = (_statistics(model, batches) for model in (noisy.model, copy.deepcopy(unfolded)))
     for name, module in unfolded.named_modules():
         if name in expected:
@@ -189,7 +189,7 @@ def seq_mse(setting: Setting, start: Quantized | None) -> Quantized:
         raise Idle(f"it is for weights of at most {SEQ_MSE_BITS} bits")
     start = _with_float_weights(setting, start or min_max(setting, None))
     sim, own = start.copy_sim(setting, float_biases=True), setting.params.seq_mse
-    few = _batches(setting.fit.first(own.samples), setting.params.batch_size)
+    few = list(setting.fit.first(own.samples).batches(setting.params.batch_size))
     folder = setting.work / "seq-mse"
     folder.mkdir(parents=True, exist_ok=True)
     apply_seq_mse(sim, few, own.candidates, lambda model, inputs: model(*inputs), cache_dir=str(folder))
@@ -254,9 +254,3 @@ def _statistics(model: nn.Module, batches: list[tuple[Tensor, ...]]) -> dict[str
         for name, module in model.named_modules()
         if isinstance(module, BN) and module.running_mean is not None and module.running_var is not None
     }
-
-
-def _batches(split: Split, size: int) -> list[tuple[Tensor, ...]]:
-    return [
-        tuple(values[start : start + size] for values in split.inputs.values()) for start in range(0, len(split), size)
-    ]

@@ -6,12 +6,13 @@ from aimet_torch.nn import QuantizationMixin
 from torch import nn
 
 from bitladder.errors import UserError
+from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.source import user_code
 from bitladder.tasks.task import Quantization
 
 __all__ = ["define", "keep_wishes", "wishes_of"]
 
-WISHES = "bitladder_quantization"
+_WISHES = "bitladder_quantization"
 
 
 def define(model: nn.Module, wishes: Quantization) -> list[nn.Module]:
@@ -43,14 +44,21 @@ def keep_wishes(model: nn.Module, wishes: Quantization) -> None:
     """
     if wishes.config and not Path(wishes.config).is_file():
         raise UserError(f"task: Quantization.config: {wishes.config}: no such file")
-    known = dict(model.named_modules())
+    if isinstance(model, OnnxNetwork):
+        kind, known = "node", [node.name for node in model.proto.graph.node]
+        shown = known
+    else:
+        modules = dict(model.named_modules())
+        kind, known = "layer", list(modules)
+        shown = [name for name, module in modules.items() if name and not any(module.children())]
     for name in wishes.exclude:
         if name not in known:
-            layers = ", ".join(name for name, module in known.items() if name and not any(module.children()))
-            raise UserError(f"task: Quantization.exclude: there is no layer {name!r}; there are {layers[:300]}")
-    setattr(model, WISHES, wishes)
+            raise UserError(
+                f"task: Quantization.exclude: there is no {kind} {name!r}; there are {', '.join(shown)[:300]}"
+            )
+    setattr(model, _WISHES, wishes)
 
 
 def wishes_of(model: nn.Module) -> Quantization:
     """Give what was noted on a network; nothing, if nothing was."""
-    return getattr(model, WISHES, None) or Quantization()
+    return getattr(model, _WISHES, None) or Quantization()

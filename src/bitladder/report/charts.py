@@ -253,7 +253,6 @@ def _tips(*fields: str) -> list[alt.Tooltip]:
 
 def _spec(chart: Any, height: int) -> Spec:
     fitted = alt.AutoSizeParams(type="fit-x", contains="padding")
-    spec: Spec = chart.properties(width="container", height=height, autosize=fitted).to_dict(
-        validate=False
-    )  # half the time
+    sized = chart.properties(width="container", height=height, autosize=fitted)
+    spec: Spec = sized.to_dict(validate=False)  # half the time
     return spec

@@ -9,6 +9,7 @@ from typing import Any
 from tabulate import tabulate
 
 from bitladder.report.revisions import Revision
+from bitladder.results import flat
 
 __all__ = ["Diff", "diff", "format_diff", "lost"]
 
@@ -126,7 +127,7 @@ def _trail(revision: Revision) -> dict[str, Any]:
 
 
 def _params(before: Revision, after: Revision) -> Iterator[Row]:
-    old, new = _flat(before.params), _flat(after.params)
+    old, new = flat(before.params), flat(after.params)
     for key in dict.fromkeys((*old, *new)):
         if old.get(key, _ABSENT) != new.get(key, _ABSENT):
             yield key, _shown(old.get(key, _ABSENT)), _shown(new.get(key, _ABSENT))
@@ -243,13 +244,6 @@ def _change(old: Any, new: Any) -> str:
     if isinstance(old, int) and isinstance(new, int):
         return f"{new - old:+,} ({new / old - 1:+.1%})" if old else f"{new - old:+,}"
     return f"{new - old:+.4f}"
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _plain(cell: str) -> str:

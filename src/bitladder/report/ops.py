@@ -7,7 +7,7 @@ from tabulate import tabulate
 
 from bitladder.errors import UserError
 from bitladder.files import read_json
-from bitladder.report.results import METRICS
+from bitladder.results import METRICS
 
 __all__ = ["format_ops"]
 
@@ -35,7 +35,12 @@ def format_ops(rung: str, soc: str | None = None) -> str:
             for row in csv.DictReader(file)
         ]
     ops = tabulate(rows, ["op", "runs on", "cycles", "share", "cycles are"], "github")
-    record = read_json(METRICS / f"socs/{rung}.json")[soc] if soc else read_json(METRICS / f"target/{rung}.json")
+    metrics = METRICS / (f"socs/{rung}.json" if soc else f"target/{rung}.json")
+    record = read_json(metrics)
+    if soc:
+        if soc not in record:
+            raise UserError(f"{metrics}: has nothing of {soc}; put it into target.socs and run `dvc repro socs@{rung}`")
+        record = record[soc]
     memory = {"context_binary_bytes": record["memory_bytes"], **record["memory"]}
     cells = [(key, f"{value:,}" if isinstance(value, int) else value or "-") for key, value in memory.items()]
     return f"{ops}\n\n" + tabulate(cells, ["memory", record["soc"]], "github", disable_numparse=True)

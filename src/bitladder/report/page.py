@@ -2,9 +2,7 @@
 
 import csv
 import json
-import subprocess
 from collections.abc import Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
@@ -13,14 +11,14 @@ from typing import Any
 import jinja2
 import vl_convert
 from markupsafe import Markup
-from ruamel.yaml import YAML
 
-from bitladder.files import read_json, write_text
+from bitladder import git
+from bitladder.files import locked_stages, read_json, write_text
 from bitladder.params import Params
 from bitladder.report import charts
-from bitladder.report.results import METRICS, read_results
-from bitladder.report.tables import comparison_rows, mark, soc_rows
-from bitladder.version import RELEASE
+from bitladder.report.tables import cell, comparison_rows, latency_cell, mark, soc_rows
+from bitladder.results import METRICS, read_results
+from bitladder.version import RELEASE, installed
 
 __all__ = ["PAGE", "render"]
 
@@ -64,7 +62,7 @@ def render(params: Params) -> str:
 
 def _library() -> str:
     """Give the code that draws the plots. It is kept in build/: bundling it takes a second, always to the same."""
-    path = Path(f"build/vega-{version('vl-convert-python')}.js")
+    path = Path(f"build/vega-{installed('vl-convert-python')}.js")
     if not path.exists():
         write_text(path, vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
     return path.read_text("utf-8")
@@ -90,12 +88,12 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         row["rung"],
         row["precision"],
         row["technique"] or "-",
-        _number(row["value"], ".4f"),
-        _number(row["drop"], "+.4f"),
-        _number(row["target_value"], ".4f"),
-        _number(row["target_drop"], "+.4f"),
-        _number(row["target_gap"], ".4f"),
-        _number(row["target_sqnr_db"], ".1f"),
+        cell(row["value"], ".4f"),
+        cell(row["drop"], "+.4f"),
+        cell(row["target_value"], ".4f"),
+        cell(row["target_drop"], "+.4f"),
+        cell(row["target_gap"], ".4f"),
+        cell(row["target_sqnr_db"], ".1f"),
         *_costs(row),
         mark(row).removeprefix("<- "),
     ]
@@ -106,10 +104,10 @@ def _soc_cells(row: Mapping[str, Any]) -> list[str]:
         row["rung"],
         row["precision"],
         row["soc"],
-        _number(row["value"], ".4f"),
-        _number(row["drop"], "+.4f"),
-        _number(row["gap"], ".4f"),
-        _number(row["sqnr_db"], ".1f"),
+        cell(row["value"], ".4f"),
+        cell(row["drop"], "+.4f"),
+        cell(row["gap"], ".4f"),
+        cell(row["sqnr_db"], ".1f"),
         *_costs(row),
         row["reason"] if row["value"] is None else "",
     ]
@@ -117,12 +115,7 @@ def _soc_cells(row: Mapping[str, Any]) -> list[str]:
 
 def _costs(row: Mapping[str, Any]) -> tuple[str, str]:
     memory = row["memory_bytes"]
-    estimated = " (estimated)" if row["latency_source"] == "estimated" else ""
-    return _number(memory and memory / charts.KIB, ",.0f"), _number(row["latency_ms"], ".3f") + estimated
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+    return cell(memory and memory / charts.KIB, ",.0f"), latency_cell(row)
 
 
 def _plots(params: Params, rows: Rows, decision: Mapping[str, Any], by_soc: Rows) -> tuple[Rows, dict[str, Any]]:
@@ -240,34 +233,22 @@ def _value(column: str, text: str) -> str | float | None:
 
 def _facts(params: Params) -> list[tuple[str, str]]:
     """Name what the figures were made from: revision, data, weights, versions."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
-
-    def installed(package: str) -> str:
-        try:
-            return f"{package} {version(package)}"
-        except PackageNotFoundError:
-            return f"{package} not installed"
-
-    changed = [line[3:] for line in git("status", "--porcelain").splitlines()]
-    revision = git("rev-parse", "HEAD") or "not in git"
-    if changed:
-        revision += f", and changes not committed in {len(changed)} files"
+    revision, changed = git.state()
+    uncommitted = f", and changes not committed in {changed} files" if changed else ""
     facts = [
-        ("git revision", revision),
+        ("git revision", f"{revision or 'not in git'}{uncommitted}"),
         ("task", f"{params.task.factory} {json.dumps(params.task.args)}"),
         ("target", f"{params.target.soc} ({params.soc.arch}) by {params.target.backend}"),
         ("seed", str(params.seed)),
     ]
     facts += [(f"md5 of {path}", digest) for path, digest in _hashes(("data", "train"))]
-    return [*facts, ("versions here", ", ".join((f"bitladder {RELEASE}", *map(installed, PACKAGES))))]
+    versions = [f"bitladder {RELEASE}", *(f"{name} {installed(name) or 'not installed'}" for name in PACKAGES)]
+    return [*facts, ("versions here", ", ".join(versions))]
 
 
 def _hashes(stages: tuple[str, ...]) -> list[tuple[str, str]]:
     """Give path and hash of the outputs of stages, from dvc.lock."""
-    lock = Path("dvc.lock")
-    recorded = YAML(typ="safe").load(lock.read_text("utf-8"))["stages"] if lock.exists() else {}
+    recorded = locked_stages()
     return [
         (out["path"], out["md5"])
         for stage in stages

@@ -3,15 +3,16 @@
 import csv
 import io
 import json
-import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, YAMLError
 
 from bitladder.errors import UserError
+from bitladder.git import ask_git
 from bitladder.socs import find_soc
 
 __all__ = ["Revision", "cached_file", "read_revision"]
@@ -28,12 +29,12 @@ class Revision:
     @cached_property
     def params(self) -> dict[str, Any]:
         """What params.yaml holds; not validated, as an older one has other keys."""
-        return dict(YAML(typ="safe").load(self._text("params.yaml") or "") or {})
+        return self._mapping("params.yaml", YAML(typ="safe").load)
 
     @cached_property
     def rungs(self) -> tuple[str, ...]:
         """FP16 and the rungs, as params.yaml lists them."""
-        return ("fp16", *self.params.get("ladder", {}))
+        return ("fp16", *(self.params.get("ladder") or {}))
 
     @cached_property
     def decision(self) -> dict[str, Any]:
@@ -43,18 +44,16 @@ class Revision:
     @cached_property
     def outputs(self) -> dict[str, dict[str, Any]]:
         """Size and hash by path of all that DVC made, from dvc.lock."""
-        text = self._text("dvc.lock")
-        stages = YAML(typ="safe").load(text)["stages"] if text else {}
+        stages = self._mapping("dvc.lock", YAML(typ="safe").load).get("stages") or {}
         return {out["path"]: out for stage in stages.values() for out in stage.get("outs", [])}
 
     def record(self, path: str) -> dict[str, Any]:
         """Read a JSON file; empty, and noted in `unseen`, if it is not there."""
-        text = self._text(path)
-        return json.loads(text) if text else {}
+        return self._mapping(path, json.loads)
 
     def socs(self, rung: str) -> dict[str, dict[str, Any]]:
         """Read what metrics/socs/<rung>.json holds of the SoCs that params.yaml names; empty if none."""
-        named = {_soc(name) for name in self.params.get("target", {}).get("socs") or ()}
+        named = {_soc(name) for name in (self.params.get("target") or {}).get("socs") or ()}
         found = self.record(f"metrics/socs/{rung}.json") if named else {}
         return {soc: record for soc, record in found.items() if soc in named}
 
@@ -83,11 +82,21 @@ class Revision:
         path = f"build/export/{rung}/encodings.json"
         return path if path in self.outputs else f"build/ptq/{rung}/encodings.json"
 
+    def _mapping(self, path: str, parse: Callable[[str], Any]) -> dict[str, Any]:
+        """Parse a file; empty if it is not there. Raises UserError where it is damaged."""
+        try:
+            found = parse(self._text(path) or "{}") or {}
+        except (YAMLError, ValueError) as error:
+            raise UserError(f"{path} at {self.label}: damaged ({' '.join(str(error).split())[:200]})") from None
+        if not isinstance(found, dict):
+            raise UserError(f"{path} at {self.label}: holds no keys")
+        return found
+
     def _text(self, path: str, note: bool = True) -> str | None:
         if self.name is None:
             text = Path(path).read_text("utf-8") if Path(path).exists() else None
         else:
-            text = _git("show", f"{self.name}:./{path}")
+            text = ask_git("show", f"{self.name}:./{path}")
         if text is None and note:
             self.unseen.append(f"{path} at {self.label}: not there")
         return text
@@ -97,11 +106,11 @@ def read_revision(name: str | None) -> Revision:
     """Find a revision, None for the work tree. Raise UserError if git does not know it, or it has no params.yaml."""
     if name is None:
         return Revision(None, "work tree")
-    known = _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}") or _experiment(name)
+    known = ask_git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}") or _experiment(name)
     if known is None:
         raise UserError(f"{name}: git knows no such revision here; is it spelled right, and fetched?")
     known = known.strip()
-    if _git("cat-file", "-e", f"{known}:./params.yaml") is None:
+    if ask_git("cat-file", "-e", f"{known}:./params.yaml") is None:
         raise UserError(f"{name}: has no params.yaml in this folder; run this in the folder of the pipeline")
     return Revision(known, name)
 
@@ -116,16 +125,8 @@ def _soc(name: str) -> str:
 
 def _experiment(name: str) -> str | None:
     """Find a DVC experiment's commit by its name: git knows it under a longer one."""
-    refs = _git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps/") or ""
+    refs = ask_git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps/") or ""
     return next((line.split()[0] for line in refs.splitlines() if line.endswith(f"/{name}")), None)
-
-
-def _git(*words: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, check=False, encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError("git is not installed, and bitladder diff reads revisions from it") from None
-    return done.stdout if done.returncode == 0 else None
 
 
 def cached_file(digest: str | None) -> Path | None:

@@ -7,7 +7,17 @@ from tabulate import tabulate
 
 from bitladder.precision import FLOAT, Precision
 
-__all__ = ["COLUMNS", "SOC_COLUMNS", "comparison_rows", "format_soc_table", "format_table", "mark", "soc_rows"]
+__all__ = [
+    "COLUMNS",
+    "SOC_COLUMNS",
+    "cell",
+    "comparison_rows",
+    "format_soc_table",
+    "format_table",
+    "latency_cell",
+    "mark",
+    "soc_rows",
+]
 
 OFF_TARGET = ("metric", "value", "drop", "sqnr_db", "agreement", "technique")
 ON_TARGET = ("value", "drop", "gap", "sqnr_db", "agreement", "samples")
@@ -66,12 +76,12 @@ def format_soc_table(rows: list[dict[str, Any]]) -> str:
             row["rung"],
             row["precision"],
             row["soc"],
-            _number(row["value"], ".4f"),
-            _number(row["drop"], "+.4f"),
-            _number(row["gap"], ".4f"),
-            _number(row["sqnr_db"], ".1f"),
-            _number(row["memory_bytes"], ","),
-            _latency(row),
+            cell(row["value"], ".4f"),
+            cell(row["drop"], "+.4f"),
+            cell(row["gap"], ".4f"),
+            cell(row["sqnr_db"], ".1f"),
+            cell(row["memory_bytes"], ","),
+            latency_cell(row),
             row["reason"].split(":")[0] if row["value"] is None else "",
         ]
         for row in rows
@@ -90,15 +100,15 @@ def format_table(rows: list[dict[str, Any]]) -> str:
             row["rung"],
             row["precision"],
             row["technique"] or "-",
-            _number(row["value"], ".4f"),
-            _number(row["drop"], "+.4f"),
-            _number(row["sqnr_db"], ".1f"),
-            _number(row["target_value"], ".4f"),
-            _number(row["target_drop"], "+.4f"),
-            _number(row["target_gap"], ".4f"),
-            _number(row["target_sqnr_db"], ".1f"),
-            _number(row["memory_bytes"], ","),
-            _latency(row),
+            cell(row["value"], ".4f"),
+            cell(row["drop"], "+.4f"),
+            cell(row["sqnr_db"], ".1f"),
+            cell(row["target_value"], ".4f"),
+            cell(row["target_drop"], "+.4f"),
+            cell(row["target_gap"], ".4f"),
+            cell(row["target_sqnr_db"], ".1f"),
+            cell(row["memory_bytes"], ","),
+            latency_cell(row),
             mark(row),
         ]
         for row in rows
@@ -113,12 +123,13 @@ def mark(row: Mapping[str, Any]) -> str:
     return "skipped" if (row["then"] or "").startswith("skipped") else "Pareto" if row["pareto"] else ""
 
 
-def _latency(row: Mapping[str, Any]) -> str:
-    estimated = " (estimated)" if row["latency_source"] == "estimated" else ""
-    return _number(row["latency_ms"], ".3f") + estimated
+def latency_cell(row: Mapping[str, Any]) -> str:
+    """Give a row's latency in ms, and say so where it is estimated."""
+    return cell(row["latency_ms"], ".3f") + (" (estimated)" if row["latency_source"] == "estimated" else "")
 
 
-def _number(value: float | None, form: str) -> str:
+def cell(value: float | None, form: str) -> str:
+    """Give a figure as people read it; `-` for what was not measured."""
     return "-" if value is None else format(value, form)
 
 

@@ -18,10 +18,10 @@ import torch
 
 from bitladder.errors import RefusedError, UserError
 from bitladder.evaluate import Outputs
-from bitladder.files import copy_file, read_json, write_csv, write_json
+from bitladder.files import copy_file, read_json, write_json
 from bitladder.params import TargetParams
 from bitladder.socs import Soc
-from bitladder.targets.ops import OPS_FILE, weights_bytes
+from bitladder.targets.ops import OPS_FILE, weights_bytes, write_ops
 from bitladder.targets.target import Job, Latency, Measured
 from bitladder.tasks.task import Split
 
@@ -86,9 +86,12 @@ class AiHub:
                 f"AI Hub: job {inference.job_id} succeeded without a profile or outputs; see {inference.url}"
             )
         size = _download(compiled, job.folder / COMPILED_FILE)
-        layers = profile["execution_detail"]
-        _write_layers(layers, job.notes / OPS_FILE)
-        on_npu = sum(layer["compute_unit"] == "NPU" for layer in layers)
+        layers = [
+            {"op": layer["name"], "unit": layer["compute_unit"].lower(), "cycles": layer.get("execution_cycles", 0)}
+            for layer in profile["execution_detail"]
+        ]
+        write_ops(job.notes / OPS_FILE, layers, "measured")
+        on_npu = sum(layer["unit"] == "npu" for layer in layers)
         answers = _answers(returned, job.model)
         latency = _latency(profile["execution_summary"], device.name)
         return Measured(answers, size, weights_bytes(job.model), on_npu, len(layers) - on_npu, latency)
@@ -221,18 +224,3 @@ def _download(compiled: Any, path: Path) -> int:
     with TemporaryDirectory() as folder:
         copy_file(Path(compiled.download_target_model(str(Path(folder) / path.name))), path)
     return path.stat().st_size
-
-
-def _write_layers(layers: list[dict[str, Any]], path: Path) -> None:
-    total = sum(layer.get("execution_cycles", 0) for layer in layers) or 1
-    rows = [
-        {
-            "op": layer["name"],
-            "unit": layer["compute_unit"].lower(),
-            "cycles": layer.get("execution_cycles", 0),
-            "share": layer.get("execution_cycles", 0) / total,
-            "source": "measured",
-        }
-        for layer in layers
-    ]
-    write_csv(path, ["op", "unit", "cycles", "share", "source"], rows)

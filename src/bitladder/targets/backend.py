@@ -51,14 +51,17 @@ Placement = dict[str, list[str]]
 
 
 def _plain_errors(work: Callable[P, T]) -> Callable[P, T]:
-    """Raise RuntimeError for what ONNX Runtime raises: its own kinds of error share no base but Exception."""
+    """Raise RuntimeError for what ONNX Runtime raises: its own kinds of error share no base but Exception.
+
+    Inputs that are not the graph's are a ValueError of its Python part.
+    """
 
     @wraps(work)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return work(*args, **kwargs)
         except Exception as error:
-            if type(error).__module__.startswith("onnxruntime"):
+            if isinstance(error, ValueError) or type(error).__module__.startswith("onnxruntime"):
                 raise RuntimeError(str(error)) from None
             raise
 

@@ -22,7 +22,7 @@ from bitladder.socs import Soc
 from bitladder.targets.hexagon import compile_model, run
 from bitladder.tasks.task import Split
 
-__all__ = ["LIMITS_DB", "Cause", "LayerGap", "find_gap", "first_departure", "instrument"]
+__all__ = ["Cause", "LayerGap", "find_gap", "first_departure"]
 
 LIMITS_DB = {8: 15.0, 16: 30.0}
 """SQNR under which a layer has departed, by activation bits; rounding alone leaves 25 dB and more at 8, 55 at 16."""
@@ -78,7 +78,7 @@ def find_gap(model: Path, split: Split, soc: Soc, settings: TargetParams, worksp
 
     """
     instrumented = workspace / "gap.onnx"
-    layers = instrument(model, instrumented)
+    layers = _instrument(model, instrumented)
     expected = run_unoptimised(instrumented, split)
     compiled = compile_model(instrumented, workspace / "compiled", soc, False, settings.compile_limit_s, workspace)
     found = run(compiled, soc, False, split, settings, workspace)
@@ -98,7 +98,7 @@ def first_departure(layers: list[LayerGap], limit_db: float | None = None) -> La
     return None
 
 
-def instrument(model: Path, path: Path) -> dict[str, LayerGap]:
+def _instrument(model: Path, path: Path) -> dict[str, LayerGap]:
     """Write the graph with every quantized tensor as a further output.
 
     Returns: the layer behind each new output, in the order of the graph, without a figure yet.

@@ -22,6 +22,7 @@ from bitladder.params import TargetParams
 from bitladder.socs import Soc
 from bitladder.targets.backend import (
     CONTEXT_FILE,
+    PROFILE_FILE,
     Placement,
     Row,
     answer,
@@ -33,7 +34,7 @@ from bitladder.targets.backend import (
 )
 from bitladder.targets.binary import read_memory
 from bitladder.targets.estimated import estimated_latency
-from bitladder.targets.ops import OPS_FILE, weights_bytes, write_ops
+from bitladder.targets.ops import OPS_FILE, read_profile, weights_bytes, write_ops
 from bitladder.targets.target import Job, Latency, Measured
 from bitladder.targets.workers import check_room, result, worker_pool
 from bitladder.tasks.task import Split
@@ -65,10 +66,10 @@ class Hexagon:
             pool.schedule(len, args=((),))  # so that the processes start while one of its own compiles
             compiled = compile_model(job.model, job.folder, self.soc, fp16, limit_s, job.workspace)
             found = run(compiled, self.soc, fp16, job.split, self.settings, job.workspace, pool)
-            arguments = (str(compiled.context), str(job.workspace), self.soc.soc_model, fp16, _row(job.split, 0))
+            arguments = (str(compiled.context), str(job.workspace), self.soc.soc_model, fp16, job.split.row(0))
             self._result(job, pool.schedule(write_profile, args=arguments, timeout=self.settings.sample_limit_s))
         check_room(f"{job.model}: profiling on {self.soc.name}", job.workspace)
-        write_ops(job.workspace, job.notes / OPS_FILE, source)
+        write_ops(job.notes / OPS_FILE, read_profile(job.workspace / PROFILE_FILE), source)
         return compiled, found
 
     def _in_worker(self, job: Job, work: Callable, arguments: tuple, inferences: int) -> Any:
@@ -100,7 +101,7 @@ class Snapdragon(Hexagon):
         """Time inferences of the first sample, after some that warm up."""
         warmup, runs = self.settings.warmup, self.settings.runs
         fp16 = job.precision == "FP16"
-        arguments = (str(compiled.context), self.soc.soc_model, fp16, _row(job.split, 0), warmup, runs)
+        arguments = (str(compiled.context), self.soc.soc_model, fp16, job.split.row(0), warmup, runs)
         times = self._in_worker(job, time_runs, arguments, warmup + runs)
         median, p90 = (float(value) for value in np.quantile(times, [0.5, 0.9]))
         reason = f"latency: median of {runs} runs after {warmup} to warm up, on this machine's NPU"
@@ -216,7 +217,7 @@ def _answers(
     ahead: deque[tuple[range, Future]] = deque()
 
     def ask(samples: range) -> tuple[range, Future]:
-        given = [_row(split, index) for index in samples]
+        given = [split.row(index) for index in samples]
         arguments = (answer, str(compiled.context), soc.soc_model, fp16, given)
         return samples, pool.schedule(answers, args=arguments, timeout=params.sample_limit_s)
 
@@ -237,10 +238,6 @@ def _answers(
         if seconds < QUICK_S:
             size = min(2 * size, TOGETHER)
         yield found
-
-
-def _row(split: Split, index: int) -> Row:
-    return {name: values[index : index + 1].numpy() for name, values in split.inputs.items()}
 
 
 def _joined(known: Outputs, rows: list[Row]) -> Outputs:

@@ -1,4 +1,4 @@
-"""What the backend says of each op, and what a graph's weights take."""
+"""What each op costs on a target, and what a graph's weights take."""
 
 import csv
 import math
@@ -10,7 +10,6 @@ import onnx
 from onnx import TensorProto, helper
 
 from bitladder.files import write_csv
-from bitladder.targets.backend import PROFILE_FILE
 
 __all__ = ["OPS_FILE", "read_profile", "weights_bytes", "write_ops"]
 
@@ -23,23 +22,20 @@ _NODE = re.compile(r"(?P<op>.*?)[: ]OpId_\d+ \(cycles\)$")
 _HALF_BYTES = {TensorProto.INT4, TensorProto.UINT4}
 
 
-def read_profile(path: Path, source: str) -> list[dict[str, Any]]:
-    """Read the backend's events of one inference: a row per op, in order, with its share of all cycles.
+def read_profile(path: Path) -> list[dict[str, Any]]:
+    """Read the Hexagon backend's events of one inference: a row per op, in order, with its cycles."""
+    with path.open(newline="", encoding="utf-8") as file:
+        found = ((_NODE.match(event["Event Identifier"]), event["Time"]) for event in csv.DictReader(file))
+        return [{"op": node["op"], "unit": "npu", "cycles": int(time)} for node, time in found if node]
+
+
+def write_ops(path: Path, rows: list[dict[str, Any]], source: str) -> None:
+    """Write a table of ops, each with its share of all cycles.
 
     `source` says whose cycles they are: emulated ones are the host's, and say little of the device's.
     """
-    rows: list[dict[str, Any]] = []
-    with path.open(newline="", encoding="utf-8") as file:
-        for event in csv.DictReader(file):
-            if found := _NODE.match(event["Event Identifier"]):
-                rows.append({"op": found["op"], "unit": "npu", "cycles": int(event["Time"]), "source": source})
     total = sum(row["cycles"] for row in rows) or 1
-    return [{**row, "share": row["cycles"] / total} for row in rows]
-
-
-def write_ops(workspace: Path, path: Path, source: str) -> None:
-    """Turn the profile that the backend left in `workspace` into a table."""
-    write_csv(path, COLUMNS, read_profile(workspace / PROFILE_FILE, source))
+    write_csv(path, COLUMNS, [{**row, "share": row["cycles"] / total, "source": source} for row in rows])
 
 
 def weights_bytes(model: Path) -> int:

@@ -11,18 +11,17 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from bitladder.errors import UserError
+from bitladder.precision import OPSET
 from bitladder.socs import Soc
 from bitladder.targets.backend import compile_context
 from bitladder.targets.workers import result, worker_pool
 
-__all__ = ["PROBED", "Verdict", "probe", "toy_model"]
+__all__ = ["PROBED", "Verdict", "probe"]
 
 PROBED = {"FP16": None, "W16A16": (16, 16), "W8A16": (8, 16), "W8A8": (8, 8), "W4A16": (4, 16), "W4A8": (4, 8)}
 """Precisions that are asked for, as bits of weights and activations."""
 
 LIMIT_S = 60.0  # a toy compiles in under a second
-
-OPSET = 21
 
 _WEIGHTS = {4: TensorProto.INT4, 8: TensorProto.INT8, 16: TensorProto.INT16}
 _ACTIVATIONS = {8: TensorProto.UINT8, 16: TensorProto.UINT16}
@@ -48,7 +47,7 @@ def probe(soc: Soc) -> Iterator[Verdict]:
             for kind in ("Conv", "MatMul"):
                 folder = Path(name) / f"{precision}-{kind}"
                 folder.mkdir()
-                onnx.save(toy_model(kind, bits), folder / "toy.onnx")
+                onnx.save(_toy_model(kind, bits), folder / "toy.onnx")
                 job = (str(folder / "toy.onnx"), str(folder), soc.soc_model, bits is None)
                 future = pool.schedule(compile_context, args=job, timeout=LIMIT_S)
                 try:
@@ -64,7 +63,7 @@ def probe(soc: Soc) -> Iterator[Verdict]:
             yield Verdict(precision, not reasons, "; ".join(reasons), chip)
 
 
-def toy_model(kind: str, bits: tuple[int, int] | None) -> onnx.ModelProto:
+def _toy_model(kind: str, bits: tuple[int, int] | None) -> onnx.ModelProto:
     """Build a model of one Conv or MatMul, float or with quantizers of these bits of weights and activations."""
     shape, weights = ([1, 8, 8, 8], (8, 8, 3, 3)) if kind == "Conv" else ([1, 8, 16], (16, 16))
     out = [1, 8, 6, 6] if kind == "Conv" else shape

@@ -32,7 +32,8 @@ def profile_rung(params: Params, rung: str, soc: Soc, folder: Path, notes: Path)
     """
     model, data = Path(f"build/export/{rung}/model.onnx"), Path("build/data/evaluation.safetensors")
     simulated = Path("build/export/fp16" if rung == "fp16" else f"build/qat/{rung}") / "outputs.safetensors"
-    with workspace(f"profile-{rung}-{soc.name}", fingerprint(soc, params.target.samples, files=(model, data))) as work:
+    key = fingerprint(soc, params.target.backend, params.target.samples, files=(model, data))
+    with workspace(f"profile-{rung}-{soc.name}", key) as work:
         split = load_split(data).first(params.target.samples)
         return profile(
             Job(model, precision_of(params, rung), split, folder, notes, work),

@@ -14,7 +14,7 @@ from pebble import ProcessExpired, ProcessPool
 from bitladder.errors import UserError
 from bitladder.targets.backend import redirect_output
 
-__all__ = ["LOG_FILE", "check_room", "result", "worker_pool"]
+__all__ = ["check_room", "result", "worker_pool"]
 
 LOG_FILE = "backend.log"
 

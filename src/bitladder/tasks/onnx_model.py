@@ -17,12 +17,13 @@ import torch
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from bitladder.errors import UserError
 from bitladder.params import TaskParams
 from bitladder.tasks.task import Split
 
-__all__ = ["OnnxModel", "OnnxNetwork", "check_hashed", "no_loss", "run_samples", "why_untrained"]
+__all__ = ["OnnxModel", "OnnxNetwork", "check_hashed", "no_loss", "open_session", "run_samples", "why_untrained"]
 
 QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "QGemm"}
 
@@ -155,14 +156,31 @@ def check_hashed(model: nn.Module, params: TaskParams) -> None:
             raise UserError(f"task.files: add `{own.suffix[1:] or 'weights'}: {own}`, so that another model is noticed")
 
 
+def open_session(graph: bytes | str) -> onnxruntime.InferenceSession:
+    """Open a graph, or the file of one, on the CPU: as many threads as torch has, as sums change their bits with it.
+
+    Optimisations are off: with them on, ONNX Runtime's fused integer kernels are no judge of a QDQ graph.
+    """
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 4
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
 def run_samples(
-    run: Callable[..., Iterable[np.ndarray]], inputs: list[str], outputs: list[str], batch: tuple[Tensor, ...]
+    run: Callable[..., Iterable[np.ndarray]],
+    inputs: list[str],
+    outputs: list[str],
+    batch: tuple[Tensor, ...],
+    title: str | None = None,
 ) -> dict[str, Tensor]:
-    """Run a batch sample by sample through the `run` of a session whose outputs come in the order of `outputs`."""
-    count = len(batch[0])
+    """Run a batch sample by sample through the `run` of a session whose outputs come in the order of `outputs`.
+
+    With a title there is a progress bar.
+    """
     rows = [
         list(run(None, {name: part[row : row + 1].numpy() for name, part in zip(inputs, batch, strict=True)}))
-        for row in range(count)
+        for row in tqdm(range(len(batch[0])), desc=title, unit="sample", leave=False, disable=title is None)
     ]
     columns = zip(*rows, strict=True)
     return {name: torch.from_numpy(np.concatenate(column)) for name, column in zip(outputs, columns, strict=True)}
@@ -206,11 +224,8 @@ def _read(path: Path) -> onnx.ModelProto:
 
 
 def _open(proto: onnx.ModelProto, source: Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 4
     try:
-        return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return open_session(proto.SerializeToString())
     except Exception as error:  # ONNX Runtime's kinds of error share no base
         # without its error code and the function of its own that found it
         text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+ .*?\) (?=[A-Z])", "", str(error))

@@ -11,19 +11,15 @@ from types import ModuleType
 from typing import Any
 
 from bitladder.errors import UserError
+from bitladder.params import names_file
 
-__all__ = ["find_factory", "is_file", "user_code"]
-
-
-def is_file(module: str) -> bool:
-    """Say whether the part of a factory before its colon is a path rather than a module's name."""
-    return module.endswith(".py")
+__all__ = ["find_factory", "user_code"]
 
 
 def find_factory(factory: str) -> Callable[..., Any]:
     """Import `package.module:name` or `path/to/file.py:name`. Raise UserError that says which part is wrong."""
     source, _, name = factory.rpartition(":")
-    if is_file(source):
+    if names_file(source):
         module = _import_file(Path(source))
     else:
         try:

@@ -2,10 +2,11 @@
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -50,6 +51,15 @@ class Split:
     def after(self, count: int) -> "Split":
         """Give the samples after the first `count`; none, if there are no more."""
         return Split({name: values[count:] for name, values in self.inputs.items()}, self.targets[count:])
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, ...]]:
+        """Give the inputs as the model takes them, `size` samples at a time, in their order; the last may be fewer."""
+        for start in range(0, len(self), size):
+            yield tuple(values[start : start + size] for values in self.inputs.values())
+
+    def row(self, index: int) -> dict[str, np.ndarray]:
+        """Give a sample's inputs as ONNX Runtime takes them: a batch of one, by name."""
+        return {name: values[index : index + 1].numpy() for name, values in self.inputs.items()}
 
 
 @dataclass(frozen=True)
@@ -152,10 +162,15 @@ def make_splits(task: Task, seed: int) -> dict[str, Split]:
         split = splits[name]
         if not isinstance(split, Split) or not isinstance(split.inputs, dict):
             raise UserError(f"task: the {name!r} split must be a Split({{input name: tensor}}, targets)")
-        for input_name, values in {**split.inputs, "targets": split.targets}.items():
+        for part, values in (*split.inputs.items(), ("targets", split.targets)):
             if not isinstance(values, Tensor):
                 kind = type(values).__name__
-                raise UserError(f"task: {input_name!r} of the {name!r} split must be a tensor, and is of type {kind}")
+                raise UserError(f"task: {part!r} of the {name!r} split must be a tensor, and is of type {kind}")
+            if not values.ndim:
+                raise UserError(
+                    f"task: {part!r} of the {name!r} split is a single number; its first dimension must be the number"
+                    " of samples"
+                )
         if not len(split) or not split.inputs:
             raise UserError(f"task: the {name!r} split is empty")
         if list(split.inputs) != list(splits["train"].inputs):

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from bitladder.errors import UserError
 from bitladder.tasks.task import Metric, Split, Task, load_task, make_splits
-from bitladder.tasks.trial import try_task
+from bitladder.trial import try_task
 
 
 def network() -> nn.Module:
@@ -69,7 +69,7 @@ WRONG = {
     "a model that is none": ({"model": lambda: "resnet18"}, r"must return a torch.nn.Module, and returned str"),
     "a factory that fails": (
         {"model": fail},
-        r"model\(\) fails with KeyError: 'fold' \(tests/tasks/test_trial.py:\d+\)",
+        r"model\(\) fails with KeyError: 'fold' \(tests/test_trial.py:\d+\)",
     ),
     "NaN weights": ({"model": lambda: with_weights(lambda w: w.fill_(math.nan))}, r"weights '1.weight' hold NaN"),
     "another device": ({"model": lambda: network().to("meta")}, r"'1.weight' lies on meta; return it on the CPU"),

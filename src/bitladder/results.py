@@ -1,5 +1,6 @@
 """The metrics files of this commit's rungs, read: never a glob, since files of a removed rung stay."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from bitladder.errors import UserError
 from bitladder.files import read_json
 from bitladder.params import Params
 
-__all__ = ["METRICS", "Results", "read_results", "read_socs"]
+__all__ = ["METRICS", "Results", "flat", "read_results", "read_socs"]
 
 METRICS = Path("metrics")
 
@@ -45,3 +46,11 @@ def read_socs(params: Params, rung: str) -> dict[str, dict[str, Any]]:
         if soc.name not in found:
             raise UserError(f"{path}: has nothing of {soc.name}; run `dvc repro socs@{rung}`")
     return {soc.name: found[soc.name] for soc in params.other_socs}
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Give nested records, or params, as one level, their keys joined by dots."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
