@@ -37,7 +37,7 @@ CHANGES = {
             "activations": 8,
             "after": "tiny",
             "ptq": GPTQ,
-            "mixed": {"raise_to": W8A8, "max_drop": 0.05},
+            "mixed": {"raise_to": W8A8, "max_drop": 0.1},
         },
     },
     "ptq.samples": 100,
