@@ -116,14 +116,16 @@ def _track(params: Params, results: Results, fingerprint: str) -> str:
     name = f"{revision[:10]}{'-dirty' if changed else ''}"
     tags = {FINGERPRINT: fingerprint, OWNER: _OWN, "git.revision": revision, "git.dirty": str(bool(changed)).lower()}
     parent = client.create_run(experiment, run_name=name, tags=tags).info.run_id
-    time.sleep(SETTLE_S)
+    settled = time.monotonic() + SETTLE_S
+    page = render(params)
+    time.sleep(max(0.0, settled - time.monotonic()))
     if _other_run(client, experiment, fingerprint, parent):  # two began at once: the first goes on
         client.delete_run(parent)
         return _track(params, results, fingerprint)
     tags = {"chosen": str(decision["chosen"]), "policy": decision["policy"], "soc": params.target.soc}
     _log(client, parent, flat(params.model_dump()), _chosen_figures(decision), tags)
     client.set_tag(parent, "mlflow.note.content", decision["reason"])
-    client.log_text(parent, render(params), "report.html")
+    client.log_text(parent, page, "report.html")
     for file in SUMMARY:
         client.log_artifact(parent, str(METRICS / file))
     client.log_artifact(parent, "params.yaml")

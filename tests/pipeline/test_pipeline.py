@@ -46,7 +46,7 @@ def test_every_rung_is_measured_and_one_is_decided_on(clone):
 
 def test_nothing_is_pickled_between_stages(clone):
     suffixes = {path.suffix for path in (clone.root / "build").rglob("*") if path.is_file()}
-    assert suffixes <= {".safetensors", ".json", ".onnx", ".encodings", ".bin", ".csv", ".lock", ".js"}
+    assert suffixes <= {".safetensors", ".json", ".onnx", ".encodings", ".bin", ".csv", ".lock"}
 
 
 def test_a_second_run_runs_nothing_and_logs_nothing(clone):

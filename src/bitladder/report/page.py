@@ -2,7 +2,9 @@
 
 import csv
 import json
+import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
@@ -61,11 +63,17 @@ def render(params: Params) -> str:
 
 
 def _library() -> str:
-    """Give the code that draws the plots. It is kept in build/: bundling it takes a second, always to the same."""
-    path = Path(f"build/vega-{installed('vl-convert-python')}.js")
-    if not path.exists():
-        write_text(path, vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
-    return path.read_text("utf-8")
+    """Give the code that draws the plots. It is kept in the environment, if that can be written to.
+
+    Bundling it takes a second, always to the same.
+    """
+    path = Path(sys.prefix, "share/bitladder", f"vega-{installed('vl-convert-python')}.js")
+    if path.exists():
+        return path.read_text("utf-8")
+    code: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    with suppress(OSError):
+        write_text(path, code)
+    return code
 
 
 def _headline(chosen: Mapping[str, Any] | None, params: Params) -> str:
