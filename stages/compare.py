@@ -9,8 +9,9 @@ def main(params: Params) -> None:
     from bitladder.decide import decide
     from bitladder.files import write_csv, write_json
     from bitladder.report.tables import COLUMNS, SOC_COLUMNS, comparison_rows, soc_rows
-    from bitladder.results import METRICS, read_results
+    from bitladder.results import METRICS, read_results, remove_dropped
 
+    remove_dropped(params)
     results = read_results(params)
     decision = asdict(decide(params, results.evals, results.targets, results.socs))
     write_csv(METRICS / "comparison.csv", COLUMNS, comparison_rows(results.evals, results.targets, decision))

@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 
 from bitladder.imports import import_closure
 from bitladder.params import TARGETS, TECHNIQUES
+from bitladder.results import OF_RUNGS
 from records import write_project
 from support import ROOT
 
@@ -133,3 +134,7 @@ def test_the_stages_that_use_a_table_depend_on_all_that_it_names():
         named = {f"src/{row.partition(':')[0].replace('.', '/')}.py" for row in table.values()}
         assert named <= import_closure(ROOT / f"stages/{script}.py", ROOT)
         assert all((ROOT / path).is_file() for path in named)
+
+
+def test_what_a_dropped_rung_leaves_is_known():
+    assert {name for name, stage in STAGES.items() if stage.get("foreach") == "${ladder}"} == set(OF_RUNGS)

@@ -1,17 +1,21 @@
-"""The metrics files of this commit's rungs, read: never a glob, since files of a removed rung stay."""
+"""The metrics files of this commit's rungs, read; and what rungs left that are in params.yaml no longer, removed."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bitladder.errors import UserError
-from bitladder.files import read_json
+from bitladder.files import locked_stages, read_json
 from bitladder.params import Params
 
-__all__ = ["METRICS", "Results", "flat", "read_results", "read_socs"]
+__all__ = ["METRICS", "OF_RUNGS", "Results", "flat", "read_results", "read_socs", "remove_dropped"]
 
 METRICS = Path("metrics")
+
+OF_RUNGS = ("ptq", "qat", "export", "profile", "socs", "judge")
+"""The stages that dvc.yaml has for each rung."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,23 @@ def read_socs(params: Params, rung: str) -> dict[str, dict[str, Any]]:
         if soc.name not in found:
             raise UserError(f"{path}: has nothing of {soc.name}; run `dvc repro socs@{rung}`")
     return {soc.name: found[soc.name] for soc in params.other_socs}
+
+
+def remove_dropped(params: Params) -> None:
+    """Remove the outputs of rungs that dvc.lock knows and params.yaml no longer has.
+
+    DVC leaves them, and stages depend on whole folders: this clone's would not be those of a fresh one.
+    """
+    rungs = {"fp16", *params.rungs()}
+    for name, stage in locked_stages().items():
+        rung = name.partition("@")[2]
+        if name.partition("@")[0] in OF_RUNGS and rung not in rungs:
+            for out in stage.get("outs", ()):
+                path = Path(out["path"])
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -120,3 +120,18 @@ def test_rungs_run_in_two_clones_meet_in_a_third(committed, tmp_path):
     assert not done.ran & {"profile@compact", "profile@tiny"}
     for rung in ("compact", "tiny"):
         assert json.loads((third.root / f"metrics/target/{rung}.json").read_text())["samples"] == 15
+
+
+def test_a_rung_that_is_dropped_leaves_nothing_that_a_fresh_clone_has_not(committed, tmp_path):
+    first = copy_of(committed, tmp_path / "first")
+    first.run("dvc", "pull")
+    first.edit({"ladder": {"compact": {"weights": 8, "activations": 8, "after": "fp16"}}})
+    done = first.repro()
+    assert (done.code, done.ran) == (0, {"compare", "bundle", "report", "track"}), done.text[-2000:]
+    assert not [path for path in first.root.rglob("tiny*") if ".dvc" not in path.parts]
+    assert (first.root / "build/export/compact/model.onnx").exists() and first.run("bitladder", "push").returncode == 0
+    first.run("git", "add", "--all")
+    first.run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--message", "dropped")
+    second = copy_of((first, committed[1]), tmp_path / "second")
+    assert second.run("dvc", "pull").returncode == 0
+    assert second.repro().ran == set()
