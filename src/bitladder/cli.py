@@ -87,7 +87,7 @@ def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where; it m
 
     written = write(folder)
     typer.echo(f"{folder}: wrote {', '.join(name for name in written if '/' not in name)} and stages/")
-    typer.echo("Next: edit task.py, then `bitladder check --task` and `dvc repro` there")
+    typer.echo(f"Next: `cd {folder}`, edit task.py, then `bitladder check --task` and `dvc repro`")
 
 
 @app.command()
@@ -371,6 +371,8 @@ def gap(
     from bitladder.targets.gap import find_gap
 
     loaded = load_params(params)
+    if rung == "fp16":
+        raise UserError("FP16 has no simulation that its answers could depart from; `bitladder show` has its figures")
     if rung not in loaded.ladder:
         raise UserError(f"{params} has no rung {rung!r} under ladder; use one of {', '.join(loaded.ladder)}")
     model = Path(f"build/export/{rung}/model.onnx")

@@ -48,7 +48,7 @@ def read_socs(params: Params, rung: str) -> dict[str, dict[str, Any]]:
     found = read_json(path)
     for soc in params.other_socs:
         if soc.name not in found:
-            raise UserError(f"{path}: has nothing of {soc.name}; run `dvc repro socs@{rung}`")
+            raise UserError(f"{path}: has nothing of {soc.name}; run `dvc repro`")
     return {soc.name: found[soc.name] for soc in params.other_socs}
 
 

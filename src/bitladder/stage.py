@@ -40,7 +40,7 @@ def run(main: Callable[..., None], torch: bool = False) -> None:
         torch: whether that needs torch: it is then done in a fork of the process that has loaded it, if one can be had.
 
     """
-    stage = "@".join([Path(sys.argv[0]).stem, *sys.argv[1:]])
+    stage = os.environ.get("DVC_STAGE") or "@".join([Path(sys.argv[0]).stem, *sys.argv[1:]])
     interrupted = f"{stage}: interrupted; `dvc repro` goes on from here"
     try:
         if torch and (code := forkserver.run_script(sys.argv[0], sys.argv[1:])) is not None:

@@ -119,7 +119,7 @@ def read_manifest(folder: Path) -> Manifest:
         seal = content.pop(SEAL, None) if isinstance(content, dict) else None
         same = same and seal == _seal(content)
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path}: no such file; a bundle has one") from None
+        raise UserError(f"{path}: no such file; a bundle, which `dvc repro bundle` writes, has one") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

@@ -54,7 +54,7 @@ def estimate(model: Path, device: str, precision: str) -> Estimate:
 
     Raises UserError for an unknown device or precision, or a graph that cannot be read.
     """
-    device = _find_device(device)
+    device, precision = _find_device(device), precision.lower()
     if precision not in PRECISIONS:
         raise UserError(f"no latencies are published at {precision}; use one of {', '.join(PRECISIONS)}")
     if precision not in devices()[device]:

@@ -39,7 +39,7 @@ def format_ops(rung: str, soc: str | None = None) -> str:
     record = read_json(metrics)
     if soc:
         if soc not in record:
-            raise UserError(f"{metrics}: has nothing of {soc}; put it into target.socs and run `dvc repro socs@{rung}`")
+            raise UserError(f"{metrics}: has nothing of {soc}; put it into target.socs and run `dvc repro`")
         record = record[soc]
     memory = {"context_binary_bytes": record["memory_bytes"], **record["memory"]}
     cells = [(key, f"{value:,}" if isinstance(value, int) else value or "-") for key, value in memory.items()]

@@ -69,7 +69,7 @@ def soc_rows(evals: Records, targets: Records, socs: Mapping[str, Records]) -> l
 
 def format_soc_table(rows: list[dict[str, Any]]) -> str:
     """Give the rungs on every SoC as a Markdown table for people; a rung that was not measured says why."""
-    headers = ["rung", "precision", "SoC", f"{rows[0]['metric']} on target", "drop", "against sim", "SQNR dB", "bytes",
+    headers = ["rung", "precision", "SoC", f"{rows[0]['metric']} on target", "drop", "gap to sim", "dB to sim", "bytes",
                "latency ms", ""]  # fmt: skip
     table = [
         [
@@ -93,7 +93,7 @@ def format_table(rows: list[dict[str, Any]]) -> str:
     """Give the comparison as a Markdown table for people: points and dB, `-` for what was not measured."""
     headers = [
         "rung", "precision", "technique", rows[0]["metric"], "drop", "SQNR dB",
-        "on target", "drop", "against sim", "SQNR dB", "bytes", "latency ms", "",
+        "on target", "drop", "gap to sim", "dB to sim", "bytes", "latency ms", "",
     ]  # fmt: skip
     table = [
         [

@@ -1,6 +1,6 @@
 """What bitladder quantizes. Put your own model, data, loss and metric in the places of these.
 
-`bitladder check --task` tries this file in a minute or two. Then: dvc repro
+`bitladder check --task` tries this file in half a minute. Then: dvc repro
 """
 
 import torch
