@@ -63,6 +63,8 @@ def remove_dropped(params: Params) -> None:
         if name.partition("@")[0] in OF_RUNGS and rung not in rungs:
             for out in stage.get("outs", ()):
                 path = Path(out["path"])
+                if path.parent.name == rung:  # its own folder, in which DVC's .gitignore is left
+                    path = path.parent
                 if path.is_dir():
                     shutil.rmtree(path)
                 else:
