@@ -62,9 +62,8 @@ def remove_dropped(params: Params) -> None:
         rung = name.partition("@")[2]
         if name.partition("@")[0] in OF_RUNGS and rung not in rungs:
             for out in stage.get("outs", ()):
-                path = Path(out["path"])
-                if path.parent.name == rung:  # its own folder, in which DVC's .gitignore is left
-                    path = path.parent
+                # build/export/<rung>/model.onnx: the whole of its folder, in which DVC's .gitignore is left
+                path = Path(*Path(out["path"]).parts[:3])
                 if path.is_dir():
                     shutil.rmtree(path)
                 else:
