@@ -7,7 +7,8 @@ Prints Markdown tables of medians, measured in temporary clones of the current c
 - full: `dvc repro` from nothing against by_hand.py, in turn, and without the HTML report, which the script does not
   write; the pipeline's time by stage and by kind.
 - edit: `ladder.tiny.activations: 16` against that rung's own compute, and against the script's run of that rung.
-- noop: `dvc repro` with nothing to do, against a pipeline of as many trivial stages.
+- noop: `dvc repro` with nothing to do, against pipelines of as many stages that do nothing: with one dependency, output
+  and param each, and with as many as the pipeline's own.
 - cli: CPU seconds of `bitladder --help` and `bitladder check`.
 
 `edit` and `noop` need a pipeline that has run, so they run it first. Bytecode is kept in a cache of the benchmark's
@@ -29,6 +30,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Any
+
+from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE = Path(__file__).resolve().parent
@@ -282,40 +286,64 @@ def print_edit(bench: Bench) -> None:
 
 
 def print_noop(bench: Bench) -> None:
-    """Print a `dvc repro` with nothing to do against one of as many trivial stages."""
-    listed = subprocess.run(
-        ["dvc", "stage", "list", "--name-only"], cwd=bench.clone, env=bench.environment, capture_output=True, text=True
-    )
-    count = len(listed.stdout.split())
-    trivial = bench.folder / "trivial"
-    make_trivial(bench, trivial, count)
-    for folder in (bench.clone, trivial):
+    """Print a `dvc repro` with nothing to do against pipelines of as many stages, trivial ones and of its own shape."""
+    locked = YAML(typ="safe").load((bench.clone / "dvc.lock").read_text("utf-8"))["stages"].values()
+    shapes = [
+        (len(one["deps"]), len(one.get("outs", ())), list(one.get("params", {}).get("params.yaml", {}).values()))
+        for one in locked
+    ]
+    trivial, shaped = bench.folder / "trivial", bench.folder / "shaped"
+    make_pipeline(bench, trivial, [(1, 1, [0])] * len(shapes))
+    make_pipeline(bench, shaped, shapes)
+    runs: dict[Path, list[Spent]] = {bench.clone: [], trivial: [], shaped: []}
+    for folder in runs:
         bench.run("dvc", "repro", cwd=folder)
-    runs: dict[Path, list[Spent]] = {bench.clone: [], trivial: []}
     for _ in range(NOOPS):
         for folder, spent in runs.items():
             spent.append(bench.run("dvc", "repro", cwd=folder))
             assert "up to date" in (bench.folder / "log").read_text("utf-8", "replace"), f"{folder}: ran something"
-    print(f"\n| no-op `dvc repro`, {count} stages | bitladder | trivial stages | ratio |\n|---|---|---|---|")
-    for kind in ("wall", "cpu"):
-        own, other = (median(getattr(one, kind) for one in spent) for spent in runs.values())
-        print(f"| {kind} s, median of {NOOPS} | {own:.2f} | {other:.2f} | {own / other:.2f} |")
+    print(f"\n| no-op `dvc repro`, {len(shapes)} stages | s, median of {NOOPS} | CPU s | bitladder's ratio to it |")
+    print("|---|---|---|---|")
+    own = median(spent.wall for spent in runs[bench.clone])
+    for title, folder in (
+        ("bitladder", bench.clone),
+        ("trivial stages: one dependency, output and param each", trivial),
+        ("empty stages with as many dependencies, outputs and params as bitladder's", shaped),
+    ):
+        wall, cpu = (median(getattr(one, kind) for one in runs[folder]) for kind in ("wall", "cpu"))
+        print(f"| {title} | {wall:.2f} | {cpu:.2f} | {own / wall:.2f} |")
 
 
-def make_trivial(bench: Bench, folder: Path, count: int) -> None:
-    """Write a pipeline of stages with one dependency, output and parameter each, and DVC's settings of the clone."""
+def make_pipeline(bench: Bench, folder: Path, shapes: Sequence[tuple[int, int, Sequence[Any]]]) -> None:
+    """Write a pipeline of stages that do nothing, and DVC's settings of the clone.
+
+    Args:
+        bench: where, and with which environment.
+        folder: where it goes.
+        shapes: of each stage the numbers of its dependencies and outputs, and the values of its params.
+
+    """
     folder.mkdir()
     for words in (["git", "init", "--quiet"], ["dvc", "init", "--quiet"]):
         bench.run(*words, cwd=folder)
     shutil.copy(bench.clone / ".dvc/config", folder / ".dvc/config")
-    stages = "".join(
-        f"  s{i}:\n    cmd: echo {i} > out{i}\n    params: [p{i}]\n    deps: [dep{i}]\n    outs: [out{i}]\n"
-        for i in range(count)
-    )
-    (folder / "dvc.yaml").write_text(f"stages:\n{stages}", "utf-8")
-    (folder / "params.yaml").write_text("".join(f"p{i}: {i}\n" for i in range(count)), "utf-8")
-    for i in range(count):
-        (folder / f"dep{i}").write_text(f"{i}\n", "utf-8")
+    stages, params = {}, {}
+    for number, (deps, outs, values) in enumerate(shapes):
+        named = {f"p{number}_{index}": value for index, value in enumerate(values)}
+        read = [f"dep{number}_{index}" for index in range(deps)]
+        made = [f"out{number}_{index}" for index in range(outs)]
+        stages[f"s{number}"] = {
+            "cmd": f"touch s{number} {' '.join(made)}",
+            "params": list(named),
+            "deps": read,
+            "outs": made,
+        }
+        params |= named
+        for name in read:
+            (folder / name).write_text(f"{name}\n", "utf-8")
+    for name, value in (("dvc.yaml", {"stages": stages}), ("params.yaml", params)):
+        with (folder / name).open("w", encoding="utf-8") as file:
+            YAML().dump(value, file)
 
 
 def print_cli(bench: Bench) -> None:

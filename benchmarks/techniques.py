@@ -67,7 +67,7 @@ def measure(only: list[str]) -> None:
             with TemporaryDirectory() as work:
                 setting = Setting(
                     model=model,
-                    unfolded=lambda: load_unfolded(task, sample, TRAINED, params.prepare.exclude),
+                    unfolded=lambda: load_unfolded(task, sample, TRAINED, BASELINE, params.prepare.exclude),
                     sample=sample,
                     fit=calibration.first(params.ptq.samples),
                     precision=precision,

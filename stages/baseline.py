@@ -11,7 +11,7 @@ def main(params: Params) -> None:
     from bitladder.files import save_tensors, write_json
     from bitladder.model import build_model, load_split, sample_inputs
     from bitladder.precision import FLOAT
-    from bitladder.quantize.prepare import check_equal, prepare
+    from bitladder.quantize.prepare import check_equal, prepare, save_prepared
     from bitladder.tasks.task import load_task
 
     seed_all(params.seed)
@@ -22,7 +22,7 @@ def main(params: Params) -> None:
     result = Comparison(task.metric(outputs, split.targets), 0.0, None, None, len(split))  # the reference itself
     prepared, preparation = prepare(model, sample_inputs(split), params.prepare.exclude, task.quantization)
     check_equal(predict(prepared, split, params.evaluate.batch_size, "prepared"), outputs)
-    save_tensors(Path("build/baseline/model.safetensors"), prepared.state_dict())
+    save_prepared(Path("build/baseline/model.safetensors"), prepared, preparation)
     save_tensors(Path("build/baseline/outputs.safetensors"), outputs)
     record = result.record(task.metric, str(preparation), FLOAT["fp32"], FLOAT["fp32"])
     write_json(Path("metrics/eval/fp32.json"), record)

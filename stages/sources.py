@@ -1,4 +1,4 @@
-"""sources: each stage's script, and the code that it comes to import: an edit reruns the stages that it matters to."""
+"""sources: each stage's script, and what it comes to import: an edit reruns the stages that it matters to."""
 
 from pathlib import Path
 

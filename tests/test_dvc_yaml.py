@@ -28,14 +28,12 @@ def test_a_stage_declares_the_files_that_its_code_reads(name):
     stage = STAGES[name].get("do", STAGES[name])
     deps = set(stage["deps"])
     script = ROOT / stage["cmd"].split()[1]
-    text, imported = script.read_text("utf-8"), import_closure(script, ROOT)
+    text = script.read_text("utf-8")
     assert ("load_task(" in text) <= ("build/task.json" in deps)
     assert ("load_task(" in text) <= (
         "compute" in stage.get("params", ())
     )  # what it runs of the task has the threads' bits
     assert ("params.soc" in text or "verify(" in text) <= ("src/bitladder/socs.yaml" in deps)
-    assert ("src/bitladder/latency/table.py" in imported) == ("src/bitladder/latency/data" in deps)
-    assert ("src/bitladder/report/page.py" in imported) <= ("src/bitladder/report/page.html" in deps)
 
 
 BLOCKS = set(YAML(typ="safe").load((ROOT / "params.yaml").read_text("utf-8")))
@@ -110,6 +108,31 @@ def test_an_import_is_followed_from_file_to_file(tmp_path):
         "src/bitladder/room/__init__.py",
         "src/bitladder/room/door.py",
     }
+
+
+def test_with_a_module_comes_what_lies_in_its_package(tmp_path):
+    for name in ("src/bitladder/socs.yaml", "src/bitladder/wall.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x = 1")
+    for name in ("door.py", "hinge.py", "page.html", "data/a.csv", "__pycache__/door.cpython-311.pyc"):
+        (tmp_path / "src/bitladder/room" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "src/bitladder/room" / name).write_text("x = 1")
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages/one.py").write_text("from bitladder.room.door import key\nfrom bitladder import wall")
+    assert import_closure(tmp_path / "stages/one.py", tmp_path) == {
+        "stages/one.py",
+        "src/bitladder/room/door.py",
+        "src/bitladder/room/page.html",
+        "src/bitladder/room/data/a.csv",
+        "src/bitladder/wall.py",
+    }
+
+
+def test_the_stages_that_estimate_latency_depend_on_what_was_published_and_the_page_on_its_template():
+    for script in ("profile", "socs", "bundle"):
+        assert "src/bitladder/latency/data/published_latency.csv" in import_closure(ROOT / f"stages/{script}.py", ROOT)
+    for script in ("report", "track"):
+        assert "src/bitladder/report/page.html" in import_closure(ROOT / f"stages/{script}.py", ROOT)
 
 
 def test_a_table_brings_the_code_that_it_names_to_who_imports_it_and_to_nobody_else(tmp_path):

@@ -28,6 +28,7 @@ __all__ = [
     "dvc_hash",
     "hash_path",
     "is_running",
+    "load_note",
     "load_tensors",
     "locked_stages",
     "read_json",
@@ -41,6 +42,9 @@ __all__ = [
 
 LOCK = Path("dvc.lock")
 """Where DVC records what each stage read and made."""
+
+NOTE = "bitladder"
+"""The key of a note in a safetensors file's metadata."""
 
 KEPT_LOCK = Path("build/dvc.lock")
 """What LOCK was when the last stage began: DVC writes it in place, and may be killed as it does."""
@@ -169,13 +173,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def save_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"]) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"], note: str | None = None) -> None:
     """Write named tensors as safetensors, in order of their names, so that the same values give the same bytes."""
     from safetensors.torch import save_file
 
+    # one key: safetensors writes several in any order
+    metadata = None if note is None else {NOTE: note}
+
     with replacing(path) as temporary:
         # clone: safetensors refuses tensors that share memory
-        save_file({name: tensors[name].detach().clone().contiguous() for name in sorted(tensors)}, temporary)
+        save_file({name: tensors[name].detach().clone().contiguous() for name in sorted(tensors)}, temporary, metadata)
 
 
 def load_tensors(path: Path) -> dict[str, "torch.Tensor"]:
@@ -189,6 +196,14 @@ def load_tensors(path: Path) -> dict[str, "torch.Tensor"]:
         raise UserError(f"{path}: no such file; run `dvc repro`") from None
     except SafetensorError as error:
         raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro`") from None
+
+
+def load_note(path: Path) -> str | None:
+    """Read the note that a file of tensors was saved with. For a file that `load_tensors` has read."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata() or {}).get(NOTE)
 
 
 def _rounded(value: Any) -> Any:

@@ -1,5 +1,8 @@
 """What a script comes to import of bitladder, followed from file to file: DVC follows no imports.
 
+With a module comes what else lies in its package (`latency/data`, `report/page.html`), but for bitladder's own:
+`socs.yaml` matters to some of those who import `socs.py`, which are all.
+
 A table such as `TARGETS = {"ai-hub": "bitladder.targets.aihub:AiHub"}` names code that is imported by these names: a
 file that imports the table from another comes to import that code too.
 """
@@ -17,7 +20,7 @@ _ROW = re.compile(r"(bitladder(?:\.\w+)+):\w+")
 
 
 def import_closure(script: Path, root: Path) -> set[str]:
-    """Give the paths, from the project's root, of the script and of all bitladder modules that it comes to import."""
+    """Give the paths, from the project's root, of the script, and of what it comes to import of bitladder."""
     found: set[str] = set()
     waiting = [script]
     while waiting:
@@ -26,6 +29,7 @@ def import_closure(script: Path, root: Path) -> set[str]:
         if name in found:
             continue
         found.add(name)
+        found |= _data(path.parent, root)
         for module in _imported(path):
             waiting += _files(module, root)
             table = module.rpartition(".")
@@ -41,6 +45,15 @@ def _files(module: str, root: Path) -> list[Path]:
     packages = [(root / SRC).joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
     candidates = ((root / SRC).joinpath(*parts).with_suffix(".py"), *packages)
     return [path for path in candidates if path.exists() and path.stat().st_size]
+
+
+@cache
+def _data(package: Path, root: Path) -> set[str]:
+    """Give what is not code in a package within bitladder's own."""
+    if package.parent != root / SRC / "bitladder":
+        return set()
+    files = (path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc"))
+    return {path.relative_to(root).as_posix() for path in files}
 
 
 @cache

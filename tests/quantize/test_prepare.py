@@ -2,11 +2,13 @@ import pytest
 import torch
 from torch import nn
 
+import bitladder.quantize.prepare as prepare_module
 from bitladder.errors import UserError
 from bitladder.evaluate import predict
 from bitladder.files import save_tensors
 from bitladder.model import build_model
-from bitladder.quantize.prepare import check_equal, load_prepared, prepare
+from bitladder.quantize.prepare import Preparation, check_equal, load_prepared, prepare, save_prepared
+from bitladder.tasks.task import Task
 
 
 class Residual(nn.Module):
@@ -57,10 +59,26 @@ def test_what_cannot_be_traced_is_refused_in_one_line():
 
 
 def test_a_prepared_network_is_rebuilt_from_its_file(trained, tmp_path):
-    save_tensors(tmp_path / "model.safetensors", trained.prepared.state_dict())
+    save_prepared(tmp_path / "model.safetensors", trained.prepared, Preparation(False))
     rebuilt = load_prepared(trained.task, trained.sample, tmp_path / "model.safetensors")
     split = trained.splits["evaluation"]
     assert torch.equal(predict(rebuilt, split, 100, "")["output"], predict(trained.prepared, split, 100, "")["output"])
+
+
+def test_a_rewritten_network_is_rewritten_again_and_its_guidelines_are_asked_once(tmp_path, monkeypatch):
+    x, path = torch.randn(1, 1, 8, 8), tmp_path / "model.safetensors"
+    asked = []
+    ask = prepare_module._broken_guidelines
+    monkeypatch.setattr(prepare_module, "_broken_guidelines", lambda *words: asked.append(words) or ask(*words))
+    prepared, preparation = prepare(Residual().eval(), (x,))
+    assert preparation and len(asked) == 2
+    save_prepared(path, prepared, preparation)
+    task = Task(Residual, lambda seed: {}, None, None)
+    rebuilt = load_prepared(task, (x,), path)
+    assert [name for name, _ in rebuilt.named_modules()] == [name for name, _ in prepared.named_modules()]
+    assert torch.equal(rebuilt(x), prepared(x)) and len(asked) == 2
+    save_tensors(path, prepared.state_dict())  # without a note of it
+    assert torch.equal(load_prepared(task, (x,), path)(x), prepared(x)) and len(asked) == 4
 
 
 def test_a_network_that_answers_otherwise_is_refused():

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bitladder.errors import UserError
 from bitladder.evaluate import Outputs, sqnr_db
-from bitladder.files import load_tensors
+from bitladder.files import load_note, load_tensors, save_tensors
 from bitladder.model import build_model, build_network, keep_output_names, load_weights
 from bitladder.quantize.functional import teach_preparer
 from bitladder.quantize.onnx_prepare import prepare_onnx
@@ -30,11 +30,13 @@ from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.source import user_code
 from bitladder.tasks.task import Quantization, Task, name_outputs
 
-__all__ = ["Preparation", "check_equal", "load_prepared", "load_unfolded", "prepare"]
+__all__ = ["Preparation", "check_equal", "load_prepared", "load_unfolded", "prepare", "save_prepared"]
 
 
 # AIMET reports its progress as warnings and worse; what matters of it we say ourselves.
 AimetLogger.set_level_for_all_areas(logging.CRITICAL)
+
+REWRITTEN, AS_IT_CAME = "prepared for AIMET", "as it came"
 
 EQUAL_SQNR_DB = 60.0  # folding and rewriting reorder float32 sums, which leaves well over 100 dB
 
@@ -52,7 +54,7 @@ class Preparation:
 
     def __str__(self) -> str:
         """Say it as the technique of the FP32 record."""
-        done = "prepared for AIMET" if self.rewritten else "as it came"
+        done = REWRITTEN if self.rewritten else AS_IT_CAME
         return f"{done}, no quantizers for {', '.join(self.unquantized)}" if self.unquantized else done
 
 
@@ -62,7 +64,7 @@ def prepare(
     exclude: Sequence[str] = (),
     wishes: Quantization | None = None,
     fold: bool = True,
-    again: bool = False,
+    rewrite: bool | None = None,
 ) -> tuple[nn.Module, Preparation]:
     """Make a trained network fit for quantization, and say what was done.
 
@@ -77,7 +79,8 @@ def prepare(
         exclude: names of modules that the preparer does not look into; functional calls in them get no quantizers.
         wishes: what the task asks of AIMET. Modules with quantized definitions of its own are not looked into either.
         fold: whether to fold batch norms.
-        again: whether all this has been done before, and gone well: what came of it is not held against the guidelines.
+        rewrite: whether AIMET's preparer rewrites it, where that is known from the first time: its guidelines, which
+            take as long as all else here, are then not asked.
 
     Returns: the network in evaluation mode; what was done to it.
 
@@ -91,14 +94,14 @@ def prepare(
     wishes = wishes or Quantization()
     left = _modules_called(model, exclude) + define(model, wishes)
     preparation = Preparation(False)
-    if _broken_guidelines(model, sample, left):
+    if _broken_guidelines(model, sample, left) if rewrite is None else rewrite:
         teach_preparer()
         try:
             model = prepare_model(model, modules_to_exclude=left)
         except Exception as error:  # torch.fx raises many kinds: each means that the network cannot be traced
             raise UserError(untraceable(model, error)) from None
         left = _modules_called(model, exclude) + define(model, wishes)
-        if not again and (findings := _broken_guidelines(model, sample, left)):
+        if rewrite is None and (findings := _broken_guidelines(model, sample, left)):
             raise UserError(f"task: the model breaks AIMET's guidelines, and its preparer does not help: {findings}")
         preparation = Preparation(True)
     if exclude:
@@ -121,24 +124,38 @@ def check_equal(prepared: Outputs, outputs: Outputs) -> None:
         )
 
 
-def load_prepared(task: Task, sample: tuple[Tensor, ...], weights: Path, exclude: Sequence[str] = ()) -> nn.Module:
-    """Rebuild the network that `prepare` gave, with the weights that were saved of it."""
-    model, _ = prepare(build_network(task).eval(), sample, exclude, task.quantization, again=True)
-    load_weights(model, load_tensors(weights), weights)
+def save_prepared(path: Path, model: nn.Module, preparation: Preparation) -> None:
+    """Save the weights of the network that `prepare` gave, and what was done to it."""
+    save_tensors(path, model.state_dict(), REWRITTEN if preparation else AS_IT_CAME)
+
+
+def load_prepared(task: Task, sample: tuple[Tensor, ...], prepared: Path, exclude: Sequence[str] = ()) -> nn.Module:
+    """Rebuild the network that `save_prepared` saved."""
+    weights, rewrite = load_tensors(prepared), _was_rewritten(prepared)
+    model, _ = prepare(build_network(task).eval(), sample, exclude, task.quantization, rewrite=rewrite)
+    load_weights(model, weights, prepared)
     return model
 
 
-def load_unfolded(task: Task, sample: tuple[Tensor, ...], weights: Path, exclude: Sequence[str] = ()) -> nn.Module:
+def load_unfolded(
+    task: Task, sample: tuple[Tensor, ...], weights: Path, prepared: Path, exclude: Sequence[str] = ()
+) -> nn.Module:
     """Make the network fit for AIMET with its batch norms left as they are.
 
     Args:
         task: builds it.
         sample: a batch of one.
         weights: of the network as the task builds it, trained.
+        prepared: what `save_prepared` saved of it.
         exclude: as for `prepare`.
 
     """
-    return prepare(build_model(task, weights), sample, exclude, task.quantization, fold=False, again=True)[0]
+    rewrite = _was_rewritten(prepared)
+    return prepare(build_model(task, weights), sample, exclude, task.quantization, fold=False, rewrite=rewrite)[0]
+
+
+def _was_rewritten(prepared: Path) -> bool | None:
+    return {REWRITTEN: True, AS_IT_CAME: False}.get(load_note(prepared) or "")
 
 
 def _flatten_outputs(model: nn.Module, sample: tuple[Tensor, ...]) -> None:

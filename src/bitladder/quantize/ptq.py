@@ -63,7 +63,7 @@ def quantize_rung(params: Params, rung: str, task: Task) -> tuple[Quantized, nn.
     with workspace(f"ptq-{rung}", key) as work:
         setting = Setting(
             model=model,
-            unfolded=lambda: load_unfolded(task, sample, TRAINED, exclude),
+            unfolded=lambda: load_unfolded(task, sample, TRAINED, BASELINE, exclude),
             sample=sample,
             fit=fit,
             precision=params.ladder[rung].precision,

@@ -7,6 +7,7 @@ own (see hexagon.py), since a graph can keep it busy for ever or take the proces
 import os
 import time
 from collections.abc import Callable
+from contextlib import chdir
 from functools import cache, wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -79,25 +80,24 @@ def redirect_output(log: str) -> None:
 def compile_context(model: str, folder: str, soc_model: int, fp16: bool) -> Placement:
     """Compile an ONNX model to a context binary in `folder`.
 
-    The working directory becomes the model's: its path as given goes into the binary, which would differ between
-    clones.
+    Works in the model's directory: its path as given goes into the binary, which would differ between clones.
 
     Returns: where the nodes run. If any is left for the CPU there is no context, and `cpu` names them.
     """
     context = Path(folder).resolve() / CONTEXT_FILE
-    os.chdir(Path(model).parent)
     options = _options(soc_model, fp16, fallback=False)
     options.add_session_config_entry("ep.context_enable", "1")
     options.add_session_config_entry("ep.context_file_path", str(context))
     options.add_session_config_entry("ep.context_embed_mode", "0")
-    try:
-        return _placement(ort.InferenceSession(Path(model).name, options))
-    except Exception as refusal:
-        # With fallback allowed the session says which nodes the NPU does not take
-        placement = _placement(ort.InferenceSession(Path(model).name, _options(soc_model, fp16, fallback=True)))
-        if not placement["cpu"]:
-            raise RuntimeError(str(refusal)) from None
-        return placement
+    with chdir(Path(model).parent):
+        try:
+            return _placement(ort.InferenceSession(Path(model).name, options))
+        except Exception as refusal:
+            # With fallback allowed the session says which nodes the NPU does not take
+            placement = _placement(ort.InferenceSession(Path(model).name, _options(soc_model, fp16, fallback=True)))
+            if not placement["cpu"]:
+                raise RuntimeError(str(refusal)) from None
+            return placement
 
 
 @_plain_errors

@@ -63,8 +63,7 @@ class Hexagon:
     def _run(self, job: Job, source: str) -> tuple["Compiled", Outputs]:
         limit_s, fp16 = self.settings.compile_limit_s, job.precision == "FP16"
         with worker_pool(min(self.settings.workers, len(job.split)), job.workspace) as pool:
-            pool.schedule(len, args=((),))  # so that the processes start while one of its own compiles
-            compiled = compile_model(job.model, job.folder, self.soc, fp16, limit_s, job.workspace)
+            compiled = compile_model(job.model, job.folder, self.soc, fp16, limit_s, job.workspace, pool)
             found = run(compiled, self.soc, fp16, job.split, self.settings, job.workspace, pool)
             arguments = (str(compiled.context), str(job.workspace), self.soc.soc_model, fp16, job.split.row(0))
             self._result(job, pool.schedule(write_profile, args=arguments, timeout=self.settings.sample_limit_s))
@@ -131,8 +130,10 @@ class Compiled:
     memory: dict[str, int] | None = None
 
 
-def compile_model(model: Path, folder: Path, soc: Soc, fp16: bool, limit_s: float, workspace: Path) -> Compiled:
-    """Compile an ONNX model into `folder` for a SoC's NPU, with nothing left for the CPU.
+def compile_model(
+    model: Path, folder: Path, soc: Soc, fp16: bool, limit_s: float, workspace: Path, pool: ProcessPool | None = None
+) -> Compiled:
+    """Compile an ONNX model into `folder` for a SoC's NPU, with nothing left for the CPU, in a process of `pool`.
 
     Raises RefusedError where the NPU does not take ops (named), UserError where the compiler fails or takes too long.
     """
@@ -141,16 +142,17 @@ def compile_model(model: Path, folder: Path, soc: Soc, fp16: bool, limit_s: floa
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     work, limit = f"{model}: compiling for {soc.name}", f"target.compile_limit_s = {limit_s:g} s"
-    with worker_pool(1, workspace) as pool:
-        job = (str(model.resolve()), str(unfinished), soc.soc_model, fp16)
-        placement: Placement = result(pool.schedule(compile_context, args=job, timeout=limit_s), work, limit, workspace)
+    with nullcontext(pool) if pool else worker_pool(1, workspace) as workers:
+        job = (str(model), str(unfinished), soc.soc_model, fp16)
+        done = workers.schedule(compile_context, args=job, timeout=limit_s)
+        placement: Placement = result(done, work, limit, workspace)
         if placement["cpu"]:
             named = ", ".join(placement["cpu"][:5])
             raise RefusedError(
                 f"{model}: the NPU of {soc.name} does not take {len(placement['cpu'])} of its ops: {named}"
             )
-        (binary,) = unfinished.resolve().glob("*.bin")  # in full: the process now works in the model's folder
-        memory = result(pool.schedule(read_memory, args=(binary,), timeout=limit_s), work, limit, workspace)
+        (binary,) = unfinished.glob("*.bin")
+        memory = result(workers.schedule(read_memory, args=(binary,), timeout=limit_s), work, limit, workspace)
     size = binary.stat().st_size
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
