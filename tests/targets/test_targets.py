@@ -23,7 +23,7 @@ from bitladder.targets.probe import PROBED, probe
 from bitladder.targets.profile import find_target, profile
 from bitladder.targets.record import not_profiled
 from bitladder.targets.target import Job
-from bitladder.targets.workers import result, worker_pool
+from bitladder.targets.workers import own_cores, result, worker_pool
 from bitladder.tasks.task import Metric
 
 
@@ -148,6 +148,29 @@ def test_a_worker_that_never_ends_is_given_up(tmp_path):
         future = pool.schedule(signal.pause, timeout=1)
         with pytest.raises(UserError, match=r"took longer than target\.limit = 1"):
             result(future, "a sample", "target.limit = 1", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers", "shares"),
+    [
+        ([0, 1], 1, [[0, 1]]),
+        ([0, 1], 2, [[0], [1], [0]]),  # the third takes a dead one's place
+        ([2, 3, 5, 7], 2, [[2, 5], [3, 7]]),
+        ([4], 2, [[4], [4]]),
+        ([0, 1], 3, [[0], [1], [0]]),
+    ],
+)
+def test_each_process_has_its_share_of_the_cores(cores, workers, shares):
+    assert [own_cores(cores, number, workers) for number in range(len(shares))] == shares
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system pins no processes")
+def test_processes_keep_to_cores_and_their_parent_does_not(tmp_path):
+    before = os.sched_getaffinity(0)
+    with worker_pool(2, tmp_path) as pool:
+        found = {tuple(pool.schedule(os.sched_getaffinity, args=(0,)).result()) for _ in range(20)}
+    assert os.sched_getaffinity(0) == before
+    assert found <= {tuple(own_cores(sorted(before), number, 2)) for number in range(2)}
 
 
 def failing(error: Exception) -> Future:

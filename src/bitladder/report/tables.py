@@ -93,7 +93,7 @@ def format_table(rows: list[dict[str, Any]]) -> str:
     """Give the comparison as a Markdown table for people: points and dB, `-` for what was not measured."""
     headers = [
         "rung", "precision", "technique", rows[0]["metric"], "drop", "SQNR dB",
-        "on target", "drop", "gap to sim", "dB to sim", "bytes", "latency ms", "",
+        "on target", "drop there", "gap to sim", "dB to sim", "bytes", "latency ms", "",
     ]  # fmt: skip
     table = [
         [

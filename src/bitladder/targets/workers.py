@@ -1,10 +1,12 @@
 """Processes that work with the backend and can be given up, and what went wrong with them in one line."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Future
 from contextlib import contextmanager
 from multiprocessing import get_context
+from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Semaphore
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from pebble import ProcessExpired, ProcessPool
 from bitladder.errors import UserError
 from bitladder.targets.backend import redirect_output
 
-__all__ = ["check_room", "result", "worker_pool"]
+__all__ = ["check_room", "own_cores", "result", "worker_pool"]
 
 LOG_FILE = "backend.log"
 
@@ -25,21 +27,36 @@ FULL = 1 << 20  # free bytes under which a disk counts as full
 
 @contextmanager
 def worker_pool(workers: int, workspace: Path) -> Iterator[ProcessPool]:
-    """Give processes whose backend prints to LOG_FILE in `workspace`; work must be scheduled, which starts them."""
+    """Give processes whose backend prints to LOG_FILE in `workspace`; work must be scheduled, which starts them.
+
+    Each keeps to its share of the cores: the emulator hands its work from thread to thread, which takes up to twice as
+    long from one core to another.
+    """
     # spawn: the backend must not start in a copy of a process that runs torch's threads
     context = get_context("spawn")
-    ready = context.Semaphore(0)
+    ready, started = context.Semaphore(0), context.Value("i", 0)
     log = str((workspace / LOG_FILE).resolve())
-    with ProcessPool(workers, initializer=_start, initargs=(log, ready), context=context) as pool:
+    with ProcessPool(workers, initializer=_start, initargs=(log, ready, started, workers), context=context) as pool:
         yield pool
         # One that still starts while the pool is taken down would print a traceback of multiprocessing's own
         for _ in range(workers):
             ready.acquire(timeout=START_S)
 
 
-def _start(log: str, ready: Semaphore) -> None:
+def _start(log: str, ready: Semaphore, started: "Synchronized[int]", workers: int) -> None:
     redirect_output(log)
+    with started.get_lock():
+        number = started.value
+        started.value += 1  # one that takes a dead one's place has a later number
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, own_cores(sorted(os.sched_getaffinity(0)), number, workers))
     ready.release()
+
+
+def own_cores(cores: list[int], number: int, workers: int) -> list[int]:
+    """Give the cores of one of so many processes: as many as each can have, or one where there are fewer."""
+    first = number % workers % len(cores)
+    return cores[first::workers]
 
 
 def result(future: Future, work: str, limit: str, workspace: Path) -> Any:
