@@ -13,6 +13,7 @@ from support import DELETED, ROOT
 
 BAD = {
     "unknown key": ({"extra": 1}, "extra: unknown key"),
+    "unknown key of white space": ({"qat.\n": 3}, "qat.'\\n': unknown key"),
     "unknown key in a block": ({"qat.epoch": 3}, "qat.epoch: unknown key"),
     "unknown key in a rung": ({"ladder.tiny.bits": 4}, "ladder.tiny.bits: unknown key"),
     "missing block": ({"target": DELETED}, "target: missing"),

@@ -446,7 +446,8 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 
 def _one_line(error: ValidationError) -> str:
     first, *others = error.errors(include_url=False)
-    key = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    parts = [str(part) for part in first["loc"] if part != "[key]"]
+    key = ".".join(part if part.isprintable() and part.strip() else repr(part) for part in parts)
     kind, text = first["type"], first["msg"].removeprefix("Value error, ")
     if kind == "extra_forbidden":
         text = "unknown key; see the comments in params.yaml for the keys there are"
