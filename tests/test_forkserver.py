@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bitladder.forkserver import KEPT
 from support import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="stages are forked on Linux alone")
@@ -82,6 +83,27 @@ def test_a_stage_finds_the_libraries_loaded_and_says_what_it_has_to_say(folder):
 def test_an_edit_counts_at_once(folder):
     assert said(start(folder, "print(1)"))[0] == "ahead\n1\n"
     assert said(start(folder, "print(2)"))[0] == "ahead\n2\n"
+
+
+def test_the_code_that_stays_loaded_is_all_that_params_need_and_an_edit_of_it_counts_too(folder, tmp_path):
+    body = "print(*sorted(name for name in sys.modules if name.startswith('bitladder')))"
+    ahead = said(start(folder, f"from bitladder import forkserver; {body}"))[0].split()
+    assert set(KEPT) < set(ahead) and "bitladder.files" in ahead  # what the stage imports besides, it imports anew
+    copied = tmp_path / "copied"
+    shutil.copytree(ROOT / "src/bitladder", copied / "bitladder")
+    variables = {"PYTHONPATH": str(copied)}
+    body = "from bitladder import params, socs; print(getattr(params, 'NEW', 0), getattr(socs, 'NEW', 0))"
+    assert said(start(folder, body, **variables))[0] == "ahead\n0 0\n"
+    for number, name in enumerate(("params", "socs")):
+        with (copied / f"bitladder/{name}.py").open("a", encoding="utf-8") as file:
+            file.write("\nNEW = 1\n")
+        assert said(start(folder, body, **variables))[0] == f"ahead\n1 {number}\n"
+
+
+def test_what_stays_loaded_needs_nothing_that_does_not():
+    code = "import sys; import bitladder.determinism, bitladder.params; print(*(m for m in sys.modules if 'bitl' in m))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT / "src")
+    assert set(found.stdout.split()) == set(KEPT)
 
 
 @pytest.mark.parametrize(

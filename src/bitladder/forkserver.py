@@ -1,7 +1,8 @@
 """One process that has loaded torch and AIMET, and forks the stages of a `dvc repro`: loading takes longer than most.
 
-The first stage that needs them starts it. It ends when nothing was asked of it for IDLE_S. It holds no code of this
-project's or of the task's, but for aimet.py: each stage imports those anew, so that an edit counts at once. A stage
+The first stage that needs them starts it. It ends when nothing was asked of it for IDLE_S. It holds no code of the
+task's, and of this project's only KEPT, whose contents are part of its address: each stage imports the rest anew, so
+that an edit counts at once. A stage
 runs in a process of its own where anything is unusual: another system than Linux, a GPU (its driver does not survive a
 fork), an interpreter with options, another environment, user, limit or installation than the one that the process was
 started in, or BITLADDER_FORK=0.
@@ -58,8 +59,11 @@ LOADED = (
 
 GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
-KEPT = ("determinism.py", "quantize/__init__.py", "quantize/aimet.py")
-"""The code of this package whose doing stays in the process."""
+KEPT = ("bitladder", *(f"bitladder.{name}" for name in ("determinism", "errors", "params", "precision", "socs")))
+"""Modules of this project's that stay loaded: building the classes of params.py takes longer than all the others."""
+
+HELD = ("quantize/__init__.py", "quantize/aimet.py", "socs.yaml")
+"""What else it has read of this project, and does not forget."""
 
 OF_ONE_STAGE = ("DVC_STAGE", "_")  # environment variables that differ from stage to stage
 
@@ -108,7 +112,8 @@ def _address() -> str:
     here, site, own = Path.cwd().stat(), Path(sysconfig.get_path("purelib")), Path(__file__).parent
     limits = [resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")]
     os.umask(umask := os.umask(0))
-    settings = [Path("params.yaml"), Path(__file__), *(own / name for name in KEPT)]
+    kept = [f"{name.partition('.')[2] or '__init__'}.py" for name in KEPT]
+    settings = [Path("params.yaml"), Path(__file__), *(own / name for name in (*kept, *HELD))]
     same = {
         "folder": [str(Path.cwd()), here.st_dev, here.st_ino],
         "python": [sys.executable, sys.version, site.stat().st_mtime_ns],
@@ -223,10 +228,10 @@ def _load_first() -> bool:
 
 
 def _load(name: str) -> None:
-    """Import a module, but keep none of this project's. One that fails is for the stage to tell of that needs it."""
+    """Import a module; keep of this project's only KEPT. One that fails is for the stage to tell of that needs it."""
     with suppress(Exception):
         import_module(name)
-    for own in [own for own in sys.modules if own.partition(".")[0] == "bitladder"]:
+    for own in [own for own in sys.modules if own.partition(".")[0] == "bitladder" and own not in KEPT]:
         del sys.modules[own]
     gc.freeze()  # what is loaded stays: its pages are shared for as long as nobody looks for cycles in them
 
