@@ -50,10 +50,8 @@ LOADED = (
     "aimet_torch.onnx",
     "aimet_torch.quantsim",
     "aimet_torch.seq_mse",
-    "aimet_torch.v2",
     "onnx",
     "safetensors.torch",
-    "torch._dynamo",  # which the export to ONNX asks for
 )
 """What is imported ahead, after torch and what params.py needs; what is missing here is only slower."""
 

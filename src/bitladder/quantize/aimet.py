@@ -1,9 +1,9 @@
-"""AIMET's import at half its time: what it brings along and the pipeline never calls is left out.
+"""AIMET's import at a third of its time: what it brings along and the pipeline never calls is left out.
 
 Checked on aimet-torch 2.42, torch 2.14. Of 10 s, torch apart, TorchDynamo takes 3 (torchvision asks it one question
-about GPUs, AIMET marks functions that it must not compile, and the pipeline compiles none), transformers 2.5, Bokeh's
-server 0.6. They stay importable, by a task too: only AIMET's own import is answered by stand-ins. Whatever is loaded
-already is used as it is.
+about GPUs, AIMET marks functions that it must not compile, and the pipeline compiles none), transformers 2.5, plots by
+Bokeh 1, Triton's kernels, where there is no GPU, 0.3. They stay importable, by a task too: only AIMET's own import is
+answered by stand-ins. Whatever is loaded already is used as it is.
 """
 
 import importlib
@@ -16,15 +16,16 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["learn_types", "without_transformers"]
+__all__ = ["learn_types", "without_dynamo", "without_transformers"]
 
 _STAND_INS: dict[str, dict[str, Any] | None] = {  # None: as if it were not installed, which AIMET allows for
-    "torch._dynamo": {},
+    "torch._dynamo": {"OptimizedModule": type("OptimizedModule", (), {})},  # of which no network is one
     "torch._dynamo.utils": {"is_compile_supported": lambda device: False},
     "bokeh": {},
     "bokeh.application": {"Application": None},
     "bokeh.server": {},
     "bokeh.server.server": {"Server": None},
+    "aimet_torch.visualization_tools": {"visualize_stats": None, "visualize_advanced_stats": None},
     "transformers": None,
 }
 
@@ -33,6 +34,11 @@ def learn_types(model: nn.Module) -> None:
     """Load AIMET's definitions of transformers' modules, where the network has such modules."""
     if any(type(module).__module__.partition(".")[0] == "transformers" for module in model.modules()):
         importlib.import_module("aimet_torch.nn.transformers.models")
+
+
+def without_dynamo() -> AbstractContextManager[None]:
+    """Let AIMET export a sim without asking TorchDynamo whether it has compiled the network."""
+    return _standing_in(["torch._dynamo", "torch._dynamo.utils"])
 
 
 def without_transformers() -> AbstractContextManager[None]:
@@ -75,5 +81,9 @@ def _as_it_is(function: Any = None, *_: Any, **__: Any) -> Any:
     return _as_it_is if function is None else function
 
 
+if not torch.cuda.is_available():
+    _STAND_INS["triton"] = None  # AIMET's kernels for GPUs
+
 with _without_what_is_not_called():
-    import aimet_torch  # noqa: F401
+    import aimet_torch
+    import aimet_torch.v2  # noqa: F401  (which sims are built with)
