@@ -16,7 +16,7 @@ from support import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="stages are forked on Linux alone")
 
-STAGE = """
+STAGE = """{ahead}
 import os, sys, time
 from bitladder.errors import UserError
 from bitladder.stage import run
@@ -41,9 +41,11 @@ def folder(tmp_path_factory):
     return made
 
 
-def start(folder: Path, body: str, words: tuple[str, ...] = (), **variables: str) -> subprocess.Popen[str]:
+def start(
+    folder: Path, body: str, words: tuple[str, ...] = (), ahead: str = "", **variables: str
+) -> subprocess.Popen[str]:
     script = folder / "stages/one.py"
-    script.write_text(STAGE.format(body=body))
+    script.write_text(STAGE.format(ahead=ahead, body=body))
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), **variables}
     environment.pop("PYTEST_CURRENT_TEST", None)  # or each test would have a process of its own load everything
     return subprocess.Popen(
@@ -85,10 +87,7 @@ def test_an_edit_counts_at_once(folder):
     assert said(start(folder, "print(2)"))[0] == "ahead\n2\n"
 
 
-def test_the_code_that_stays_loaded_is_all_that_params_need_and_an_edit_of_it_counts_too(folder, tmp_path):
-    body = "print(*sorted(name for name in sys.modules if name.startswith('bitladder')))"
-    ahead = said(start(folder, f"from bitladder import forkserver; {body}"))[0].split()
-    assert set(KEPT) < set(ahead) and "bitladder.files" in ahead  # what the stage imports besides, it imports anew
+def test_an_edit_of_the_code_that_stays_loaded_counts_too(folder, tmp_path):
     copied = tmp_path / "copied"
     shutil.copytree(ROOT / "src/bitladder", copied / "bitladder")
     variables = {"PYTHONPATH": str(copied)}
@@ -98,6 +97,28 @@ def test_the_code_that_stays_loaded_is_all_that_params_need_and_an_edit_of_it_co
         with (copied / f"bitladder/{name}.py").open("a", encoding="utf-8") as file:
             file.write("\nNEW = 1\n")
         assert said(start(folder, body, **variables))[0] == f"ahead\n1 {number}\n"
+
+
+def test_of_this_project_a_fork_finds_only_what_stays_loaded(folder):
+    ahead = "import sys\nAHEAD = sorted(name for name in sys.modules if name.startswith('bitladder'))\n"
+    out, err, _ = said(start(folder, "print(*AHEAD)", ahead=ahead))
+    assert out == f"ahead\n{' '.join(sorted(KEPT))}\n", err
+
+
+def test_a_process_whose_code_was_edited_as_it_started_forks_nothing(folder, tmp_path):
+    """Undo the edit, and its name is right again: it must not be trusted for that."""
+    copied = tmp_path / "copied"
+    shutil.copytree(ROOT / "src/bitladder", copied / "bitladder")
+    earlier, socs = copied / "bitladder/determinism.py", copied / "bitladder/socs.py"
+    earlier.write_text(f"{earlier.read_text()}\nimport time\ntime.sleep(3)\n")  # loaded before socs.py
+    before = socs.read_text()
+    first = start(folder, "pass", PYTHONPATH=str(copied))
+    time.sleep(1.5)
+    socs.write_text(before + "\nNEW = 1\n")
+    assert said(first)[2] == 0
+    socs.write_text(before)
+    body = "from bitladder import socs; print(getattr(socs, 'NEW', 0))"
+    assert said(start(folder, body, PYTHONPATH=str(copied)))[0].endswith("0\n")
 
 
 def test_what_stays_loaded_needs_nothing_that_does_not():
@@ -162,7 +183,7 @@ def test_a_file_in_the_projects_folder_hides_no_library(folder):
 
 def test_closed_streams_do_no_harm(folder):
     body = "Path = __import__('pathlib').Path; Path('done').write_text('it')"
-    (folder / "stages/one.py").write_text(STAGE.format(body=body))
+    (folder / "stages/one.py").write_text(STAGE.format(ahead="", body=body))
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     shell = f"{sys.executable} stages/one.py <&- >&-"
     assert subprocess.run(["sh", "-c", shell], cwd=folder, env=environment, timeout=120, check=False).returncode == 0

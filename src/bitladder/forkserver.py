@@ -1,8 +1,8 @@
 """One process that has loaded torch and AIMET, and forks the stages of a `dvc repro`: loading takes longer than most.
 
 The first stage that needs them starts it. It ends when nothing was asked of it for IDLE_S. It holds no code of the
-task's, and of this project's only KEPT, whose contents are part of its address: each stage imports the rest anew, so
-that an edit counts at once. A stage
+task's, and of this project's only KEPT and what HELD has done, whose contents are part of its address: each stage
+imports the rest anew, so that an edit counts at once. A stage
 runs in a process of its own where anything is unusual: another system than Linux, a GPU (its driver does not survive a
 fork), an interpreter with options, another environment, user, limit or installation than the one that the process was
 started in, or BITLADDER_FORK=0.
@@ -40,7 +40,7 @@ START_S = 120.0  # how long loading may take; a few seconds are usual
 END_S = 1.0  # how long a stage that nobody waits for any more may take to end by itself
 
 LOADED = (
-    "bitladder.quantize.aimet",  # first: it leaves out half of what AIMET brings along
+    "bitladder.quantize.aimet",  # first: it leaves out most of what AIMET brings along
     "aimet_torch.adaround.adaround_weight",
     "aimet_torch.batch_norm_fold",
     "aimet_torch.bn_reestimation",
@@ -107,20 +107,26 @@ def _address() -> str:
     """Name the one process that may stand for this one: an abstract socket's address, gone when the process is."""
     import resource  # which Windows has not
 
-    here, site, own = Path.cwd().stat(), Path(sysconfig.get_path("purelib")), Path(__file__).parent
+    here, site = Path.cwd().stat(), Path(sysconfig.get_path("purelib"))
     limits = [resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")]
     os.umask(umask := os.umask(0))
-    kept = [f"{name.partition('.')[2] or '__init__'}.py" for name in KEPT]
-    settings = [Path("params.yaml"), Path(__file__), *(own / name for name in (*kept, *HELD))]
     same = {
         "folder": [str(Path.cwd()), here.st_dev, here.st_ino],
         "python": [sys.executable, sys.version, site.stat().st_mtime_ns],
         "environment": sorted(item for item in os.environ.items() if item[0] not in OF_ONE_STAGE),
         "user": [os.getuid(), os.getgid(), os.getgroups(), umask],
         "process": [os.nice(0), sorted(os.sched_getaffinity(0)), limits, str(signal.getsignal(signal.SIGINT))],
-        "settings": [hashlib.sha256(path.read_bytes()).hexdigest() for path in settings if path.exists()],
     }
-    return "\0bitladder-" + hashlib.sha256(json.dumps(same).encode()).hexdigest()[:40]
+    return f"\0{_settings()}-" + hashlib.sha256(json.dumps(same).encode()).hexdigest()[:40]
+
+
+def _settings() -> str:
+    """Name what the process reads of this folder and of this project, by its contents."""
+    own, digest = Path(__file__).parent, hashlib.sha256()
+    kept = [f"{name.partition('.')[2] or '__init__'}.py" for name in KEPT]
+    for path in (Path("params.yaml"), Path(__file__), *(own / name for name in (*kept, *HELD))):
+        digest.update(hashlib.sha256(path.read_bytes() if path.exists() else b"").digest())
+    return f"bitladder-{digest.hexdigest()[:40]}"
 
 
 def _connect() -> socket.socket | None:
@@ -191,6 +197,8 @@ def main(name: str) -> None:
             if not ready:  # a stage that asks before all is loaded imports the rest itself
                 if ahead:
                     _load(ahead.pop(0))
+                    # edited between its name and its loading, it would be taken for what it is not
+                    can_fork = can_fork and name.startswith(f"{_settings()}-")
                 continue
             descriptor = ready[0][0]  # one at a time: the next may have been closed, and its number given anew
             if descriptor == listener.fileno():

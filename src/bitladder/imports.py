@@ -16,6 +16,8 @@ __all__ = ["import_closure"]
 
 SRC = Path("src")
 
+DATA = (".csv", ".html", ".json", ".txt", ".yaml")  # and not what editors and systems leave beside them
+
 _ROW = re.compile(r"(bitladder(?:\.\w+)+):\w+")
 
 
@@ -52,8 +54,9 @@ def _data(package: Path, root: Path) -> set[str]:
     """Give what is not code in a package within bitladder's own."""
     if package.parent != root / SRC / "bitladder":
         return set()
-    files = (path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc"))
-    return {path.relative_to(root).as_posix() for path in files}
+    names = {path.relative_to(package) for path in package.rglob("*") if path.suffix in DATA and path.is_file()}
+    hidden = {name for name in names if any(part.startswith(".") for part in name.parts)}
+    return {(package / name).relative_to(root).as_posix() for name in names - hidden}
 
 
 @cache

@@ -26,7 +26,6 @@ from bitladder import git
 from bitladder.errors import UserError
 from bitladder.files import is_running, read_json
 from bitladder.params import Params
-from bitladder.report.page import render
 from bitladder.results import METRICS, Results, flat, read_results
 
 __all__ = ["track"]
@@ -117,6 +116,8 @@ def _track(params: Params, results: Results, fingerprint: str) -> str:
     tags = {FINGERPRINT: fingerprint, OWNER: _OWN, "git.revision": revision, "git.dirty": str(bool(changed)).lower()}
     parent = client.create_run(experiment, run_name=name, tags=tags).info.run_id
     settled = time.monotonic() + SETTLE_S
+    from bitladder.report.page import render  # here: what draws plots loads while others settle
+
     page = render(params)
     time.sleep(max(0.0, settled - time.monotonic()))
     if _other_run(client, experiment, fingerprint, parent):  # two began at once: the first goes on

@@ -8,7 +8,7 @@ answered by stand-ins. Whatever is loaded already is used as it is.
 
 import importlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import ModuleType
 from typing import Any
@@ -16,7 +16,15 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["learn_types", "without_dynamo", "without_transformers"]
+__all__ = ["learn_types", "without_transformers"]
+
+
+def _later(module: str, name: str) -> Callable:
+    """Give a function that loads the real one when it is called."""
+    return lambda *words, **settings: getattr(importlib.import_module(module), name)(*words, **settings)
+
+
+_PLOTS = "aimet_torch.visualization_tools"
 
 _STAND_INS: dict[str, dict[str, Any] | None] = {  # None: as if it were not installed, which AIMET allows for
     "torch._dynamo": {"OptimizedModule": type("OptimizedModule", (), {})},  # of which no network is one
@@ -25,7 +33,7 @@ _STAND_INS: dict[str, dict[str, Any] | None] = {  # None: as if it were not inst
     "bokeh.application": {"Application": None},
     "bokeh.server": {},
     "bokeh.server.server": {"Server": None},
-    "aimet_torch.visualization_tools": {"visualize_stats": None, "visualize_advanced_stats": None},
+    _PLOTS: {name: _later(_PLOTS, name) for name in ("visualize_stats", "visualize_advanced_stats")},
     "transformers": None,
 }
 
@@ -34,11 +42,6 @@ def learn_types(model: nn.Module) -> None:
     """Load AIMET's definitions of transformers' modules, where the network has such modules."""
     if any(type(module).__module__.partition(".")[0] == "transformers" for module in model.modules()):
         importlib.import_module("aimet_torch.nn.transformers.models")
-
-
-def without_dynamo() -> AbstractContextManager[None]:
-    """Let AIMET export a sim without asking TorchDynamo whether it has compiled the network."""
-    return _standing_in(["torch._dynamo", "torch._dynamo.utils"])
 
 
 def without_transformers() -> AbstractContextManager[None]:
@@ -85,5 +88,16 @@ if not torch.cuda.is_available():
     _STAND_INS["triton"] = None  # AIMET's kernels for GPUs
 
 with _without_what_is_not_called():
-    import aimet_torch
-    import aimet_torch.v2  # noqa: F401  (which sims are built with)
+    import aimet_torch.onnx
+    import aimet_torch.v2  # which sims are built with
+
+_check = aimet_torch.onnx._check_unsupported_args
+
+
+def _check_without_dynamo(*words: Any) -> None:
+    """Check what AIMET is asked to export, without loading TorchDynamo to ask whether it has compiled the network."""
+    with _standing_in(["torch._dynamo"]):
+        _check(*words)
+
+
+aimet_torch.onnx._check_unsupported_args = _check_without_dynamo

@@ -18,7 +18,7 @@ from bitladder.files import load_tensors, replacing, save_tensors
 from bitladder.model import carry_notes
 from bitladder.precision import OPSET, Precision
 from bitladder.quantize import fast_quant
-from bitladder.quantize.aimet import learn_types, without_dynamo, without_transformers
+from bitladder.quantize.aimet import learn_types, without_transformers
 from bitladder.quantize.missing import check_layers, check_ranges, leave_unknown, refusal, without_tensors
 from bitladder.quantize.onnx_simulation import OnnxSim
 from bitladder.quantize.wishes import wishes_of
@@ -252,7 +252,7 @@ def export_qdq(
     if isinstance(sim, OnnxSim):
         sim.export_qdq(path, int32_bias)
         return
-    with replacing(path) as temporary, torch.no_grad(), without_dynamo():
+    with replacing(path) as temporary, torch.no_grad():
         aimet_torch.onnx.export(
             sim,
             sample,
@@ -269,8 +269,7 @@ def export_encodings(sim: Sim, sample: tuple[Tensor, ...], names: tuple[list[str
         sim.export_encodings(folder)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with without_dynamo():
-        sim.onnx.export(sample, str(folder / "model.onnx"), encoding_version="1.0.0", **_graph(names))
+    sim.onnx.export(sample, str(folder / "model.onnx"), encoding_version="1.0.0", **_graph(names))
 
 
 def _graph(names: tuple[list[str], list[str]]) -> dict[str, Any]:

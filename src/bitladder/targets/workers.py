@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Semaphore
@@ -29,34 +29,48 @@ FULL = 1 << 20  # free bytes under which a disk counts as full
 def worker_pool(workers: int, workspace: Path) -> Iterator[ProcessPool]:
     """Give processes whose backend prints to LOG_FILE in `workspace`; work must be scheduled, which starts them.
 
-    Each keeps to its share of the cores: the emulator hands its work from thread to thread, which takes up to twice as
-    long from one core to another.
+    Each keeps to its share of the cores: the emulator hands its work from thread to thread, which took up to twice as
+    long from one core to another (two processes on two cores).
     """
     # spawn: the backend must not start in a copy of a process that runs torch's threads
     context = get_context("spawn")
     ready, started = context.Semaphore(0), context.Value("i", 0)
     log = str((workspace / LOG_FILE).resolve())
     with ProcessPool(workers, initializer=_start, initargs=(log, ready, started, workers), context=context) as pool:
-        yield pool
-        # One that still starts while the pool is taken down would print a traceback of multiprocessing's own
-        for _ in range(workers):
-            ready.acquire(timeout=START_S)
+        try:
+            yield pool
+        except Exception:
+            if started.value:
+                _wait(ready, workers)
+            raise
+        _wait(ready, workers)
+
+
+def _wait(ready: Semaphore, workers: int) -> None:
+    """Wait until all have started: one that starts while its pool is taken down prints multiprocessing's traceback."""
+    for _ in range(workers):
+        ready.acquire(timeout=START_S)
 
 
 def _start(log: str, ready: Semaphore, started: "Synchronized[int]", workers: int) -> None:
     redirect_output(log)
     with started.get_lock():
         number = started.value
-        started.value += 1  # one that takes a dead one's place has a later number
+        started.value += 1
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, own_cores(sorted(os.sched_getaffinity(0)), number, workers))
+        with suppress(OSError):  # some sandboxes allow it to nobody, and it only makes things faster
+            os.sched_setaffinity(0, own_cores(sorted(os.sched_getaffinity(0)), number, workers))
     ready.release()
 
 
 def own_cores(cores: list[int], number: int, workers: int) -> list[int]:
-    """Give the cores of one of so many processes: as many as each can have, or one where there are fewer."""
-    first = number % workers % len(cores)
-    return cores[first::workers]
+    """Give the cores of one of so many processes: its share of them, or one where there are fewer.
+
+    One that takes a dead one's place, whose number is past the others', has all: whose died is not known.
+    """
+    if number >= workers:
+        return cores
+    return cores[number * len(cores) // workers : (number + 1) * len(cores) // workers] or [cores[number % len(cores)]]
 
 
 def result(future: Future, work: str, limit: str, workspace: Path) -> Any:
