@@ -43,6 +43,8 @@ CHANGES = {
     "ptq.samples": 100,
     "ptq.batch_size": 16,
     "ptq.max_drop": 0.1,
+    "ptq.adaround.iterations": 100,  # for techniques.py: 300 of 32 would take an hour
+    "ptq.adaround.batch_size": 8,
     "sensitivity.samples": 8,
     "qat.when": "never",
     "goals.max_drop": 0.1,

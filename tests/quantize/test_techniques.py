@@ -16,7 +16,7 @@ from bitladder.quantize.mixed import raise_layers
 from bitladder.quantize.ptq import quantize
 from bitladder.quantize.sensitivity import ALL, measure, summarise
 from bitladder.quantize.simulation import build_sim, encodings_of, load_sim, needs_relu, save_sim, swap_relu6
-from bitladder.quantize.techniques import ORDER, Idle, apply
+from bitladder.quantize.techniques import ORDER, RANGES, Idle, apply
 from bitladder.tasks.task import Split
 from support import CONFIG, rung_setting
 
@@ -63,6 +63,13 @@ def test_what_can_do_nothing_is_said_to_do_nothing(trained):
     assert [(one.technique, one.kept, one.value) for one in tries] == [("seq-mse", False, None)]
     assert "4 bits" in tries[0].idle
     assert done.name == "ptq:bn-fold+min-max"
+
+
+@pytest.mark.parametrize("name", ORDER)
+@pytest.mark.parametrize("batch_size", [48, 500])
+def test_samples_need_not_fill_their_batches(trained, plain, tmp_path, name, batch_size):
+    setting = rung_setting(trained, TINY, [name], tmp_path, batch_size=batch_size)
+    assert left_db(trained, apply(name, setting, None if name in RANGES else plain)) > 10
 
 
 def test_cle_takes_relu6_out_and_the_next_stage_builds_it_so(trained, tmp_path):

@@ -189,7 +189,9 @@ def seq_mse(setting: Setting, start: Quantized | None) -> Quantized:
         raise Idle(f"it is for weights of at most {SEQ_MSE_BITS} bits")
     start = _with_float_weights(setting, start or min_max(setting, None))
     sim, own = start.copy_sim(setting, float_biases=True), setting.params.seq_mse
-    few = list(setting.fit.first(own.samples).batches(setting.params.batch_size))
+    fit, size = setting.fit.first(own.samples), setting.params.batch_size
+    # AIMET stacks the batches, so they must be alike: whole ones, or all samples as one
+    few = list((fit.first(len(fit) // size * size) if len(fit) > size else fit).batches(size))
     folder = setting.work / "seq-mse"
     folder.mkdir(parents=True, exist_ok=True)
     apply_seq_mse(sim, few, own.candidates, lambda model, inputs: model(*inputs), cache_dir=str(folder))
