@@ -2,10 +2,9 @@
 
 The first stage that needs them starts it. It ends when nothing was asked of it for IDLE_S. It holds no code of the
 task's, and of this project's only KEPT and what HELD has done, whose contents are part of its address: each stage
-imports the rest anew, so that an edit counts at once. A stage
-runs in a process of its own where anything is unusual: another system than Linux, a GPU (its driver does not survive a
-fork), an interpreter with options, another environment, user, limit or installation than the one that the process was
-started in, or BITLADDER_FORK=0.
+imports the rest anew, so that an edit counts at once. A stage runs in a process of its own where anything is unusual:
+another system than Linux, a GPU (its driver does not survive a fork), an interpreter with options, another environment,
+user, limit or installation than the one that the process was started in, or BITLADDER_FORK=0.
 
 A fork keeps the bits: torch has started no threads yet, and the settings of determinism.py were made before it loaded.
 """

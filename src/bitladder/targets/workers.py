@@ -37,19 +37,10 @@ def worker_pool(workers: int, workspace: Path) -> Iterator[ProcessPool]:
     ready, started = context.Semaphore(0), context.Value("i", 0)
     log = str((workspace / LOG_FILE).resolve())
     with ProcessPool(workers, initializer=_start, initargs=(log, ready, started, workers), context=context) as pool:
-        try:
-            yield pool
-        except Exception:
-            if started.value:
-                _wait(ready, workers)
-            raise
-        _wait(ready, workers)
-
-
-def _wait(ready: Semaphore, workers: int) -> None:
-    """Wait until all have started: one that starts while its pool is taken down prints multiprocessing's traceback."""
-    for _ in range(workers):
-        ready.acquire(timeout=START_S)
+        yield pool
+        # One that still starts while the pool is taken down would print a traceback of multiprocessing's own
+        for _ in range(workers):
+            ready.acquire(timeout=START_S)
 
 
 def _start(log: str, ready: Semaphore, started: "Synchronized[int]", workers: int) -> None:
