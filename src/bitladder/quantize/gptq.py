@@ -1,9 +1,10 @@
 """GPTQ: weights rounded one after the other, each time with the rest of its output's made up for it (arXiv:2210.17323).
 
 AIMET has none (2.42). It asks only for the second moments of what comes to a layer, and for no gradients, so it takes
-seconds where AdaRound takes minutes. Two things are added. The target is what the float layer makes of the float
+seconds where AdaRound takes minutes. Three things are added. The target is what the float layer makes of the float
 network's activations, so that a layer makes up for those before it (arXiv:2504.02692); drawn towards the float weights,
-since few samples say little of many weights. And each channel's scale is searched for, by the error of its output.
+since few samples say little of many weights. Each channel's scale is searched for, by the error of its output. And what
+comes out is gone over again, the scales and then a weight at a time, which can only lower that error.
 """
 
 import hashlib
@@ -24,15 +25,17 @@ __all__ = ["round_weights"]
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 
-POSITIONS = 8192  # of a layer's output, over all samples, that its moments are taken of
+POSITIONS = 16384  # of a layer's output, over all samples, that its moments are taken of
 
-GROUPED_VALUES = 2_000_000  # at most, of all groups together: a depthwise layer has few weights in each
+GROUPED_VALUES = 4_000_000  # about, of all groups together: a depthwise layer has few weights in each
 
 DAMPING = 0.01  # of the mean second moment, put on each: arXiv:2210.17323's own
 
-PULL = 3.0  # towards the float weights, in the same measure
+PULL = 1.0  # towards the float weights, in the same measure
 
 SCALES = tuple(1 - 0.04 * step for step in range(16))  # tried, as shares of the min-max one
+
+SWEEPS = 4  # over all weights, after they were rounded
 
 BLOCK = 128  # weights after which what is made up goes to all that are left
 
@@ -133,6 +136,9 @@ def _round(module: Any, weight: Tensor, inputs: Tensor, float_inputs: Tensor) ->
     groups, by_channel = len(inputs), quantizer.min.numel() > 1
     low, high = int(quantizer.qmin), int(quantizer.qmax)
     x, float_x = inputs.double(), float_inputs.double()
+    if module.bias is not None:  # which makes up for means
+        for values in (x, float_x):
+            values -= values.mean(2, keepdim=True)
     flat = weight.double().reshape(groups, len(weight) // groups, -1)
     moments = x @ x.transpose(1, 2) / x.shape[2]
     size = moments.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12).reshape(-1, 1, 1)
@@ -143,6 +149,7 @@ def _round(module: Any, weight: Tensor, inputs: Tensor, float_inputs: Tensor) ->
     least = quantizer.get_scale().double().expand(len(weight), *[1] * (weight.ndim - 1)).reshape(groups, -1, 1)
     scale = _best_scale(target, damped, least, low, high, by_channel)
     rounded = _rounded(target, damped, scale, low, high)
+    rounded, scale = _refined(rounded, target, damped, scale, low, high, by_channel)
     module.weight.copy_(rounded.reshape(weight.shape))
     ends = scale.reshape(-1) if by_channel else scale.reshape(-1)[:1]
     quantizer.set_range(*((end * ends).to(weight.dtype).reshape(quantizer.min.shape) for end in (low, high)))
@@ -179,3 +186,29 @@ def _rounded(target: Tensor, moments: Tensor, scale: Tensor, low: int, high: int
             errors[:, :, i - start : i - start + 1] = error
         left[:, :, end:] -= errors @ makes_up[:, start:end, end:]
     return torch.empty_like(target).scatter(2, index, done)
+
+
+def _refined(
+    rounded: Tensor, target: Tensor, moments: Tensor, scale: Tensor, low: int, high: int, by_channel: bool
+) -> tuple[Tensor, Tensor]:
+    """Give rounded weights and scales after SWEEPS of coordinate descent on the error of the layer's output."""
+    sizes = moments.diagonal(dim1=1, dim2=2)
+    for _ in range(SWEEPS):
+        steps = (rounded / scale).round()
+        toward, own = ((values @ moments * steps).sum(2, keepdim=True) for values in (target, steps))
+        if not by_channel:
+            toward, own = toward.sum().expand_as(scale), own.sum().expand_as(scale)
+        scale = torch.where((toward > 0) & (own > 0), toward / own, scale)  # least squares
+        rounded = steps * scale
+        pulls = (target - rounded) @ moments
+        for start in range(0, target.shape[2], BLOCK):
+            end = min(start + BLOCK, target.shape[2])
+            before, inside = rounded[:, :, start:end].clone(), pulls[:, :, start:end].clone()
+            for i in range(start, end):
+                old = rounded[:, :, i : i + 1]
+                best = ((old + inside[:, :, i - start].unsqueeze(2) / sizes[:, i].reshape(-1, 1, 1)) / scale).round()
+                moved = best.clamp(low, high) * scale
+                inside -= (moved - old) * moments[:, i : i + 1, start:end]
+                rounded[:, :, i : i + 1] = moved
+            pulls -= (rounded[:, :, start:end] - before) @ moments[:, start:end]
+    return rounded, scale
