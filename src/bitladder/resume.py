@@ -27,10 +27,11 @@ def fingerprint(*values: Any, files: tuple[Path, ...] = ()) -> str:
 
 
 @contextmanager
-def workspace(name: str, key: str, main: bool = True) -> Iterator[Path]:
+def workspace(name: str, key: str, main: bool = True, keep: bool = False) -> Iterator[Path]:
     """Give the folder for one piece of work; it goes when the work ends well, and so do those of older inputs.
 
-    Of several processes that work together, only the `main` one clears folders away.
+    Of several processes that work together, only the `main` one clears folders away. What is `keep` stays for the next
+    that asks for the same work, until its inputs change.
     """
     folder = WORK / name / key
     if not main:
@@ -41,7 +42,8 @@ def workspace(name: str, key: str, main: bool = True) -> Iterator[Path]:
             shutil.rmtree(other)
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
-    shutil.rmtree(folder.parent)
+    if not keep:
+        shutil.rmtree(folder.parent)
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

@@ -12,6 +12,8 @@ from bitladder.model import sample_inputs
 from bitladder.precision import Precision
 from bitladder.quantize.prepare import prepare
 from bitladder.quantize.simulation import build_sim, calibrate
+from bitladder.tasks import synthetic
+from bitladder.tasks.efficientnet_lite0 import task as efficientnet_lite0
 from bitladder.tasks.image_folder import task as image_folder
 from bitladder.tasks.task import SPLITS, Metric, Split, Task, make_splits
 from bitladder.trial import try_task
@@ -88,3 +90,15 @@ def test_segmentation_is_judged_by_mean_intersection_over_union():
     calibrate(sim, split, 12)
     quantized = task.metric(predict(sim.model, split, 4, ""), split.targets)
     assert reference > 0.7 and abs(reference - quantized) < 0.05
+
+
+def test_efficientnet_calibrates_on_crops_and_on_images_that_it_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(synthetic, "STEPS", 2)
+    plain, more = (efficientnet_lite0(1, 4, 1, synthetic=count).splits(0) for count in (0, 2))
+    crops, images = (splits["calibration"].inputs["image"] for splits in (plain, more))
+    assert images.shape == (6, 3, 224, 224)
+    assert torch.equal(images[[0, 1, 4, 5]], crops)
+    assert not torch.equal(images[2], images[3]) and images.min() >= -1 and images.max() <= 1
+    for name in ("train", "evaluation"):
+        assert torch.equal(more[name].inputs["image"], plain[name].inputs["image"])

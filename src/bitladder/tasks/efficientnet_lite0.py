@@ -5,11 +5,12 @@ packages of the optional extra `efficientnet` (arXiv:1905.11946; "lite": no sque
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bitladder.tasks.extras import needs
 from bitladder.tasks.label_free import label_free
-from bitladder.tasks.photographs import crops
+from bitladder.tasks.photographs import SIDE, crops
+from bitladder.tasks.synthetic import synthesize
 from bitladder.tasks.task import SPLITS, Task
 
 __all__ = ["task"]
@@ -27,12 +28,20 @@ def network() -> nn.Module:
     return model
 
 
-def task(train: int = 200, calibration: int = 200, evaluation: int = 200) -> Task:
-    """Make the task, with this many crops in each split."""
+def task(train: int = 200, calibration: int = 200, evaluation: int = 200, synthetic: int = 0) -> Task:
+    """Make the task, with this many crops in each split.
+
+    `synthetic` images (`bitladder.tasks.synthetic`) stand amid the calibration split: half of its crops, these, and
+    the other half. A dozen photographs show little of what the network knows.
+    """
     sizes = dict(zip(SPLITS, (train, calibration, evaluation), strict=True))
-    return label_free(
-        network,
-        lambda seed: {
-            name: {"image": crops(name, count, seed + index)} for index, (name, count) in enumerate(sizes.items())
-        },
-    )
+
+    def samples(seed: int) -> dict[str, dict[str, Tensor]]:
+        splits = {name: crops(name, count, seed + index) for index, (name, count) in enumerate(sizes.items())}
+        if synthetic:
+            halves = splits["calibration"].tensor_split(2)
+            images = synthesize(network(), synthetic, (3, SIDE, SIDE), seed)
+            splits["calibration"] = torch.cat([halves[0], images, halves[1]])
+        return {name: {"image": images} for name, images in splits.items()}
+
+    return label_free(network, samples)

@@ -6,7 +6,7 @@ from torch import Tensor
 from bitladder.errors import UserError
 from bitladder.tasks.extras import needs
 
-__all__ = ["crops"]
+__all__ = ["SIDE", "crops"]
 
 SIDE = 224  # pixels, the side of ImageNet networks
 
