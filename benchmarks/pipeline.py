@@ -1,6 +1,7 @@
 """What the pipeline costs over a script by hand, and where: `dvc repro` against benchmarks/by_hand.py.
 
     python benchmarks/pipeline.py [--repeat 3] [--only full edit noop cli] [--no-bytecode]
+    python benchmarks/pipeline.py --folder DIR
 
 Prints Markdown tables of medians, measured in temporary clones of the current commit with empty caches:
 
@@ -10,6 +11,9 @@ Prints Markdown tables of medians, measured in temporary clones of the current c
 - noop: `dvc repro` with nothing to do, against pipelines of as many stages that do nothing: with one dependency, output
   and param each, and with as many as the pipeline's own.
 - cli: CPU seconds of `bitladder --help` and `bitladder check`.
+
+--folder takes a pipeline that has run, such as benchmarks/efficientnet.py makes, measures the edit there once,
+against that rung's own compute, and undoes it; the other options are then not looked at.
 
 `edit` and `noop` need a pipeline that has run, so they run it first. Bytecode is kept in a cache of the benchmark's
 own, warm before anything is timed, as it is on most machines; --no-bytecode compiles all that is imported in every
@@ -36,11 +40,15 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "src")]
+
+from clones import Clone  # noqa: E402
+
 LIMIT_S = 3600
 PARTS = ("full", "edit", "noop", "cli")
 NOOPS = 5
 LEFT_OUT = ("report",)  # what the script does not do
-RUNG, EDIT = "tiny", ("tiny:     {weights: 4, activations: 8", "tiny:     {weights: 4, activations: 16")
+RUNG, EDITED, ACTIVATIONS = "tiny", "ladder.tiny.activations", 16
 
 # Around each stage's python; EPOCHREALTIME is bash's clock
 SHIM = """#!/bin/bash
@@ -93,6 +101,7 @@ class Bench:
 
     folder: Path
     bytecode: bool
+    clone: Path
     full: list[Repro] = field(default_factory=list)
     hand: list[tuple[Spent, dict[str, float]]] = field(default_factory=list)
     edits: list[Repro] = field(default_factory=list)
@@ -114,11 +123,6 @@ class Bench:
             return kept | {"PYTHONPYCACHEPREFIX": str(self.folder / "pycache")}
         # A prefix with nothing in it: nor is the environment's own bytecode read
         return kept | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": str(self.folder / "no-pycache")}
-
-    @property
-    def clone(self) -> Path:
-        """The clone that commands run in."""
-        return self.folder / "clone"
 
     def make_clone(self) -> None:
         """Clone the commit; take out what it knows of earlier runs, or DVC would not run what has no other outputs."""
@@ -144,12 +148,12 @@ class Bench:
             sys.exit(f"{' '.join(words)}: exit code {done.returncode}\n{path.read_text('utf-8', 'replace')[-3000:]}")
         return Spent(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
-    def repro(self) -> Repro:
+    def repro(self, *words: str) -> Repro:
         """Run `dvc repro`, and read what its stages say of themselves."""
         trace = self.folder / "trace"
         shutil.rmtree(trace, ignore_errors=True)
         trace.mkdir()
-        spent = self.run("dvc", "repro")
+        spent = self.run("dvc", "repro", *words)
         stages = {}
         processes = trace / "processes"
         for line in processes.read_text("utf-8").splitlines() if processes.exists() else ():
@@ -174,13 +178,18 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--no-bytecode", action="store_true")
+    parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bitladder-pipeline-") as name:
-        bench = Bench(Path(name), not given.no_bytecode)
+        clone = given.folder.resolve() if given.folder else Path(name) / "clone"
+        bench = Bench(Path(name), not given.no_bytecode, clone)
         shim = bench.folder / "bin/python"
         shim.parent.mkdir()
         shim.write_text(SHIM.format(python=sys.executable), "utf-8")
         shim.chmod(0o755)
+        if given.folder:
+            edit_there(bench)
+            return
         bench.make_clone()
         if bench.bytecode:
             warm_up(bench)
@@ -220,13 +229,26 @@ def measure(bench: Bench, repeat: int, edit: bool) -> None:
         said = (bench.folder / "hand.log").read_text("utf-8", "replace").splitlines()
         print(said[-1], file=sys.stderr)
         if edit:
-            params = bench.clone / "params.yaml"
-            text = params.read_text("utf-8")
-            assert EDIT[0] in text, f"params.yaml: no {EDIT[0]!r}"
-            params.write_text(text.replace(*EDIT), "utf-8")
+            Clone(bench.clone).edit({EDITED: ACTIVATIONS})
             bench.edits.append(bench.repro())
             bench.hand_edits.append(bench.by_hand("--rung", RUNG, "--against", "metrics/comparison.csv"))
         bench.loads.append(os.getloadavg()[0])
+
+
+def edit_there(bench: Bench) -> None:
+    """Measure the edit in a pipeline that has run, and bring it back to where it was."""
+    clone, params = Clone(bench.clone), bench.clone / "params.yaml"
+    before = params.read_bytes()
+    warm_up(bench)
+    bench.repro()
+    try:
+        clone.edit({EDITED: ACTIVATIONS})
+        bench.edits.append(bench.repro("--no-run-cache"))
+        assert any(name.endswith(f"@{RUNG}") for name in bench.edits[0].stages), f"{EDITED} was {ACTIVATIONS} before"
+    finally:
+        params.write_bytes(before)
+    bench.repro()
+    print_edit(bench)
 
 
 def print_full(bench: Bench) -> None:
@@ -254,12 +276,13 @@ def print_stages(runs: list[Repro], parts: dict[str, float]) -> None:
     for name, row in rows.items():
         cells = [f"{value:.1f}" for value in row]
         print(f"| {name} | {' | '.join(cells)} | {f'{parts[name]:.1f}' if name in parts else '-'} |")
-    sums = [sum(row[column] for row in rows.values()) for column in range(3)]
-    rest = parts["all"] - sum(value for name, value in parts.items() if name in rows) - parts["imports"]
-    print(f"| all stages | {' | '.join(f'{value:.1f}' for value in sums)} | {parts['all']:.1f} |")
-    print(
-        f"| DVC itself | {median(run.dvc for run in runs):.1f} | | | imports {parts['imports']:.1f}, rest {rest:.1f} |"
-    )
+    sums = " | ".join(f"{sum(row[column] for row in rows.values()):.1f}" for column in range(3))
+    own, rest = "-", ""
+    if parts:
+        other = parts["all"] - sum(value for name, value in parts.items() if name in rows) - parts["imports"]
+        own, rest = f"{parts['all']:.1f}", f"imports {parts['imports']:.1f}, rest {other:.1f}"
+    print(f"| all stages | {sums} | {own} |")
+    print(f"| DVC itself | {median(run.dvc for run in runs):.1f} | | | {rest} |")
 
 
 def print_edit(bench: Bench) -> None:
@@ -270,18 +293,18 @@ def print_edit(bench: Bench) -> None:
         sum(stage.compute + stage.files for name, stage in run.stages.items() if owned.search(name))
         for run in bench.edits
     ]
-    hand = [sum(value for name, value in parts.items() if owned.search(name)) for _, parts in bench.hand_edits]
-    script = [spent.wall for spent, _ in bench.hand_edits]
-    print(f"\n| edit of {RUNG} to 16-bit activations | seconds | pipeline's ratio to it |\n|---|---|---|")
+    rows = [("the rung's own compute and files, in its stages", computes)]
+    parts: dict[str, float] = {}
+    if bench.hand_edits:
+        hand = [sum(value for name, value in parts.items() if owned.search(name)) for _, parts in bench.hand_edits]
+        rows.append(("the same in the script", hand))
+        rows.append(("the script for that rung, start to end", [spent.wall for spent, _ in bench.hand_edits]))
+        parts = {name: median(parts.get(name, 0.0) for _, parts in bench.hand_edits) for name in bench.hand_edits[0][1]}
+    print(f"\n| edit of {RUNG} to {ACTIVATIONS}-bit activations | seconds | pipeline's ratio to it |\n|---|---|---|")
     print(f"| `dvc repro` | {median(walls):.1f} | |")
-    for title, values in (
-        ("the rung's own compute and files, in its stages", computes),
-        ("the same in the script", hand),
-        ("the script for that rung, start to end", script),
-    ):
+    for title, values in rows:
         ratio = median(wall / value for wall, value in zip(walls, values, strict=True))
         print(f"| {title} | {median(values):.1f} | {ratio:.2f} |")
-    parts = {name: median(parts.get(name, 0.0) for _, parts in bench.hand_edits) for name in bench.hand_edits[0][1]}
     print_stages(bench.edits, parts)
 
 

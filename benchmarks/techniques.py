@@ -1,10 +1,12 @@
 """What each PTQ technique comes to on EfficientNet-Lite0, at W8A8 and W4A8: agreement with FP32, SQNR and seconds.
 
-    python benchmarks/techniques.py DIR [--only gptq ...]
+    python benchmarks/techniques.py DIR [--only gptq ...] [--samples N]
 
 DIR is the clone that `benchmarks/efficientnet.py` made; if there is none, it is made and run up to its baseline. Each
-row is put on min-max ranges alone (but for `sqnr`, which finds ranges of its own), fitted to the same 100 calibration
-crops, and judged on the 200 held-out ones, in QuantSim. A technique that can do nothing says why.
+row is put on min-max ranges alone (but for `sqnr`, which finds ranges of its own), fitted to the first N calibration
+samples (356: 100 crops, then 256 synthetic images), or as many of them as the technique takes (`ptq` in DIR's
+params.yaml), and judged in QuantSim on 200 crops of held-out photographs, and on 200 other crops of the photographs
+that it was fitted to. A technique that can do nothing says why.
 """
 
 import argparse
@@ -18,12 +20,15 @@ from bitladder import determinism
 
 BITS = ((8, 8), (4, 8))
 
+OTHER = 100  # away from the seeds of the task's splits: crops that nothing was fitted to
+
 
 def main() -> None:
     """Print a row a technique."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", nargs="*", default=[], help="names of techniques")
+    parser.add_argument("--samples", type=int, help="ptq.samples of DIR, if not given")
     given = parser.parse_args()
 
     from efficientnet import CHANGES, Clone, make_clone
@@ -33,10 +38,10 @@ def main() -> None:
     if done.code:
         raise SystemExit(done.text[-2000:])
     os.chdir(given.folder)
-    measure(given.only)
+    measure(given.only, given.samples)
 
 
-def measure(only: list[str]) -> None:
+def measure(only: list[str], samples: int | None) -> None:
     """Quantize the baseline of the pipeline in this folder by each technique."""
     from bitladder.params import load_params
 
@@ -50,7 +55,8 @@ def measure(only: list[str]) -> None:
     from bitladder.quantize.prepare import load_prepared, load_unfolded
     from bitladder.quantize.ptq import BASELINE, TRAINED
     from bitladder.quantize.techniques import ORDER, RANGES, Idle, Setting, apply
-    from bitladder.tasks.task import load_task
+    from bitladder.tasks.photographs import crops
+    from bitladder.tasks.task import Split, load_task
 
     task = load_task(params.task.factory, params.task.args)
     calibration, evaluation = (
@@ -58,9 +64,11 @@ def measure(only: list[str]) -> None:
     )
     sample, batch = sample_inputs(calibration), params.evaluate.batch_size
     model = load_prepared(task, sample, BASELINE, params.prepare.exclude)
-    reference = predict(model, evaluation, batch, "fp32")
+    inputs = {"image": crops("calibration", len(evaluation), params.seed + OTHER)}
+    same = Split(inputs, next(iter(predict(model, Split(inputs, evaluation.targets), batch, "fp32").values())))
+    references = [predict(model, split, batch, "fp32") for split in (evaluation, same)]
 
-    print("| technique | bits | agreement with FP32, % | SQNR, dB | s |\n" + "|---" * 5 + "|")
+    print("| technique | bits | held-out photographs, % | SQNR, dB | the same, % | s |\n" + "|---" * 6 + "|")
     for name in only or ORDER:
         for bits in BITS:
             precision = Precision(*bits)
@@ -69,7 +77,7 @@ def measure(only: list[str]) -> None:
                     model=model,
                     unfolded=lambda: load_unfolded(task, sample, TRAINED, BASELINE, params.prepare.exclude),
                     sample=sample,
-                    fit=calibration.first(params.ptq.samples),
+                    fit=calibration.first(samples or params.ptq.samples),
                     precision=precision,
                     config=params.soc.quantsim_config,
                     params=params.ptq,
@@ -80,14 +88,16 @@ def measure(only: list[str]) -> None:
                 try:
                     found = apply(name, setting, None if name in RANGES else apply("min-max", setting, None))
                 except Idle as reason:
-                    print(f"| {name} | {precision} | - | - | {reason} |", flush=True)
+                    print(f"| {name} | {precision} | - | - | - | {reason} |", flush=True)
                     continue
                 seconds = time.perf_counter() - start
-            figures = compare(
-                task.metric, predict(found.sim.model, evaluation, batch, name), reference, evaluation.targets
+            held_out, seen = (
+                compare(task.metric, predict(found.sim.model, split, batch, name), reference, split.targets)
+                for split, reference in zip((evaluation, same), references, strict=True)
             )
             print(
-                f"| {name} | {precision} | {100 * figures.value:.1f} | {figures.sqnr_db:.1f} | {seconds:.0f} |",
+                f"| {name} | {precision} | {100 * held_out.value:.1f} | {held_out.sqnr_db:.1f} |"
+                f" {100 * seen.value:.1f} | {seconds:.0f} |",
                 flush=True,
             )
 
