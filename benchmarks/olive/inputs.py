@@ -1,4 +1,4 @@
-"""Write what Olive starts from: a pipeline's FP32 network as ONNX, and the samples that ours is fitted to.
+"""Write what Olive starts from: a pipeline's FP32 network as ONNX, and the samples ours is fitted to and judged by.
 
 Run in the pipeline's folder: python inputs.py FOLDER
 """
@@ -28,4 +28,6 @@ torch.onnx.export(
     model, sample_inputs(split), folder / "fp32.onnx", input_names=names, output_names=["output"],
     dynamo=False, opset_version=21, dynamic_axes={name: {0: "batch"} for name in names},
 )  # fmt: skip
-np.savez(folder / "samples.npz", **{name: values.numpy() for name, values in split.inputs.items()})
+for name, samples in (("samples", split), ("evaluation", load_split(Path("build/data/evaluation.safetensors")))):
+    arrays = {key: values.numpy() for key, values in samples.inputs.items()}
+    np.savez(folder / f"{name}.npz", **arrays, labels=samples.targets.numpy())

@@ -1,4 +1,4 @@
-"""What Olive calls for calibration samples: an .npz file of arrays, samples x ..., by the names of the inputs."""
+"""What Olive calls for samples: an .npz file of arrays, samples x ..., by the names of the inputs, and `labels`."""
 
 from typing import Any
 
@@ -8,16 +8,17 @@ from olive.data.registry import Registry
 
 
 class Samples(torch.utils.data.Dataset):
-    """One sample at a time, with a label that nothing asks for."""
+    """One sample at a time, with its label."""
 
     def __init__(self, path: str) -> None:
         self.arrays = dict(np.load(path))
+        self.labels = torch.from_numpy(self.arrays.pop("labels"))
 
     def __len__(self) -> int:  # noqa: D105
-        return len(next(iter(self.arrays.values())))
+        return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[dict[str, torch.Tensor], int]:  # noqa: D105
-        return {name: torch.from_numpy(values[index]) for name, values in self.arrays.items()}, 0
+    def __getitem__(self, index: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:  # noqa: D105
+        return {name: torch.from_numpy(values[index]) for name, values in self.arrays.items()}, self.labels[index]
 
 
 @Registry.register_dataset("bitladder_samples")
