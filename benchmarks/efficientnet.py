@@ -38,7 +38,7 @@ CHANGES = {
             "activations": 8,
             "after": "tiny",
             "ptq": GPTQ,
-            "mixed": {"raise_to": W8A8, "max_drop": 0.1},
+            "mixed": {"raise_to": W8A8, "max_drop": 0.05},
         },
     },
     "ptq.samples": 356,  # 100 crops and the synthetic images
