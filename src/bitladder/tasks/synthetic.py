@@ -39,7 +39,7 @@ def synthesize(
     """Make images for a trained network with batch norms.
 
     Each batch that is done is kept in build/work until network, arguments or code change: a killed run goes on from the
-    last one, and `dvc repro` takes what `bitladder check --task` has made. EfficientNet-Lite0 takes 3 s an image on 2
+    last one, and `dvc repro` takes what `bitladder check --task` has made. EfficientNet-Lite0 takes 4 s an image on 2
     cores, and 4 GB.
 
     Args:
