@@ -65,10 +65,11 @@ def measure(only: list[str], samples: int | None) -> None:
     sample, batch = sample_inputs(calibration), params.evaluate.batch_size
     model = load_prepared(task, sample, BASELINE, params.prepare.exclude)
     inputs = {"image": crops("calibration", len(evaluation), params.seed + OTHER)}
-    same = Split(inputs, next(iter(predict(model, Split(inputs, evaluation.targets), batch, "fp32").values())))
-    references = [predict(model, split, batch, "fp32") for split in (evaluation, same)]
+    answers = predict(model, Split(inputs, evaluation.targets), batch, "fp32")
+    same = Split(inputs, next(iter(answers.values())))
+    references = [predict(model, evaluation, batch, "fp32"), answers]
 
-    print("| technique | bits | held-out photographs, % | SQNR, dB | the same, % | s |\n" + "|---" * 6 + "|")
+    print("| technique | bits | held-out photographs, % | SQNR, dB | fitted ones, % | s |\n" + "|---" * 6 + "|")
     for name in only or ORDER:
         for bits in BITS:
             precision = Precision(*bits)

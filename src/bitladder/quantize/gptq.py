@@ -31,7 +31,7 @@ GROUPED_VALUES = 4_000_000  # about, of all groups together: a depthwise layer h
 
 DAMPING = 0.01  # of the mean second moment, put on each: arXiv:2210.17323's own
 
-PULL = 1.0  # towards the float weights, in the same measure
+PULL, PULL_SAMPLES = 1.0, 356  # towards the float weights, in the same measure; the more, the fewer the samples
 
 SCALES = tuple(1 - 0.04 * step for step in range(16))  # tried, as shares of the min-max one
 
@@ -61,6 +61,7 @@ def round_weights(sim: QuantizationSimModel, reference: nn.Module, split: Split,
     """
     layers: dict[str, Any] = {name: module for name, module in sim.model.named_modules() if _is_ours(module)}
     seen: dict[str, _Seen] = {}
+    pull = PULL * max(1.0, PULL_SAMPLES / len(split))
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -75,7 +76,7 @@ def round_weights(sim: QuantizationSimModel, reference: nn.Module, split: Split,
                 return
             float_inputs, means = seen.pop(name)
             found = _windows(module, inputs[0].as_subclass(Tensor), _generator(seed, name))
-            _round(module, reference.get_parameter(f"{name}.weight"), found, float_inputs)
+            _round(module, reference.get_parameter(f"{name}.weight"), found, float_inputs, pull)
             if module.bias is not None:
                 module.bias.copy_(corrected_bias(module, inputs, means))
 
@@ -130,7 +131,7 @@ def _windows(module: Any, x: Tensor, generator: torch.Generator) -> Tensor:
     return together.reshape(module.groups, -1, together.shape[1])
 
 
-def _round(module: Any, weight: Tensor, inputs: Tensor, float_inputs: Tensor) -> None:
+def _round(module: Any, weight: Tensor, inputs: Tensor, float_inputs: Tensor, pull: float) -> None:
     """Put the weights that come nearest to the float layer's output into a quantized layer, and their range."""
     quantizer = module.param_quantizers["weight"]
     groups, by_channel = len(inputs), quantizer.min.numel() > 1
@@ -143,8 +144,8 @@ def _round(module: Any, weight: Tensor, inputs: Tensor, float_inputs: Tensor) ->
     moments = x @ x.transpose(1, 2) / x.shape[2]
     size = moments.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12).reshape(-1, 1, 1)
     one = torch.eye(moments.shape[1], dtype=moments.dtype)
-    wanted = flat @ (float_x @ x.transpose(1, 2) / x.shape[2]) + PULL * size * flat
-    target = torch.linalg.solve(moments + PULL * size * one, wanted, left=False)
+    wanted = flat @ (float_x @ x.transpose(1, 2) / x.shape[2]) + pull * size * flat
+    target = torch.linalg.solve(moments + pull * size * one, wanted, left=False)
     damped = moments + DAMPING * size * one
     least = quantizer.get_scale().double().expand(len(weight), *[1] * (weight.ndim - 1)).reshape(groups, -1, 1)
     scale = _best_scale(target, damped, least, low, high, by_channel)
