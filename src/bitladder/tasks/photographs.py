@@ -1,4 +1,7 @@
-"""Photographs that come in packages (scikit-image, scikit-learn), cut by seed into crops: nothing to download."""
+"""Photographs that come in packages (scikit-image, scikit-learn, PyVision), cut into crops: nothing to download."""
+
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,17 +16,24 @@ SIDE = 224  # pixels, the side of ImageNet networks
 # What the EfficientNet-Lite networks were trained on: bytes less 127, over 128 (their authors' own preprocessing)
 MEAN, DEVIATION = 127 / 255, 128 / 255
 
+# PyVision's. Neighbours are often of one place, so it is the last of them that are held out, not every third
+_PYVISION = tuple(f"NONFACE_{number}.jpg" for number in range(1, 52))
+
 _SEEN = (
     "astronaut.png", "brick.png", "camera.png", "chelsea.png", "clock_motion.png", "coffee.png", "coins.png",
     "grass.png", "horse.png", "moon.png", "motorcycle_left.png", "page.png", "retina.jpg", "rocket.jpg",
+    *_PYVISION[:36],
 )  # fmt: skip
 
 # A network is never judged on crops of photographs that it was trained or calibrated on
 PHOTOGRAPHS = {
     "train": _SEEN,
     "calibration": _SEEN,
-    "evaluation": ("china.jpg", "flower.jpg", "hubble_deep_field.jpg", "ihc.png", "gravel.png"),
-}
+    "evaluation": (
+        "china.jpg", "flower.jpg", "hubble_deep_field.jpg", "ihc.png", "gravel.png",
+        *_PYVISION[36:],
+    ),
+}  # fmt: skip
 
 SCALE = (0.05, 0.6)  # area of a crop, as a share of its photograph's
 
@@ -48,12 +58,25 @@ def _load(name: str) -> Tensor:
     """Give a photograph as 3 x height x width in [0, 1]; grey ones three times."""
     import numpy as np
 
-    with needs("efficientnet", "scikit-image and scikit-learn"):
+    with needs("efficientnet", "scikit-image, scikit-learn and pyvision-toolkit"):
         from skimage.data import data_dir
         from skimage.io import imread
         from sklearn.datasets import load_sample_image
 
-    packaged = name in ("china.jpg", "flower.jpg")
-    pixels = load_sample_image(name) if packaged else imread(f"{data_dir}/{name}")
+        if name in _PYVISION:
+            pixels = imread(_pyvision() / name)
+        elif name in ("china.jpg", "flower.jpg"):
+            pixels = load_sample_image(name)
+        else:
+            pixels = imread(f"{data_dir}/{name}")
     image = torch.from_numpy(np.array(pixels)).float().div(255)
     return image[..., :3].permute(2, 0, 1) if image.ndim == 3 else image.expand(3, *image.shape)
+
+
+def _pyvision() -> Path:
+    """Find PyVision's photographs, without its code, which imports OpenCV."""
+    found = find_spec("pyvision")
+    folder = Path(found.origin if found and found.origin else "").parent / "data" / "nonface"
+    if not folder.is_dir():
+        raise ImportError("pyvision/data/nonface is not there")
+    return folder
