@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from aimet_torch.nn.modules.custom import Add
 from torch import nn
 
 from bitladder.errors import UserError
@@ -162,6 +163,66 @@ def test_gptq_leaves_the_means_of_inputs_to_the_bias(trained):
         done = apply("gptq", fitted, None)
         weights.append(done.sim.model.get_submodule("0").weight)
     assert (weights[0] - weights[1]).abs().gt(1e-3).float().mean() < 0.02
+
+
+class Residual(nn.Module):
+    """Adds what two layers make of its input to it."""
+
+    def __init__(self, wide, narrow):
+        super().__init__()
+        self.wide, self.relu, self.narrow, self.add = wide, nn.ReLU(), narrow, Add()
+
+    def forward(self, x):
+        return self.add(x, self.narrow(self.relu(self.wide(x))))
+
+
+@pytest.mark.parametrize("kind", ["linear", "convolution by group, without a bias"])
+def test_gptq_makes_up_for_the_error_of_what_an_output_is_added_to(trained, monkeypatch, kind):
+    torch.manual_seed(0)
+    if kind == "linear":
+        inputs = torch.randn(2000, 16) + 1
+        blocks = [Residual(nn.Linear(16, 64), nn.Linear(64, 16)) for _ in range(4)]
+        network = nn.Sequential(nn.Linear(16, 16), *blocks).eval()
+    else:
+        inputs = torch.randn(200, 8, 6, 6) + 1
+        narrow = [nn.Conv2d(32, 8, 1, groups=2, bias=False) for _ in range(4)]
+        blocks = [Residual(nn.Conv2d(8, 32, 3, padding=1), layer) for layer in narrow]
+        network = nn.Sequential(nn.Conv2d(8, 8, 1), *blocks).eval()
+    split = Split({"x": inputs}, torch.zeros(len(inputs)))
+    half = len(inputs) // 2
+    setting = rung_setting(trained, TINY, ["gptq"])
+    setting = replace(setting, model=network, sample=(inputs[:1],), fit=split.first(half))
+
+    def left():
+        sim = apply("gptq", setting, None).sim
+        expected, given = (predict(model, split.after(half), half, "") for model in (network, sim.model))
+        apart = next(iter(given.values())).mean(0) - next(iter(expected.values())).mean(0)
+        return sqnr_db(expected, given), apart.abs().max()
+
+    made_up, apart = left()
+    assert kind != "linear" or apart < 0.05  # the bias is for all that is added up
+    monkeypatch.setattr(gptq, "added_to", lambda *given: {})
+    assert made_up > left()[0] + 0.3
+
+
+def test_gptq_takes_summands_that_have_no_samples(trained):
+    class Placed(nn.Module):
+        """Adds the same to each sample."""
+
+        def __init__(self):
+            super().__init__()
+            self.first, self.place, self.add = nn.Linear(8, 8), nn.Linear(4, 8), Add()
+            self.register_buffer("steps", torch.randn(1, 4))
+
+        def forward(self, x):
+            return self.add(self.first(x), self.place(self.steps))
+
+    torch.manual_seed(0)
+    network, split = Placed().eval(), Split({"x": torch.randn(64, 8)}, torch.zeros(64))
+    sample = (split.inputs["x"][:1],)
+    setting = replace(rung_setting(trained, TINY, ["gptq"]), model=network, sample=sample, fit=split)
+    given = predict(apply("gptq", setting, None).sim.model, split, 64, "")
+    assert sqnr_db(predict(network, split, 64, ""), given) > 15
 
 
 def test_gptq_takes_every_kind_of_layer_that_it_says_it_does(trained):

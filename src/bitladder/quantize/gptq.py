@@ -1,13 +1,13 @@
 """GPTQ: weights rounded one after the other, each time with the rest of its output's made up for it (arXiv:2210.17323).
 
 AIMET has none (2.42). It asks only for the second moments of what comes to a layer, and for no gradients, so it takes
-seconds where AdaRound takes minutes. Three things are added. The target is what the float layer makes of the float
+seconds where AdaRound takes minutes. Four things are added. The target is what the float layer makes of the float
 network's activations, so that a layer makes up for those before it (arXiv:2504.02692); drawn towards the float weights,
-since few samples say little of many weights. Each channel's scale is searched for, by the error of its output. And what
+since few samples say little of many weights. A layer whose output is added to another's, at the end of a residual
+block, makes up for that one's error too. Each channel's scale is searched for, by the error of its output. And what
 comes out is gone over again, the scales and then a weight at a time, which can only lower that error.
 """
 
-import hashlib
 from typing import Any, NamedTuple
 
 import torch
@@ -15,19 +15,15 @@ from aimet_torch.nn import QuantizationMixin
 from aimet_torch.quantization.affine import AffineQuantizerBase
 from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
-from torch.nn import functional
 
 from bitladder.quantize.bias import channel_means, corrected_bias
 from bitladder.quantize.hooks import hooked
+from bitladder.quantize.observe import added_to, positions, windows
 from bitladder.tasks.task import Split
 
 __all__ = ["round_weights"]
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
-
-POSITIONS = 16384  # of a layer's output, over all samples, that its moments are taken of
-
-GROUPED_VALUES = 4_000_000  # about, of all groups together: a depthwise layer has few weights in each
 
 DAMPING = 0.01  # of the mean second moment, put on each: arXiv:2210.17323's own
 
@@ -41,10 +37,12 @@ BLOCK = 128  # weights after which what is made up goes to all that are left
 
 
 class _Seen(NamedTuple):
-    """What the float network showed of a layer: what came to it, groups x weights x positions; its outputs' means."""
+    """What the float network showed of a layer, at some positions."""
 
-    inputs: Tensor
-    means: Tensor
+    inputs: Tensor  # groups x weights x positions
+    means: Tensor  # of its output's channels
+    beside: Tensor | None  # what its output is added to, groups x outputs x positions
+    beside_means: Tensor | None
 
 
 def round_weights(sim: QuantizationSimModel, reference: nn.Module, split: Split, seed: int) -> int:
@@ -60,33 +58,66 @@ def round_weights(sim: QuantizationSimModel, reference: nn.Module, split: Split,
 
     """
     layers: dict[str, Any] = {name: module for name, module in sim.model.named_modules() if _is_ours(module)}
+    inputs = tuple(split.inputs.values())
+    summands = added_to(reference, tuple(values[:1] for values in inputs), layers)
+    ours = dict(sim.model.named_modules())
+    summands = {name: other for name, other in summands.items() if other in ours}
     seen: dict[str, _Seen] = {}
+    waiting: dict[str, Tensor] = {}  # by the layer whose output is added to it
     pull = PULL * max(1.0, PULL_SAMPLES / len(split))
+
+    def keep(name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            waiting[name] = output.as_subclass(Tensor)
+
+        return hook
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if name not in seen:
-                seen[name] = _Seen(_windows(module, inputs[0], _generator(seed, name)), channel_means(output, module))
+                found, means = windows(module, inputs[0], seed, name), channel_means(output, module)
+                other = waiting.pop(name, None)
+                if other is not None and other.shape == output.shape:  # it may have no samples
+                    beside = positions(module, other, seed, name), channel_means(other, module)
+                    seen[name] = _Seen(found, means, *beside)
+                else:
+                    seen[name] = _Seen(found, means, None, None)
 
         return hook
 
     def fit(name: str) -> Any:
         def hook(module: Any, inputs: tuple[Tensor, ...]) -> None:
+            other = waiting.pop(name, None)
             if name not in seen:  # a layer that runs more than once is rounded at its first
                 return
-            float_inputs, means = seen.pop(name)
-            found = _windows(module, inputs[0].as_subclass(Tensor), _generator(seed, name))
-            _round(module, reference.get_parameter(f"{name}.weight"), found, float_inputs, pull)
+            noted = seen.pop(name)
+            found = windows(module, inputs[0].as_subclass(Tensor), seed, name)
+            missing, means = None, noted.means
+            if other is not None and noted.beside is not None and noted.beside_means is not None:
+                missing = noted.beside - positions(module, other, seed, name)
+                means = means + noted.beside_means - channel_means(other, module)
+            _round(module, reference.get_parameter(f"{name}.weight"), found, noted.inputs, missing, pull)
             if module.bias is not None:
                 module.bias.copy_(corrected_bias(module, inputs, means))
 
         return hook
 
-    inputs = tuple(split.inputs.values())
+    def kept(network: nn.Module) -> Any:
+        return hooked(
+            network.get_submodule(other).register_forward_hook(keep(name)) for name, other in summands.items()
+        )
+
     with torch.no_grad():
-        with hooked(reference.get_submodule(name).register_forward_hook(note(name)) for name in layers):
+        with (
+            kept(reference),
+            hooked(reference.get_submodule(name).register_forward_hook(note(name)) for name in layers),
+        ):
             reference(*inputs)
-        with hooked(layer.register_forward_pre_hook(fit(name)) for name, layer in layers.items()):
+        waiting.clear()
+        with (
+            kept(sim.model),
+            hooked(layer.register_forward_pre_hook(fit(name)) for name, layer in layers.items()),
+        ):
             sim.model(*inputs)
     return len(layers)
 
@@ -104,47 +135,29 @@ def _is_ours(module: nn.Module) -> bool:
     )
 
 
-def _generator(seed: int, name: str) -> torch.Generator:
-    """Draw the same positions of the float and of the quantized network."""
-    own = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(own[:7]))
+def _round(
+    module: Any, weight: Tensor, inputs: Tensor, float_inputs: Tensor, missing: Tensor | None, pull: float
+) -> None:
+    """Put the weights that come nearest to the float layer's output into a quantized layer, and their range.
 
-
-def _windows(module: Any, x: Tensor, generator: torch.Generator) -> Tensor:
-    """Give what the layer multiplies by its weights at some of its output's positions: groups x weights x positions."""
-    if isinstance(module, nn.Linear):
-        rows = x.reshape(-1, x.shape[-1])
-        return rows[torch.randperm(len(rows), generator=generator)[:POSITIONS]].t().unsqueeze(0)
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    x = functional.pad(x, module._reversed_padding_repeated_twice, mode)
-    kernel, dilation, stride = module.kernel_size, module.dilation, module.stride
-    if isinstance(module, nn.Conv1d):
-        x, kernel, dilation, stride = x.unsqueeze(2), (1, *kernel), (1, *dilation), (1, *stride)
-    wanted = (
-        min(POSITIONS, GROUPED_VALUES // (module.weight[0].numel() * module.groups)) if module.groups > 1 else POSITIONS
-    )
-    parts = []
-    for sample in x:  # one at a time: all windows of a sample take many times its size
-        found = functional.unfold(sample.unsqueeze(0), kernel, dilation, 0, stride)[0]
-        parts.append(found[:, torch.randperm(found.shape[1], generator=generator)[: max(1, wanted // len(x))]])
-    together = torch.cat(parts, 1)
-    return together.reshape(module.groups, -1, together.shape[1])
-
-
-def _round(module: Any, weight: Tensor, inputs: Tensor, float_inputs: Tensor, pull: float) -> None:
-    """Put the weights that come nearest to the float layer's output into a quantized layer, and their range."""
+    What is `missing` of that which the output is added to, groups x outputs x positions, counts as the float layer's.
+    """
     quantizer = module.param_quantizers["weight"]
     groups, by_channel = len(inputs), quantizer.min.numel() > 1
     low, high = int(quantizer.qmin), int(quantizer.qmax)
     x, float_x = inputs.double(), float_inputs.double()
+    besides = None if missing is None else missing.double()
     if module.bias is not None:  # which makes up for means
-        for values in (x, float_x):
-            values -= values.mean(2, keepdim=True)
+        for values in (x, float_x, besides):
+            if values is not None:
+                values -= values.mean(2, keepdim=True)
     flat = weight.double().reshape(groups, len(weight) // groups, -1)
     moments = x @ x.transpose(1, 2) / x.shape[2]
     size = moments.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12).reshape(-1, 1, 1)
     one = torch.eye(moments.shape[1], dtype=moments.dtype)
     wanted = flat @ (float_x @ x.transpose(1, 2) / x.shape[2]) + pull * size * flat
+    if besides is not None:
+        wanted = wanted + besides @ x.transpose(1, 2) / x.shape[2]
     target = torch.linalg.solve(moments + pull * size * one, wanted, left=False)
     damped = moments + DAMPING * size * one
     least = quantizer.get_scale().double().expand(len(weight), *[1] * (weight.ndim - 1)).reshape(groups, -1, 1)
