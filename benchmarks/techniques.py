@@ -4,9 +4,9 @@
 
 DIR is the clone that `benchmarks/efficientnet.py` made; if there is none, it is made and run up to its baseline. Each
 row is put on min-max ranges alone (but for `sqnr`, which finds ranges of its own), fitted to the first N calibration
-samples (356: 100 crops, then 256 synthetic images), or as many of them as the technique takes (`ptq` in DIR's
-params.yaml), and judged in QuantSim on 200 crops of held-out photographs, and on 200 other crops of the photographs
-that it was fitted to. A technique that can do nothing says why.
+samples (300), or as many of them as the technique takes (`ptq` in DIR's params.yaml), and judged in QuantSim on 200
+crops of held-out photographs, and on 200 other crops of the photographs that it was fitted to. A technique that can do
+nothing says why.
 """
 
 import argparse
