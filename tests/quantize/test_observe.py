@@ -50,6 +50,14 @@ def test_what_is_not_made_by_a_module_is_left_alone():
     assert added_to(Around("plain").eval(), (torch.randn(1, 8),), {"first"}) == {}
 
 
+def test_an_addition_that_gets_a_summand_by_its_name_is_passed_over():
+    class Named(Block):
+        def forward(self, x):
+            return self.add(self.first(x), y=self.second(x))
+
+    assert added_to(Named("plain").eval(), (torch.randn(1, 8),), {"first", "second"}) == {}
+
+
 def test_summands_of_other_shapes_are_left_alone():
     class Broadcast(Block):
         def forward(self, x):

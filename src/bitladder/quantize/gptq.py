@@ -41,8 +41,7 @@ class _Seen(NamedTuple):
 
     inputs: Tensor  # groups x weights x positions
     means: Tensor  # of its output's channels
-    beside: Tensor | None  # what its output is added to, groups x outputs x positions
-    beside_means: Tensor | None
+    beside: tuple[Tensor, Tensor] | None  # what its output is added to, groups x outputs x positions; its means
 
 
 def round_weights(sim: QuantizationSimModel, reference: nn.Module, split: Split, seed: int) -> int:
@@ -57,11 +56,11 @@ def round_weights(sim: QuantizationSimModel, reference: nn.Module, split: Split,
     Returns: the number of layers. Those with weights that are quantized by blocks or with an offset are passed over.
 
     """
-    layers: dict[str, Any] = {name: module for name, module in sim.model.named_modules() if _is_ours(module)}
+    modules: dict[str, Any] = dict(sim.model.named_modules())
+    layers = {name: module for name, module in modules.items() if _is_ours(module)}
     inputs = tuple(split.inputs.values())
-    summands = added_to(reference, tuple(values[:1] for values in inputs), layers)
-    ours = dict(sim.model.named_modules())
-    summands = {name: other for name, other in summands.items() if other in ours}
+    found = added_to(reference, tuple(values[:1] for values in inputs), layers)
+    summands = {name: other for name, other in found.items() if other in modules}
     seen: dict[str, _Seen] = {}
     waiting: dict[str, Tensor] = {}  # by the layer whose output is added to it
     pull = PULL * max(1.0, PULL_SAMPLES / len(split))
@@ -76,12 +75,10 @@ def round_weights(sim: QuantizationSimModel, reference: nn.Module, split: Split,
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if name not in seen:
                 found, means = windows(module, inputs[0], seed, name), channel_means(output, module)
-                other = waiting.pop(name, None)
+                other, beside = waiting.pop(name, None), None
                 if other is not None and other.shape == output.shape:  # it may have no samples
                     beside = positions(module, other, seed, name), channel_means(other, module)
-                    seen[name] = _Seen(found, means, *beside)
-                else:
-                    seen[name] = _Seen(found, means, None, None)
+                seen[name] = _Seen(found, means, beside)
 
         return hook
 
@@ -90,13 +87,13 @@ def round_weights(sim: QuantizationSimModel, reference: nn.Module, split: Split,
             other = waiting.pop(name, None)
             if name not in seen:  # a layer that runs more than once is rounded at its first
                 return
-            noted = seen.pop(name)
+            float_inputs, means, beside = seen.pop(name)
             found = windows(module, inputs[0].as_subclass(Tensor), seed, name)
-            missing, means = None, noted.means
-            if other is not None and noted.beside is not None and noted.beside_means is not None:
-                missing = noted.beside - positions(module, other, seed, name)
-                means = means + noted.beside_means - channel_means(other, module)
-            _round(module, reference.get_parameter(f"{name}.weight"), found, noted.inputs, missing, pull)
+            missing = None
+            if other is not None and beside is not None:
+                missing = beside[0] - positions(module, other, seed, name)
+                means = means + beside[1] - channel_means(other, module)
+            _round(module, reference.get_parameter(f"{name}.weight"), found, float_inputs, missing, pull)
             if module.bias is not None:
                 module.bias.copy_(corrected_bias(module, inputs, means))
 

@@ -115,7 +115,7 @@ def added_to(network: nn.Module, sample: tuple[Tensor, ...], layers: Container[s
         return hook
 
     def sum_up(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if all(isinstance(one, Tensor) and whole(one) for one in inputs):
+        if len(inputs) == 2 and all(isinstance(one, Tensor) and whole(one) for one in inputs):
             sums.append(list(inputs))
 
     modules = dict(network.named_modules())

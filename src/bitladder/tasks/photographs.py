@@ -76,7 +76,7 @@ def _load(name: str) -> Tensor:
 def _pyvision() -> Path:
     """Find PyVision's photographs, without its code, which imports OpenCV."""
     found = find_spec("pyvision")
-    folder = Path(found.origin if found and found.origin else "").parent / "data" / "nonface"
-    if not folder.is_dir():
-        raise ImportError("pyvision/data/nonface is not there")
-    return folder
+    for place in (found and found.submodule_search_locations) or ():
+        if (folder := Path(place) / "data" / "nonface").is_dir():
+            return folder
+    raise ImportError("pyvision/data/nonface is not there")
