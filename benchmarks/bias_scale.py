@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bitladder import determinism
+from bitladder.running import determinism
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,11 +42,11 @@ def main() -> None:
 def row(net: str, weights: int, activations: int, soc_name: str) -> str:
     """Export one network with AIMET's biases, and look for the gap."""
     from bitladder.export.checks import graph_names
-    from bitladder.model import output_names, sample_inputs
+    from bitladder.network.model import output_names, sample_inputs
     from bitladder.params import load_params
     from bitladder.precision import Precision
-    from bitladder.quantize.prepare import prepare
-    from bitladder.quantize.simulation import build_sim, calibrate, export_qdq
+    from bitladder.quantize.prepare.prepare import prepare
+    from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
     from bitladder.socs import find_soc
     from bitladder.targets.gap import find_gap, first_departure
 
@@ -75,8 +75,8 @@ def network(net: str) -> tuple[Any, Any]:
     import torch
     from coverage import network as torchvision_net
 
-    from bitladder.tasks.efficientnet_lite0 import network as efficientnet_lite0
-    from bitladder.tasks.photographs import crops
+    from bitladder.tasks.builtin.efficientnet_lite0 import network as efficientnet_lite0
+    from bitladder.tasks.builtin.photographs import crops
     from bitladder.tasks.task import Split
 
     torch.manual_seed(0)

@@ -4,8 +4,8 @@
     python benchmarks/by_hand.py --rung tiny --set ladder.tiny.activations=16     # one rung, on the weights kept before
 
 What benchmarks/pipeline.py holds `dvc repro` against. Run it in a folder with params.yaml. Data, network, loss, metric
-and augmentation are the task's (`bitladder.tasks.mnist`), which its user would have written too; the latency estimate
-is the one call of the library that there is for it. All else is here, in one process but for the emulator's.
+and augmentation are the task's (`bitladder.tasks.builtin.mnist`), which its user would have written too; the latency
+estimate is the one call of the library that there is for it. All else is here, in one process but for the emulator's.
 
 It does what the stages do, once: where two stages repeat something because they are two processes (building the sim
 again, SQNR by layer before and after export), it is not repeated. Left out, as nobody would write them for one run:
@@ -71,7 +71,7 @@ if __name__ == "__main__":  # the emulator's processes need none of this
     from torch import nn
 
     from bitladder.latency.estimate import estimate
-    from bitladder.tasks.mnist import task as make_task
+    from bitladder.tasks.builtin.mnist import task as make_task
 
 PROVIDER = "QNNExecutionProvider"
 CONFIG, SOC_MODEL, DEVICE = "htp_v75", 57, "Samsung Galaxy S24"  # of SM8650

@@ -86,15 +86,15 @@ def line(net: str, bits: Bits, row: dict[str, Any]) -> str:
 
 def measure(net: str, soc_name: str, sender: Any) -> None:
     """Take one net through all steps at each precision, sending what is known as soon as it is."""
-    from bitladder import determinism
+    from bitladder.running import determinism
 
     determinism.pin(2)
     import torch
 
     from bitladder.errors import UserError
-    from bitladder.evaluate import predict
-    from bitladder.model import sample_inputs
-    from bitladder.quantize.prepare import check_equal, prepare
+    from bitladder.network.evaluate import predict
+    from bitladder.network.model import sample_inputs
+    from bitladder.quantize.prepare.prepare import check_equal, prepare
     from bitladder.tasks.task import Split
 
     torch.manual_seed(0)
@@ -121,11 +121,11 @@ def run(prepared: Any, split: Any, bits: Bits, soc_name: str, sender: Any) -> di
     import torch
     from pebble import ProcessPool
 
-    from bitladder.evaluate import predict, sqnr_db
     from bitladder.export.checks import graph_names
-    from bitladder.model import output_names, sample_inputs
+    from bitladder.network.evaluate import predict, sqnr_db
+    from bitladder.network.model import output_names, sample_inputs
     from bitladder.precision import Precision
-    from bitladder.quantize.simulation import build_sim, calibrate, export_qdq
+    from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
     from bitladder.socs import find_soc
     from bitladder.targets.backend import CONTEXT_FILE, answer, compile_context, redirect_output
 

@@ -19,10 +19,10 @@ GPTQ = {"techniques": ["min-max", "gptq"]}
 W8A8 = {"weights": 8, "activations": 8}
 
 CHANGES = {
-    "task.factory": "bitladder.tasks.efficientnet_lite0:task",
+    "task.factory": "bitladder.tasks.builtin.efficientnet_lite0:task",
     "task.files": {
-        "code": "src/bitladder/tasks/efficientnet_lite0.py",
-        "photographs": "src/bitladder/tasks/photographs.py",
+        "code": "src/bitladder/tasks/builtin/efficientnet_lite0.py",
+        "photographs": "src/bitladder/tasks/builtin/photographs.py",
     },
     "task.args": {"train": 64, "calibration": 400, "evaluation": 200},
     "train.epochs": 0,

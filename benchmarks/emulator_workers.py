@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from bitladder.model import load_split
+from bitladder.network.model import load_split
 from bitladder.params import load_params
 from bitladder.targets.hexagon import compile_model, run
 

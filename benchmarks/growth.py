@@ -45,9 +45,9 @@ def network(net):
         from torchvision.models import resnet50
         return resnet50(weights=None)
     if net == "efficientnet_lite0":
-        from bitladder.tasks.efficientnet_lite0 import network
+        from bitladder.tasks.builtin.efficientnet_lite0 import network
         return network()
-    from bitladder.tasks.mnist import network
+    from bitladder.tasks.builtin.mnist import network
     return network()
 
 

@@ -6,8 +6,8 @@ Run after a change of the published data or of the fit: python benchmarks/latenc
 import argparse
 from pathlib import Path
 
-from bitladder.files import write_csv
 from bitladder.latency.estimate import reach_by_precision
+from bitladder.running.files import write_csv
 
 DATA = Path(__file__).parents[1] / "src/bitladder/latency/data"
 

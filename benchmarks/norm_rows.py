@@ -13,12 +13,12 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
-from bitladder.evaluate import predict, sqnr_db
 from bitladder.export.checks import graph_names
-from bitladder.model import sample_inputs
+from bitladder.network.evaluate import predict, sqnr_db
+from bitladder.network.model import sample_inputs
 from bitladder.params import load_params
 from bitladder.precision import Precision
-from bitladder.quantize.simulation import build_sim, calibrate, export_qdq
+from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
 from bitladder.socs import Soc, find_soc
 from bitladder.targets.hexagon import compile_model, run
 from bitladder.tasks.task import Split

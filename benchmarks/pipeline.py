@@ -211,7 +211,7 @@ def warm_up(bench: Bench) -> None:
     named = re.compile(r"^\s*(?:from|import) (bitladder[\w.]*)", re.MULTILINE)
     modules = {name for path in (ROOT / "stages").glob("*.py") for name in named.findall(path.read_text("utf-8"))}
     code = ";".join(
-        ["from bitladder import determinism", "determinism.pin(2)", *map("import {}".format, sorted(modules))]
+        ["from bitladder.running import determinism", "determinism.pin(2)", *map("import {}".format, sorted(modules))]
     )
     bench.run("python", "-c", code)
     bench.run("python", str(HERE / "by_hand.py"), "--help")

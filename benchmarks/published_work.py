@@ -13,9 +13,9 @@ from tempfile import TemporaryDirectory
 import torch
 import torchvision
 
-from bitladder.files import write_csv
 from bitladder.latency.graph import read_ops
 from bitladder.latency.work import Work, sum_work
+from bitladder.running.files import write_csv
 
 DATA = Path(__file__).parents[1] / "src/bitladder/latency/data"
 OPSET = 17

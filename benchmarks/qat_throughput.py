@@ -11,14 +11,14 @@ import contextlib
 import time
 import warnings
 
-from bitladder import determinism
+from bitladder.running import determinism
 
 THREADS, ROUNDS = 2, 3
 
 # task, samples, batch size, batches a round
 NETWORKS = {
-    "mnist": ("bitladder.tasks.mnist:task", 64, 64, 10),
-    "efficientnet_lite0": ("bitladder.tasks.efficientnet_lite0:task", 16, 16, 2),
+    "mnist": ("bitladder.tasks.builtin.mnist:task", 64, 64, 10),
+    "efficientnet_lite0": ("bitladder.tasks.builtin.efficientnet_lite0:task", 16, 16, 2),
 }
 
 
@@ -41,12 +41,12 @@ def measure(name: str) -> None:
     """Train one network in FP32, then as W4A8 with both kinds of quantizers."""
     import copy
 
-    from bitladder.determinism import seed_all
-    from bitladder.model import build_network, sample_inputs
+    from bitladder.network.model import build_network, sample_inputs
     from bitladder.precision import Precision
-    from bitladder.quantize.fast_quant import aimets_own, plain_tensors
-    from bitladder.quantize.prepare import prepare
-    from bitladder.quantize.simulation import build_sim, calibrate
+    from bitladder.quantize.prepare.prepare import prepare
+    from bitladder.quantize.sim.fast_quant import aimets_own, plain_tensors
+    from bitladder.quantize.sim.torch_sim import build_sim, calibrate
+    from bitladder.running.determinism import seed_all
     from bitladder.tasks.task import load_task, make_splits
 
     factory, count, size, batches = NETWORKS[name]

@@ -16,7 +16,7 @@ import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bitladder import determinism
+from bitladder.running import determinism
 
 BITS = ((8, 8), (4, 8))
 
@@ -49,13 +49,13 @@ def measure(only: list[str], samples: int | None) -> None:
     determinism.pin(params.compute.threads)
     warnings.filterwarnings("ignore")
 
-    from bitladder.evaluate import compare, predict
-    from bitladder.model import load_split, sample_inputs
+    from bitladder.network.evaluate import compare, predict
+    from bitladder.network.model import load_split, sample_inputs
     from bitladder.precision import Precision
-    from bitladder.quantize.prepare import load_prepared, load_unfolded
+    from bitladder.quantize.prepare.prepare import load_prepared, load_unfolded
     from bitladder.quantize.ptq import BASELINE, TRAINED
-    from bitladder.quantize.techniques import ORDER, RANGES, Idle, Setting, apply
-    from bitladder.tasks.photographs import crops
+    from bitladder.quantize.techniques.technique import ORDER, RANGES, NotApplicable, Setting, apply
+    from bitladder.tasks.builtin.photographs import crops
     from bitladder.tasks.task import Split, load_task
 
     task = load_task(params.task.factory, params.task.args)
@@ -88,7 +88,7 @@ def measure(only: list[str], samples: int | None) -> None:
                 start = time.perf_counter()
                 try:
                     found = apply(name, setting, None if name in RANGES else apply("min-max", setting, None))
-                except Idle as reason:
+                except NotApplicable as reason:
                     print(f"| {name} | {precision} | - | - | - | {reason} |", flush=True)
                     continue
                 seconds = time.perf_counter() - start

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from bitladder.stage import Params, run
+from bitladder.running.stage import Params, run
 
 
 def main(params: Params) -> None:
-    from bitladder.determinism import seed_all
-    from bitladder.evaluate import Comparison, predict
-    from bitladder.files import save_tensors, write_json
-    from bitladder.model import build_model, load_split, sample_inputs
+    from bitladder.network.evaluate import Comparison, predict
+    from bitladder.network.model import build_model, load_split, sample_inputs
     from bitladder.precision import FLOAT
-    from bitladder.quantize.prepare import check_equal, prepare, save_prepared
+    from bitladder.quantize.prepare.prepare import check_equal, prepare, save_prepared
+    from bitladder.running.determinism import seed_all
+    from bitladder.running.files import save_tensors, write_json
     from bitladder.tasks.task import load_task
 
     seed_all(params.seed)

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from bitladder.stage import Params, run
+from bitladder.running.stage import Params, run
 
 
 def main(params: Params) -> None:
     from bitladder.bundle.write import write_bundle
-    from bitladder.determinism import seed_all
+    from bitladder.running.determinism import seed_all
 
     seed_all(params.seed)
     write_bundle(params, Path("deploy"))

@@ -2,14 +2,14 @@
 
 from dataclasses import asdict
 
-from bitladder.stage import Params, run
+from bitladder.running.stage import Params, run
 
 
 def main(params: Params) -> None:
-    from bitladder.decide import decide
-    from bitladder.files import write_csv, write_json
+    from bitladder.decision.decide import decide
+    from bitladder.decision.results import METRICS, read_results, remove_dropped
     from bitladder.report.tables import COLUMNS, SOC_COLUMNS, comparison_rows, soc_rows
-    from bitladder.results import METRICS, read_results, remove_dropped
+    from bitladder.running.files import write_csv, write_json
 
     remove_dropped(params)
     results = read_results(params)

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from bitladder.stage import Params, run
+from bitladder.running.stage import Params, run
 
 
 def main(params: Params) -> None:
-    from bitladder.determinism import seed_all
-    from bitladder.model import save_split
+    from bitladder.network.model import save_split
+    from bitladder.network.smoke_test import try_task
+    from bitladder.running.determinism import seed_all
     from bitladder.tasks.onnx_model import check_hashed
     from bitladder.tasks.task import load_task, make_splits
-    from bitladder.trial import try_task
 
     seed_all(params.seed)
     task = load_task(params.task.factory, params.task.args)

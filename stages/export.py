@@ -2,22 +2,22 @@
 
 from pathlib import Path
 
-from bitladder.stage import Params, run
+from bitladder.running.stage import Params, run
 
 
 def main(params: Params, rung: str) -> None:
-    from bitladder.gates import LAYER_COLUMNS, is_skipped, skip_export
+    from bitladder.decision.gates import LAYER_COLUMNS, is_skipped, skip_export
 
     if is_skipped(Path(f"build/qat/{rung}/sim.safetensors")):
         skip_export(rung)
         return
-    from bitladder.determinism import seed_all
     from bitladder.export.checks import check_answers, check_bias_scales, graph_names, run_unoptimised
-    from bitladder.files import load_tensors, write_csv, write_json
-    from bitladder.model import load_split, output_names, sample_inputs
-    from bitladder.quantize.layers import layer_rows
-    from bitladder.quantize.restore import restore
-    from bitladder.quantize.simulation import encodings_of, export_encodings, export_qdq
+    from bitladder.network.model import load_split, output_names, sample_inputs
+    from bitladder.quantize.sim.layers import layer_rows
+    from bitladder.quantize.sim.restore import restore
+    from bitladder.quantize.sim.torch_sim import encodings_of, export_encodings, export_qdq
+    from bitladder.running.determinism import seed_all
+    from bitladder.running.files import load_tensors, write_csv, write_json
     from bitladder.tasks.task import load_task
 
     seed_all(params.seed)

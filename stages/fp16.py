@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-from bitladder.stage import Params, run
+from bitladder.running.stage import Params, run
 
 
 def main(params: Params) -> None:
-    from bitladder.determinism import seed_all
-    from bitladder.evaluate import compare, predict
     from bitladder.export.checks import graph_names
     from bitladder.export.fp16 import HalfPrecision, export_fp16
-    from bitladder.files import load_tensors, save_tensors, write_json
-    from bitladder.model import build_model, load_split, sample_inputs
+    from bitladder.network.evaluate import compare, predict
+    from bitladder.network.model import build_model, load_split, sample_inputs
     from bitladder.precision import FLOAT
+    from bitladder.running.determinism import seed_all
+    from bitladder.running.files import load_tensors, save_tensors, write_json
     from bitladder.tasks.task import load_task
 
     seed_all(params.seed)

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from bitladder.stage import Params, run
+from bitladder.running.stage import Params, run
 
 
 def main(params: Params, rung: str) -> None:
-    from bitladder.files import read_json, write_json
-    from bitladder.gates import write_gate
-    from bitladder.goals import judge, summary
-    from bitladder.results import read_socs
+    from bitladder.decision.gates import write_gate
+    from bitladder.decision.goals import judge, summary
+    from bitladder.decision.results import read_socs
+    from bitladder.running.files import read_json, write_json
 
     off, on = (read_json(Path(f"metrics/{kind}/{rung}.json")) for kind in ("eval", "target"))
     fp32 = read_json(Path("metrics/eval/fp32.json"))

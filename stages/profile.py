@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from bitladder.stage import Params, run
+from bitladder.running.stage import Params, run
 
 
 def main(params: Params, rung: str) -> None:
-    from bitladder.files import write_json
-    from bitladder.gates import SKIPPED, is_skipped
+    from bitladder.decision.gates import SKIPPED, is_skipped
+    from bitladder.running.files import write_json
     from bitladder.targets.record import not_profiled, precision_of
 
     precision, soc = precision_of(params, rung), params.soc

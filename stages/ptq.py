@@ -2,22 +2,22 @@
 
 from pathlib import Path
 
-from bitladder.stage import Params, run
+from bitladder.running.stage import Params, run
 
 
 def main(params: Params, rung: str) -> None:
-    from bitladder.gates import LAYER_COLUMNS, descends, skip_ptq
+    from bitladder.decision.gates import LAYER_COLUMNS, descends, skip_ptq
 
     if not descends(params.ladder[rung].after):
         skip_ptq(params, rung)
         return
-    from bitladder.determinism import seed_all
-    from bitladder.evaluate import compare, predict
-    from bitladder.files import load_tensors, save_tensors, write_csv, write_json, write_yaml
-    from bitladder.model import load_split
-    from bitladder.quantize.layers import layer_rows
+    from bitladder.network.evaluate import compare, predict
+    from bitladder.network.model import load_split
     from bitladder.quantize.ptq import quantize_rung
-    from bitladder.quantize.simulation import encodings_of, save_sim
+    from bitladder.quantize.sim.layers import layer_rows
+    from bitladder.quantize.sim.torch_sim import encodings_of, save_sim
+    from bitladder.running.determinism import seed_all
+    from bitladder.running.files import load_tensors, save_tensors, write_csv, write_json, write_yaml
     from bitladder.tasks.task import load_task
 
     seed_all(params.seed)

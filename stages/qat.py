@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from bitladder.stage import Params, run
+from bitladder.running.stage import Params, run
 
 
 def main(params: Params, rung: str) -> None:
-    from bitladder.files import copy_file, read_json, write_csv, write_json
-    from bitladder.gates import QAT_COLUMNS, is_skipped, skip_qat
-    from bitladder.goals import qat_verdict
+    from bitladder.decision.gates import QAT_COLUMNS, is_skipped, skip_qat
+    from bitladder.decision.goals import qat_verdict
+    from bitladder.running.files import copy_file, read_json, write_csv, write_json
 
     source, folder = Path("build/ptq") / rung, Path("build/qat") / rung
     if is_skipped(source / "sim.safetensors"):
@@ -19,14 +19,14 @@ def main(params: Params, rung: str) -> None:
     history: list[dict[str, Any]] = []
     needed, why = qat_verdict(params.qat.when, params.goals, record, read_json(Path("metrics/eval/fp32.json")))
     if needed:
-        from bitladder.model import build_network
+        from bitladder.network.model import build_network
         from bitladder.tasks.onnx_model import why_untrained
         from bitladder.tasks.task import load_task
 
         reason = why_untrained(build_network(load_task(params.task.factory, params.task.args)))
         needed, why = (False, f"not run: {reason}") if reason else (needed, why)
     if needed:
-        from bitladder.devices import is_main, launch
+        from bitladder.network.devices import is_main, launch
 
         if launch(params.qat.processes):
             return  # each of them has run this script

@@ -3,12 +3,12 @@
 The page names the git revision, so that it is no output of DVC's: its bits would differ from commit to commit.
 """
 
-from bitladder.stage import Params, run
+from bitladder.running.stage import Params, run
 
 
 def main(params: Params) -> None:
-    from bitladder.files import write_text
     from bitladder.report.page import PAGE, render
+    from bitladder.running.files import write_text
 
     write_text(PAGE, render(params))
 

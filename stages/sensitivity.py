@@ -3,15 +3,15 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from bitladder.stage import Params, run
+from bitladder.running.stage import Params, run
 
 
 def main(params: Params) -> None:
-    from bitladder.determinism import seed_all
-    from bitladder.files import write_csv, write_json
-    from bitladder.model import load_split, sample_inputs
-    from bitladder.quantize.prepare import load_prepared
+    from bitladder.network.model import load_split, sample_inputs
+    from bitladder.quantize.prepare.prepare import load_prepared
     from bitladder.quantize.sensitivity import measure, summarise
+    from bitladder.running.determinism import seed_all
+    from bitladder.running.files import write_csv, write_json
     from bitladder.tasks.task import load_task
 
     seed_all(params.seed)

@@ -4,13 +4,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from bitladder.stage import Params, run
+from bitladder.running.stage import Params, run
 
 
 def main(params: Params, rung: str) -> None:
+    from bitladder.decision.gates import SKIPPED, is_skipped
     from bitladder.errors import RefusedError
-    from bitladder.files import write_json
-    from bitladder.gates import SKIPPED, is_skipped
+    from bitladder.running.files import write_json
     from bitladder.targets.record import not_profiled, precision_of
 
     precision, backend = precision_of(params, rung), params.target.backend

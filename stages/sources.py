@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from bitladder import forkserver
-from bitladder.stage import Params, run
+from bitladder.running import forkserver
+from bitladder.running.stage import Params, run
 
 
 def main(params: Params) -> None:
-    from bitladder.files import hash_path, write_json
-    from bitladder.imports import import_closure
+    from bitladder.running.files import hash_path, write_json
+    from bitladder.running.imports import import_closure
 
     for script in sorted(Path("stages").glob("*.py")):
         code = {path: hash_path(Path(path)) for path in sorted(import_closure(script, Path()))}

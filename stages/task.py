@@ -5,13 +5,13 @@ With a key of task.files: that file's or folder's hash. Without one: all of them
 
 from pathlib import Path
 
-from bitladder.stage import Params, run
+from bitladder.running.stage import Params, run
 
 FOLDER = Path("build/task")
 
 
 def main(params: Params, key: str | None = None) -> None:
-    from bitladder.files import hash_path, read_json, write_json
+    from bitladder.running.files import hash_path, read_json, write_json
 
     files = params.task.files
     if key:

@@ -3,11 +3,11 @@
 import sys
 
 from bitladder.errors import UserError
-from bitladder.stage import Params, run
+from bitladder.running.stage import Params, run
 
 
 def main(params: Params) -> None:
-    from bitladder.tracking import track
+    from bitladder.report.tracking import track
 
     try:
         print(track(params))  # noqa: T201

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from bitladder.stage import Params, run
+from bitladder.running.stage import Params, run
 
 
 def main(params: Params) -> None:
-    from bitladder.determinism import seed_all
-    from bitladder.files import save_tensors, write_csv
-    from bitladder.model import build_network, load_split
-    from bitladder.resume import fingerprint, workspace
+    from bitladder.network.model import build_network, load_split
+    from bitladder.network.training import Recipe, fit
+    from bitladder.running.determinism import seed_all
+    from bitladder.running.files import save_tensors, write_csv
+    from bitladder.running.resume import fingerprint, workspace
     from bitladder.tasks.task import load_task
-    from bitladder.training import Recipe, fit
 
     seed_all(params.seed)
     task = load_task(params.task.factory, params.task.args)

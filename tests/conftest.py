@@ -12,7 +12,7 @@ from hypothesis import settings
 from ruamel.yaml import YAML
 from xdist.scheduler import LoadScopeScheduling
 
-from bitladder import determinism
+from bitladder.running import determinism
 from support import DELETED, ROOT, Trained
 
 determinism.pin(2)
@@ -73,11 +73,11 @@ def params_with(default_params: dict[str, Any], tmp_path: Path):
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     import torch
 
-    from bitladder.model import sample_inputs
-    from bitladder.quantize.prepare import prepare
-    from bitladder.tasks.mnist import task as make_task
+    from bitladder.network.model import sample_inputs
+    from bitladder.network.training import Recipe, fit
+    from bitladder.quantize.prepare.prepare import prepare
+    from bitladder.tasks.builtin.mnist import task as make_task
     from bitladder.tasks.task import make_splits
-    from bitladder.training import Recipe, fit
 
     task = make_task(train=1500, calibration=200, evaluation=200)
     splits = make_splits(task, 0)

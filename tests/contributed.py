@@ -4,7 +4,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from bitladder import determinism
+from bitladder.running import determinism
 
 determinism.pin(1)
 
@@ -13,11 +13,11 @@ def task() -> None:
     """The task passes what every task must, gives the same samples for the same seed, and can be learnt."""
     import torch
 
-    from bitladder.evaluate import predict
+    from bitladder.network.evaluate import predict
+    from bitladder.network.smoke_test import try_task
+    from bitladder.network.training import Recipe, fit
     from bitladder.params import load_params
     from bitladder.tasks.task import load_task, make_splits
-    from bitladder.training import Recipe, fit
-    from bitladder.trial import try_task
 
     params = load_params()
     assert all(Path(path).is_file() for path in params.task.files.values())
@@ -41,9 +41,9 @@ def technique() -> None:
 
     from bitladder.params import load_params
     from bitladder.precision import Precision
-    from bitladder.quantize.isolated import quantized_layers
     from bitladder.quantize.ptq import quantize
-    from bitladder.quantize.techniques import ORDER, Setting, apply
+    from bitladder.quantize.sim.isolated import quantized_layers
+    from bitladder.quantize.techniques.technique import ORDER, Setting, apply
     from bitladder.tasks.task import Split
 
     params = load_params()
@@ -83,9 +83,9 @@ def target() -> None:
     from models import samples, two_convs
 
     from bitladder.export.checks import run_unoptimised
-    from bitladder.files import read_json, save_tensors
-    from bitladder.model import save_split
+    from bitladder.network.model import save_split
     from bitladder.params import load_params
+    from bitladder.running.files import read_json, save_tensors
     from bitladder.targets.record import not_profiled
 
     sys.path.insert(0, "stages")

@@ -6,10 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bitladder.decide import decide
-from bitladder.files import write_csv, write_json
+from bitladder.decision.decide import decide
 from bitladder.params import Params, load_params
 from bitladder.report.tables import COLUMNS, SOC_COLUMNS, comparison_rows
+from bitladder.running.files import write_csv, write_json
 from bitladder.socs import Soc
 
 ROOT = Path(__file__).parents[1]

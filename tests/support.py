@@ -28,8 +28,8 @@ CONFIG = "htp_v75"
 def rung_setting(trained, precision, techniques, folder=Path(), **changes):
     """What quantize() takes, for the small trained network: 100 samples to fit to, the rest of calibration left."""
     from bitladder.params import AdaroundParams, PtqParams, SeqMseParams
-    from bitladder.quantize.prepare import prepare
-    from bitladder.quantize.techniques import Setting
+    from bitladder.quantize.prepare.prepare import prepare
+    from bitladder.quantize.techniques.technique import Setting
 
     params = PtqParams(
         techniques=techniques if techniques == "auto" else list(techniques),

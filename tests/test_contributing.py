@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from bitladder.imports import import_closure
-from bitladder.version import RELEASE
+from bitladder.running.imports import import_closure
+from bitladder.running.version import RELEASE
 from support import ROOT
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text("utf-8")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from bitladder.imports import import_closure
+from bitladder.decision.results import OF_RUNGS
 from bitladder.params import TARGETS, TECHNIQUES
-from bitladder.results import OF_RUNGS
+from bitladder.running.imports import import_closure
 from records import write_project
 from support import ROOT
 
@@ -44,7 +44,7 @@ def test_a_verdict_depends_on_every_block_that_it_reads(name):
     """Of a rung all: its label says whether it is mixed, and the advice names what PTQ and QAT were told."""
     stage = STAGES[name].get("do", STAGES[name])
     modules = import_closure(ROOT / stage["cmd"].split()[1], ROOT) & {
-        f"src/bitladder/{module}.py" for module in ("goals", "decide", "advice")
+        f"src/bitladder/decision/{module}.py" for module in ("goals", "decide", "advice")
     }
     read = {found for path in modules for found in re.findall(r"params\.(\w+)", (ROOT / path).read_text("utf-8"))}
     read = {block for block in BLOCKS for found in read if found == block or found == f"{block}_of"}

@@ -5,7 +5,7 @@ from dvc.utils.serialize import modify_yaml
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from bitladder.cli import app
+from bitladder.commands.cli import app
 from bitladder.errors import UserError
 from bitladder.params import load_params
 from bitladder.precision import Precision
@@ -68,7 +68,7 @@ BAD = {
         {"target.backend": "snapdragon", "target.socs": ["QCS6490"]},
         "target.socs: backend snapdragon is the one NPU of this machine",
     ),
-    "factory without a name": ({"task.factory": "bitladder.tasks.mnist"}, "task.factory: "),
+    "factory without a name": ({"task.factory": "bitladder.tasks.builtin.mnist"}, "task.factory: "),
     "empty ladder": ({"ladder": {}}, "ladder: "),
     "rung that is no mapping": ({"ladder.tiny": 4}, "ladder.tiny: "),
     "bits that AIMET has not": ({"ladder.tiny.weights": 5}, "ladder.tiny: SM8650 does not take W5A8; it takes FP16"),

@@ -10,20 +10,22 @@ from support import ROOT
 SRC = ROOT / "src/bitladder"
 
 ROOMS = (
-    {"errors", "files", "git", "determinism", "imports", "precision", "resume", "socs"},
-    {"params", "version", "forkserver", "stage"},
+    {"errors", "paths", "precision", "socs"},
+    {"params"},
+    {"running"},
     {"tasks"},
-    {"model", "trial", "evaluate", "devices", "training"},
+    {"network"},
     {"quantize"},
     {"export"},
-    {"latency", "targets"},
-    {"results", "goals", "advice", "decide", "gates"},
-    {"report", "bundle"},
-    {"tracking", "heal", "rehearsal", "reproduce", "scaffold", "sharing", "sweep"},
-    {"cli"},
+    {"latency"},
+    {"targets"},
+    {"decision"},
+    {"report"},
+    {"bundle"},
+    {"commands"},
 )
 
-ONLY = {"aimet_torch": "quantize", "aimet_onnx": "quantize", "mlflow": "tracking", "onnxruntime_qnn": "targets"}
+ONLY = {"aimet_torch": "quantize", "aimet_onnx": "quantize", "mlflow": "report", "onnxruntime_qnn": "targets"}
 
 MODULES = {
     ".".join(path.relative_to(SRC).with_suffix("").parts): path

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bitladder.cli import app
+from bitladder.commands.cli import app
 from bitladder.errors import UserError
 from bitladder.latency.estimate import devices
 from bitladder.params import load_params

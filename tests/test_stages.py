@@ -16,9 +16,9 @@ from ruamel.yaml import YAML
 
 from bitladder.bundle.arrays import load_arrays
 from bitladder.bundle.verify import verify
-from bitladder.evaluate import EQUAL_DB, sqnr_db
-from bitladder.files import load_tensors
+from bitladder.network.evaluate import EQUAL_DB, sqnr_db
 from bitladder.params import load_params
+from bitladder.running.files import load_tensors
 from support import ROOT
 
 PIPELINE = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text("utf-8"))["stages"]

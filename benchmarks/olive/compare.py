@@ -8,8 +8,8 @@ import sys
 import warnings
 from pathlib import Path
 
-from bitladder import determinism
 from bitladder.params import load_params
+from bitladder.running import determinism
 
 params = load_params()
 determinism.pin(params.compute.threads)
@@ -22,10 +22,10 @@ def main() -> None:
     import torch
 
     from bitladder.errors import UserError
-    from bitladder.evaluate import compare
     from bitladder.export.checks import run_unoptimised
-    from bitladder.files import load_tensors
-    from bitladder.model import load_split
+    from bitladder.network.evaluate import compare
+    from bitladder.network.model import load_split
+    from bitladder.running.files import load_tensors
     from bitladder.targets.hexagon import compile_model, run
     from bitladder.tasks.task import load_task
 

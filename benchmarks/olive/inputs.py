@@ -7,8 +7,8 @@ import sys
 import warnings
 from pathlib import Path
 
-from bitladder import determinism
 from bitladder.params import load_params
+from bitladder.running import determinism
 
 params = load_params()
 determinism.pin(params.compute.threads)
@@ -17,7 +17,7 @@ warnings.filterwarnings("ignore")
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from bitladder.model import build_model, load_split, sample_inputs  # noqa: E402
+from bitladder.network.model import build_model, load_split, sample_inputs  # noqa: E402
 from bitladder.tasks.task import load_task  # noqa: E402
 
 folder = Path(sys.argv[1])

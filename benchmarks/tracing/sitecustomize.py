@@ -13,7 +13,7 @@ if "BITLADDER_TRACE" in os.environ and len(sys.orig_argv) > 1:
         from stage_clock import trace
 
         atexit.register(trace(folder, sys.orig_argv[1:]))
-    elif "bitladder.forkserver" in sys.orig_argv:  # its forks run the stages' scripts by this
+    elif "bitladder.running.forkserver" in sys.orig_argv:  # its forks run the stages' scripts by this
         import runpy
 
         run_path = runpy.run_path

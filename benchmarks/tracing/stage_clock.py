@@ -1,8 +1,8 @@
 """Clocks around a stage's imports, and around its reading and writing; sitecustomize.py beside this starts them.
 
 For benchmarks/pipeline.py, which names the folder for the figures in BITLADDER_TRACE. Imports are counted at the
-outermost one; reading and writing is what bitladder.files does, which all stages pass their files through (but for the
-ONNX files, which the libraries write as they export). Nothing is changed but for a clock around them.
+outermost one; reading and writing is what bitladder.running.files does, which all stages pass their files through (but
+for the ONNX files, which the libraries write as they export). Nothing is changed but for a clock around them.
 """
 
 import builtins
@@ -49,8 +49,8 @@ def trace(folder: Path, words: list[str]) -> Callable[[], None]:
 
     original = builtins.__import__
     builtins.__import__ = clocked("imports", original)
-    import bitladder.files
+    import bitladder.running.files
 
     for name in FILES:
-        setattr(bitladder.files, name, clocked("files", getattr(bitladder.files, name)))
+        setattr(bitladder.running.files, name, clocked("files", getattr(bitladder.running.files, name)))
     return write

@@ -18,14 +18,14 @@ __all__ = ["TARGETS", "TECHNIQUES", "GoalsParams", "Params", "Rung", "TaskParams
 PARAMS_FILE = Path("params.yaml")
 
 TECHNIQUES = {
-    "min-max": "bitladder.quantize.techniques:min_max",
-    "sqnr": "bitladder.quantize.techniques:sqnr",
-    "bias-correction": "bitladder.quantize.techniques:bias_correction",
-    "bn-reestimation": "bitladder.quantize.techniques:bn_reestimation",
-    "cle": "bitladder.quantize.techniques:cle",
-    "gptq": "bitladder.quantize.techniques:gptq",
-    "seq-mse": "bitladder.quantize.techniques:seq_mse",
-    "adaround": "bitladder.quantize.techniques:adaround",
+    "min-max": "bitladder.quantize.techniques.min_max:min_max",
+    "sqnr": "bitladder.quantize.techniques.sqnr:sqnr",
+    "bias-correction": "bitladder.quantize.techniques.bias_correction:bias_correction",
+    "bn-reestimation": "bitladder.quantize.techniques.bn_reestimation:bn_reestimation",
+    "cle": "bitladder.quantize.techniques.cle:cle",
+    "gptq": "bitladder.quantize.techniques.gptq:gptq",
+    "seq-mse": "bitladder.quantize.techniques.seq_mse:seq_mse",
+    "adaround": "bitladder.quantize.techniques.adaround:adaround",
 }
 """PTQ techniques by the names that `ptq.techniques` takes, in order of cost, and the function of each."""
 

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from bitladder.errors import UserError
-from bitladder.evaluate import predict, sqnr_db
 from bitladder.export.checks import check_answers, check_bias_scales, graph_names, run_unoptimised
+from bitladder.network.evaluate import predict, sqnr_db
 from bitladder.params import load_params
 from bitladder.precision import Precision
-from bitladder.quantize.prepare import prepare
-from bitladder.quantize.simulation import build_sim, calibrate, export_encodings, export_qdq
+from bitladder.quantize.prepare.prepare import prepare
+from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_encodings, export_qdq
 from bitladder.targets.hexagon import compile_model, run
 from bitladder.tasks.task import Split
 

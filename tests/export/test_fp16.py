@@ -5,9 +5,9 @@ from onnx import TensorProto
 from torch import nn
 
 from bitladder.errors import UserError
-from bitladder.evaluate import predict, sqnr_db
 from bitladder.export.checks import run_unoptimised
 from bitladder.export.fp16 import HalfPrecision, export_fp16
+from bitladder.network.evaluate import predict, sqnr_db
 
 
 def test_fp16_rounds_as_fp16_does_and_leaves_the_network_as_it_was(trained):

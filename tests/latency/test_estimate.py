@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
-from bitladder.cli import app
+from bitladder.commands.cli import app
 from bitladder.errors import UserError
 from bitladder.latency.estimate import devices, estimate, fit_report, reach_by_precision
 from bitladder.latency.table import published_reach

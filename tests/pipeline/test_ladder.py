@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bitladder.decide import Decision
+from bitladder.decision.decide import Decision
 from clones import SMALL, Clone, make_clone
 
 pytestmark = pytest.mark.slow

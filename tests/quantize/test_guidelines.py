@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from bitladder.errors import UserError
-from bitladder.evaluate import predict, sqnr_db
 from bitladder.export.checks import check_bias_scales, graph_names, run_unoptimised
 from bitladder.export.fp16 import HalfPrecision, export_fp16
-from bitladder.model import output_names, sample_inputs
+from bitladder.network.evaluate import predict, sqnr_db
+from bitladder.network.model import output_names, sample_inputs
 from bitladder.params import load_params
 from bitladder.precision import Precision
-from bitladder.quantize.prepare import prepare
-from bitladder.quantize.simulation import build_sim, calibrate, export_qdq
+from bitladder.quantize.prepare.prepare import prepare
+from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
 from bitladder.quantize.verify import verify
 from bitladder.socs import find_soc
 from bitladder.targets.hexagon import compile_model, run
@@ -73,8 +73,8 @@ def images(count: int = 8) -> Split:
     return of(x=torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
 
 
-def sim_of(model, split, wishes=None, precision=W8A8):
-    prepared, _ = prepare(model.eval(), sample_inputs(split), wishes=wishes)
+def sim_of(model, split, quantization=None, precision=W8A8):
+    prepared, _ = prepare(model.eval(), sample_inputs(split), quantization=quantization)
     sim = build_sim(prepared, sample_inputs(split), precision, "htp_v75")
     calibrate(sim, split, 8)
     return sim
@@ -259,7 +259,7 @@ def test_the_w16a16_check_tells_a_right_own_quantizer_from_a_wrong_one(params_wi
 
     torch.manual_seed(0)
     model, split = nn.Sequential(nn.Conv2d(3, 4, 3), Gate(), nn.Conv2d(4, 4, 1)).eval(), images()
-    prepared, _ = prepare(model, sample_inputs(split), wishes=Quantization(define=define))
+    prepared, _ = prepare(model, sample_inputs(split), quantization=Quantization(define=define))
     reference = predict(prepared, split, 8, "")
     metric = Metric("error", lambda outputs, targets: (outputs - reference["output"]).abs().mean().item(), False)
     arguments = (prepared, metric, split, reference, load_params(params_with({})), tmp_path / "evidence")

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from bitladder.errors import UserError
-from bitladder.evaluate import compare, predict, sqnr_db
+from bitladder.network.evaluate import compare, predict, sqnr_db
+from bitladder.network.training import Recipe
 from bitladder.params import load_params
 from bitladder.precision import Precision
 from bitladder.quantize.distill import distance
-from bitladder.quantize.layers import layer_sqnr
 from bitladder.quantize.ptq import quantize
 from bitladder.quantize.qat import train_quantized
-from bitladder.quantize.simulation import build_sim, calibrate, clipped_layers, encodings_of, load_sim, save_sim
+from bitladder.quantize.sim.layers import layer_sqnr
+from bitladder.quantize.sim.torch_sim import build_sim, calibrate, clipped_layers, encodings_of, load_sim, save_sim
 from bitladder.quantize.verify import verify
-from bitladder.training import Recipe
 from support import CONFIG, rung_setting
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from bitladder.cli import app
+from bitladder.commands.cli import app
 from bitladder.report.diff import diff, format_diff, lost
 from bitladder.report.revisions import read_revision
 from records import write_project

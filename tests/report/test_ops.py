@@ -3,8 +3,8 @@
 import pytest
 
 from bitladder.errors import UserError
-from bitladder.files import write_json
 from bitladder.report.ops import format_ops
+from bitladder.running.files import write_json
 
 
 def test_a_rung_that_was_not_profiled_here_says_what_to_run(tmp_path, monkeypatch):

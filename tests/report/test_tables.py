@@ -2,7 +2,7 @@
 
 from typer.testing import CliRunner
 
-from bitladder.cli import app
+from bitladder.commands.cli import app
 from support import ROOT
 
 

@@ -47,9 +47,9 @@ def test_a_norm_before_a_fully_connected_layer_goes_wrong_at_16_rows_only(rows, 
     from torch import nn
 
     from bitladder.export.checks import graph_names
-    from bitladder.model import sample_inputs
+    from bitladder.network.model import sample_inputs
     from bitladder.precision import Precision
-    from bitladder.quantize.simulation import build_sim, calibrate, export_qdq
+    from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
     from bitladder.tasks.task import Split
 
     torch.manual_seed(0)

@@ -8,8 +8,8 @@ from onnx import TensorProto, helper
 from tqdm import tqdm
 
 from bitladder.errors import UserError
-from bitladder.evaluate import predict, sqnr_db
 from bitladder.export.fp16 import HalfPrecision, export_fp16
+from bitladder.network.evaluate import predict, sqnr_db
 from bitladder.params import load_params
 from bitladder.targets import hexagon
 from bitladder.targets.hexagon import compile_model, run

@@ -4,9 +4,9 @@ from torch import nn
 from torch.nn import functional
 
 from bitladder.errors import UserError
+from bitladder.network.smoke_test import try_task
 from bitladder.tasks.label_free import label_free
 from bitladder.tasks.task import SPLITS, make_splits
-from bitladder.trial import try_task
 
 
 def network():

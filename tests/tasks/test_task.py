@@ -2,18 +2,18 @@ import pytest
 import torch
 
 from bitladder.errors import UserError
-from bitladder.tasks.mnist import network, shift, task
+from bitladder.tasks.builtin.mnist import network, shift, task
 from bitladder.tasks.task import Split, Task, load_task, make_splits, name_outputs
 
-MNIST = "bitladder.tasks.mnist:task"
+MNIST = "bitladder.tasks.builtin.mnist:task"
 
 
 @pytest.mark.parametrize(
     ("factory", "args", "message"),
     [
         ("nowhere.at_all:task", {}, r"task\.factory: cannot import 'nowhere\.at_all'"),
-        ("bitladder.tasks.mnist:tusk", {}, r"task\.factory: 'bitladder\.tasks\.mnist' has no 'tusk'"),
-        ("bitladder.tasks.mnist:network", {}, r"task\.factory: .* must return a Task, and returned Sequential"),
+        ("bitladder.tasks.builtin.mnist:tusk", {}, r"task\.factory: 'bitladder\.tasks\.builtin\.mnist' has no 'tusk'"),
+        ("bitladder.tasks.builtin.mnist:network", {}, r"task\.factory: .* must return a Task, and returned Sequential"),
         (MNIST, {"images": 3}, r"task\.args: .* it takes \(train"),
         (MNIST, {"calibration": 0}, r"task\.args\.calibration: must be a whole number of images"),
         (MNIST, {"train": "all"}, r"task\.args\.train: must be a whole number of images"),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bitladder.errors import UserError
-from bitladder.files import replacing
+from bitladder.running.files import replacing
 
 __all__ = ["load_arrays", "save_arrays"]
 

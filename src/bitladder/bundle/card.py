@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bitladder.files import write_text
+from bitladder.running.files import write_text
 from bitladder.tasks.task import Split
 
 __all__ = ["write_card"]

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from bitladder.errors import UserError
-from bitladder.files import hash_path, write_text
+from bitladder.running.files import hash_path, write_text
 
 __all__ = ["MANIFEST", "Chip", "Manifest", "Recorded", "changed_files", "read_manifest", "write_manifest"]
 

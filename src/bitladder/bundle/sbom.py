@@ -14,8 +14,8 @@ from packageurl import PackageURL
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from bitladder.files import hash_path, write_text
-from bitladder.version import installed
+from bitladder.running.files import hash_path, write_text
+from bitladder.running.version import installed
 
 __all__ = ["write_sbom"]
 

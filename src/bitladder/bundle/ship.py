@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bitladder.bundle.manifest import MANIFEST, changed_files, read_manifest
 from bitladder.errors import UserError
-from bitladder.files import LOCK, hash_path, replacing
-from bitladder.git import run_git
+from bitladder.running.files import LOCK, hash_path, replacing
+from bitladder.running.git import run_git
 
 __all__ = ["Provenance", "read_provenance", "ship"]
 

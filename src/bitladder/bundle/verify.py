@@ -18,7 +18,7 @@ from bitladder.bundle.arrays import load_arrays
 from bitladder.bundle.manifest import Manifest, changed_files, read_manifest
 from bitladder.bundle.ship import read_provenance
 from bitladder.errors import UserError
-from bitladder.evaluate import Outputs, agreement, sqnr_db
+from bitladder.network.evaluate import Outputs, agreement, sqnr_db
 from bitladder.params import Params, TargetParams
 from bitladder.socs import Soc
 from bitladder.targets.hexagon import Compiled, run

@@ -14,18 +14,18 @@ from bitladder.bundle.arrays import save_arrays
 from bitladder.bundle.card import write_card
 from bitladder.bundle.manifest import write_manifest
 from bitladder.bundle.sbom import write_sbom
-from bitladder.evaluate import Outputs
-from bitladder.files import copy_file, hash_path, read_json
-from bitladder.model import load_split
+from bitladder.decision.results import METRICS
+from bitladder.network.evaluate import Outputs
+from bitladder.network.model import load_split
 from bitladder.params import Params
-from bitladder.results import METRICS
-from bitladder.resume import fingerprint, workspace
+from bitladder.running.files import copy_file, hash_path, read_json
+from bitladder.running.resume import fingerprint, workspace
+from bitladder.running.version import RELEASE, installed
 from bitladder.socs import Soc, find_soc
 from bitladder.targets import runner
 from bitladder.targets.backend import CONTEXT_FILE
 from bitladder.targets.hexagon import Compiled, run
 from bitladder.tasks.task import SPLITS, Split, Task, load_task
-from bitladder.version import RELEASE, installed
 
 __all__ = ["write_bundle"]
 

@@ -8,7 +8,7 @@ import onnx
 from onnx import numpy_helper
 
 from bitladder.errors import UserError
-from bitladder.evaluate import Outputs, agreement, sqnr_db
+from bitladder.network.evaluate import Outputs, agreement, sqnr_db
 from bitladder.tasks.onnx_model import open_session, run_samples
 from bitladder.tasks.task import Split
 

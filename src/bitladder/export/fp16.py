@@ -8,8 +8,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from bitladder.files import replacing
 from bitladder.precision import OPSET
+from bitladder.running.files import replacing
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.source import user_code
 from bitladder.tasks.task import as_returned, name_outputs

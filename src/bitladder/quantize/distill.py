@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bitladder.evaluate import Outputs, predict
-from bitladder.model import output_names
+from bitladder.network.evaluate import Outputs, predict
+from bitladder.network.model import output_names
+from bitladder.network.training import Batch
 from bitladder.tasks.task import Split, Task, as_returned, name_outputs
-from bitladder.training import Batch
 
 __all__ = ["distance", "distilled"]
 

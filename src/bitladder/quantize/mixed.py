@@ -8,13 +8,14 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from bitladder.evaluate import Comparison, predict, sqnr_db
+from bitladder.network.evaluate import Comparison, predict, sqnr_db
 from bitladder.params import MixedParams
 from bitladder.precision import Precision
-from bitladder.quantize.hooks import hooked
-from bitladder.quantize.isolated import isolated, quantized_layers
-from bitladder.quantize.simulation import set_layers
-from bitladder.quantize.techniques import GPTQ, Quantized, Setting, gptq, with_biases
+from bitladder.quantize.sim.hooks import hooked
+from bitladder.quantize.sim.isolated import isolated, quantized_layers
+from bitladder.quantize.sim.torch_sim import set_layers
+from bitladder.quantize.techniques.gptq import gptq
+from bitladder.quantize.techniques.technique import GPTQ, Quantized, Setting, with_biases
 
 __all__ = ["raise_layers"]
 

@@ -9,14 +9,14 @@ from typing import Any
 from torch import nn
 
 from bitladder.errors import UserError
-from bitladder.evaluate import Comparison, Outputs, compare, predict
-from bitladder.files import write_json
-from bitladder.model import load_split, sample_inputs
+from bitladder.network.evaluate import Comparison, Outputs, compare, predict
+from bitladder.network.model import load_split, sample_inputs
 from bitladder.params import Params
 from bitladder.quantize.mixed import raise_layers
-from bitladder.quantize.prepare import load_prepared, load_unfolded
-from bitladder.quantize.techniques import ORDER, Idle, Quantized, Setting, apply
-from bitladder.resume import fingerprint, workspace
+from bitladder.quantize.prepare.prepare import load_prepared, load_unfolded
+from bitladder.quantize.techniques.technique import ORDER, NotApplicable, Quantized, Setting, apply
+from bitladder.running.files import write_json
+from bitladder.running.resume import fingerprint, workspace
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.task import Metric, Split, Task
 
@@ -105,7 +105,7 @@ def quantize(setting: Setting, score: Score | None = None) -> tuple[Quantized, l
         start = perf_counter()
         try:
             candidate = apply(name, setting, best)
-        except Idle as reason:
+        except NotApplicable as reason:
             tries.append(Try(name, None, None, None, False, str(reason)))
             continue
         found = score(candidate.sim.model) if score else None

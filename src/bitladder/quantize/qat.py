@@ -9,19 +9,19 @@ import torch
 from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 
-from bitladder.determinism import seed_all
-from bitladder.devices import find_devices, is_main
-from bitladder.evaluate import compare, predict
-from bitladder.files import load_tensors, save_tensors
-from bitladder.model import load_split, sample_inputs
+from bitladder.network.devices import find_devices, is_main
+from bitladder.network.evaluate import compare, predict
+from bitladder.network.model import load_split, sample_inputs
+from bitladder.network.training import Epoch, Recipe, fit, rank
 from bitladder.params import Params
 from bitladder.quantize.distill import distilled
-from bitladder.quantize.fast_quant import plain_tensors
-from bitladder.quantize.restore import restore
-from bitladder.quantize.simulation import save_sim
-from bitladder.resume import fingerprint, load_state, save_state, workspace
+from bitladder.quantize.sim.fast_quant import plain_tensors
+from bitladder.quantize.sim.restore import restore
+from bitladder.quantize.sim.torch_sim import save_sim
+from bitladder.running.determinism import seed_all
+from bitladder.running.files import load_tensors, save_tensors
+from bitladder.running.resume import fingerprint, load_state, save_state, workspace
 from bitladder.tasks.task import Split, Task, as_returned, load_task
-from bitladder.training import Epoch, Recipe, fit, rank
 
 __all__ = ["QatResult", "train_quantized", "train_rung"]
 

@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bitladder.evaluate import compare, predict
+from bitladder.network.evaluate import compare, predict
 from bitladder.params import SensitivityParams
 from bitladder.precision import Precision
-from bitladder.quantize.isolated import What, isolated, quantized_layers
-from bitladder.quantize.simulation import build_sim, calibrate
+from bitladder.quantize.sim.isolated import What, isolated, quantized_layers
+from bitladder.quantize.sim.torch_sim import build_sim, calibrate
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.task import Metric, Split
 

@@ -10,14 +10,14 @@ from typing import Any
 from torch import nn
 
 from bitladder.errors import UserError
-from bitladder.evaluate import Comparison, Outputs, compare, predict, sqnr_db
-from bitladder.files import save_tensors, write_csv, write_json, write_text
-from bitladder.model import sample_inputs, save_split
+from bitladder.network.evaluate import Comparison, Outputs, compare, predict, sqnr_db
+from bitladder.network.model import sample_inputs, save_split
 from bitladder.params import Params
 from bitladder.precision import Precision
-from bitladder.quantize.layers import LayerSqnr, layer_sqnr
-from bitladder.quantize.simulation import build_sim, calibrate
-from bitladder.quantize.wishes import wishes_of
+from bitladder.quantize.prepare.task_quantization import task_quantization_of
+from bitladder.quantize.sim.layers import LayerSqnr, layer_sqnr
+from bitladder.quantize.sim.torch_sim import build_sim, calibrate
+from bitladder.running.files import save_tensors, write_csv, write_json, write_text
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.task import Metric, Split
 
@@ -62,7 +62,7 @@ def verify(
     facts = {
         "task": params.task.model_dump(),
         "prepare": params.prepare.model_dump(),
-        "quantsim_config": wishes_of(model).config or params.soc.quantsim_config,
+        "quantsim_config": task_quantization_of(model).config or params.soc.quantsim_config,
         "drop": result.drop,
         "sqnr_db": found_db,
     }

@@ -8,8 +8,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from bitladder.decision.results import flat
 from bitladder.report.revisions import Revision
-from bitladder.results import flat
 
 __all__ = ["Diff", "diff", "format_diff", "lost"]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from bitladder.decision.results import METRICS
 from bitladder.errors import UserError
-from bitladder.files import read_json
-from bitladder.results import METRICS
+from bitladder.running.files import read_json
 
 __all__ = ["format_ops"]
 

@@ -14,13 +14,13 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
-from bitladder import git
-from bitladder.files import locked_stages, read_json, write_text
+from bitladder.decision.results import METRICS, read_results
 from bitladder.params import Params
 from bitladder.report import charts
 from bitladder.report.tables import cell, comparison_rows, latency_cell, mark, soc_rows
-from bitladder.results import METRICS, read_results
-from bitladder.version import RELEASE, installed
+from bitladder.running import git
+from bitladder.running.files import locked_stages, read_json, write_text
+from bitladder.running.version import RELEASE, installed
 
 __all__ = ["PAGE", "render"]
 

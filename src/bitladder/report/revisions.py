@@ -12,7 +12,7 @@ from typing import Any
 from ruamel.yaml import YAML, YAMLError
 
 from bitladder.errors import UserError
-from bitladder.git import ask_git
+from bitladder.running.git import ask_git
 from bitladder.socs import find_soc
 
 __all__ = ["Revision", "cached_file", "read_revision"]

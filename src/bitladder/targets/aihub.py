@@ -17,9 +17,9 @@ import onnx
 import torch
 
 from bitladder.errors import RefusedError, UserError
-from bitladder.evaluate import Outputs
-from bitladder.files import copy_file, read_json, write_json
+from bitladder.network.evaluate import Outputs
 from bitladder.params import TargetParams
+from bitladder.running.files import copy_file, read_json, write_json
 from bitladder.socs import Soc
 from bitladder.targets.ops import OPS_FILE, weights_bytes, write_ops
 from bitladder.targets.target import Job, Latency, Measured

@@ -14,10 +14,10 @@ import onnx
 from onnx import TensorProto, helper
 
 from bitladder.errors import UserError
-from bitladder.evaluate import sqnr_db
 from bitladder.export.checks import run_unoptimised, wrong_bias_scales
-from bitladder.files import replacing
+from bitladder.network.evaluate import sqnr_db
 from bitladder.params import TargetParams
+from bitladder.running.files import replacing
 from bitladder.socs import Soc
 from bitladder.targets.hexagon import compile_model, run
 from bitladder.tasks.task import Split

@@ -16,9 +16,9 @@ from pebble import ProcessPool
 from tqdm import tqdm
 
 from bitladder.errors import RefusedError, UserError
-from bitladder.evaluate import Outputs
-from bitladder.files import load_tensors, save_tensors
+from bitladder.network.evaluate import Outputs
 from bitladder.params import TargetParams
+from bitladder.running.files import load_tensors, save_tensors
 from bitladder.socs import Soc
 from bitladder.targets.backend import (
     CONTEXT_FILE,

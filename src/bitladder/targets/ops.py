@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from bitladder.files import write_csv
+from bitladder.running.files import write_csv
 
 __all__ = ["OPS_FILE", "read_profile", "weights_bytes", "write_ops"]
 

@@ -4,11 +4,11 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from bitladder.evaluate import Outputs, agreement, sqnr_db
-from bitladder.files import load_tensors
-from bitladder.model import load_split
+from bitladder.network.evaluate import Outputs, agreement, sqnr_db
+from bitladder.network.model import load_split
 from bitladder.params import TARGETS, Params, TargetParams
-from bitladder.resume import fingerprint, workspace
+from bitladder.running.files import load_tensors
+from bitladder.running.resume import fingerprint, workspace
 from bitladder.socs import Soc
 from bitladder.targets.record import header, memory_table, precision_of
 from bitladder.targets.target import Job, Target

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from bitladder.evaluate import Outputs
+from bitladder.network.evaluate import Outputs
 from bitladder.tasks.task import Split
 
 __all__ = ["Job", "Latency", "Measured", "Target"]

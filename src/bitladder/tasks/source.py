@@ -12,6 +12,7 @@ from typing import Any
 
 from bitladder.errors import UserError
 from bitladder.params import names_file
+from bitladder.paths import PACKAGE
 
 __all__ = ["find_factory", "user_code"]
 
@@ -69,7 +70,7 @@ def _user_line(error: BaseException) -> str:
     """Name the last line of the user's own that the error passed through; empty if there is none."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({_short(error.filename)}:{error.lineno})"
-    ours = str(Path(__file__).parent.parent)
+    ours = str(PACKAGE)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         installed = "site-packages" in frame.filename or frame.filename.startswith((sys.base_prefix, "<"))
         own_task = frame.filename.startswith(str(Path(__file__).parent)) and not frame.filename.endswith(

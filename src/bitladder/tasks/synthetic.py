@@ -18,7 +18,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from bitladder.errors import UserError
-from bitladder.resume import fingerprint, load_state, save_state, workspace
+from bitladder.running.resume import fingerprint, load_state, save_state, workspace
 
 __all__ = ["synthesize"]
 

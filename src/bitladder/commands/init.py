@@ -1,0 +1,110 @@
+"""`bitladder init`: a ready pipeline in a user's own repository, made from the files of this one."""
+
+import re
+import subprocess
+import sys
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from bitladder.errors import UserError
+from bitladder.running.files import write_text
+from bitladder.running.git import ask_git, run_git
+from bitladder.running.version import own_version
+
+__all__ = ["init"]
+
+DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n"
+
+IGNORED = {
+    ".gitignore": ("__pycache__/", "/build/", "/deploy/", "/reports/", "/mlflow.db", "/.mlflow.db.*", "/mlruns/"),
+    ".dvcignore": ("__pycache__", "*.pyc"),
+}
+
+
+def init(folder: Path) -> list[str]:
+    """Write dvc.yaml, params.yaml, stages/ and a task file into a folder; make it a git and DVC repository.
+
+    Nothing is overwritten: .gitignore and .dvcignore are added to, any other file that is there is a UserError, and
+    then nothing is written.
+
+    Returns: the files written, from the folder.
+    """
+    contents = _contents()
+    if taken := sorted(name for name in contents if (folder / name).exists()):
+        more = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
+        raise UserError(f"{folder / taken[0]}{more} is there already, and is not overwritten; choose another folder")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; name a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    root = _git_root(folder)
+    if root is None:
+        run_git("init", "--quiet", folder=folder)
+        root = folder.resolve()
+    if not (folder / ".dvc").exists():
+        subdirectory = () if root == folder.resolve() else ("--subdir",)
+        _init_dvc(folder, *subdirectory)
+        write_text(folder / ".dvc/config", DVC_CONFIG)
+    for name, text in contents.items():
+        write_text(folder / name, text)
+    for name, lines in IGNORED.items():
+        there = (folder / name).read_text("utf-8") if (folder / name).exists() else ""
+        missing = [line for line in lines if line not in there.splitlines()]
+        write_text(folder / name, there + "\n" * (there[-1:] not in ("", "\n")) + "".join(f"{x}\n" for x in missing))
+    return list(contents)
+
+
+def _user_pipeline(text: str) -> str:
+    """Make this project's dvc.yaml one for a repository without bitladder's code.
+
+    There, stages depend on the version of bitladder that params.yaml names, in the place of its files: another one
+    refuses to run.
+    """
+    text, found = re.subn(r"  sources:\n(?:    .*\n)+\n", "", text)
+    assert found == 1
+    text = re.sub(r"\n +- src/bitladder/\S+", "", text)
+    text = re.sub(r"- build/sources/(\w+)\.json", r"- stages/\1.py", text)
+    text = re.sub(r"( params: \[)", r"\1bitladder, ", text)
+    text = re.sub(r"( params:\n)( +)- ", r"\1\2- bitladder\n\2- ", text)
+    head = (
+        "# The pipeline, a stage a step: `dvc dag` draws it. Every stage depends on the task's files (task.files in\n"
+        "# params.yaml) and on bitladder's version (bitladder in params.yaml), which must be the installed one.\n"
+    )
+    return head + text[text.index("stages:") :]
+
+
+def _user_params(text: str) -> str:
+    """Make this project's params.yaml one that names the user's task file and the bitladder that is installed."""
+    task = (
+        "task:                     # what is quantized\n"
+        "  factory: task.py:task   # path/to/file.py:name or package.module:name, called with args\n"
+        "  files: {code: task.py}  # what it is made of (code, weights, folders of data): DVC hashes these\n"
+        "  args: {}\n"
+    )
+    text, found = re.subn(r"(?m)^task:.*\n(?:  .*\n)+", task, text)
+    assert found == 1
+    version = f"bitladder: {own_version()}   # the version that this pipeline runs on; another reruns everything\n"
+    return text.replace("seed:", f"{version}seed:", 1)
+
+
+def _contents() -> dict[str, str]:
+    with as_file(files("bitladder").joinpath("template")) as template:
+        found = {
+            path.relative_to(template).as_posix(): path.read_text("utf-8")
+            for path in sorted(template.glob("**/*"))
+            if path.is_file() and path.suffix in (".py", ".yaml")
+        }
+    found["dvc.yaml"] = _user_pipeline(found["dvc.yaml"])
+    found["params.yaml"] = _user_params(found["params.yaml"])
+    return found
+
+
+def _git_root(folder: Path) -> Path | None:
+    found = ask_git("rev-parse", "--show-toplevel", folder=folder)
+    return Path(found.strip()).resolve() if found is not None else None
+
+
+def _init_dvc(folder: Path, *options: str) -> None:
+    words = [sys.executable, "-m", "dvc", "init", "--quiet", *options]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"{folder}: `dvc init` failed: {' '.join(done.stderr.split())[:300]}")

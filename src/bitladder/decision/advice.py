@@ -1,0 +1,70 @@
+"""What to try next where no rung meets the goals. Plain text from plain numbers; no torch."""
+
+from bitladder.decision.goals import Verdict
+from bitladder.params import Params
+
+__all__ = ["advise"]
+
+ACCURACY = {"goals.max_drop", "goals.max_relative_drop", "goals.min_value"}
+
+
+def advise(params: Params, nearest: Verdict) -> tuple[str, ...]:
+    """Say what would bring the nearest rung to the goals: a technique, a rung, or a goal that cannot be met here."""
+    missed = {miss.goal for miss in nearest.misses}
+    late = next((miss.soc for miss in nearest.misses if miss.goal == "goals.max_latency_ms"), None)
+    steps: list[str] = []
+    if missed & ACCURACY and nearest.rung != "fp16":
+        steps += _more_accuracy(params, nearest)
+    if "target.max_gap" in missed:
+        steps.append(
+            f"the target departs from the simulation at {nearest.rung}: look for 16-bit ops and clipped biases in"
+            f" build/export/{nearest.rung}/model.onnx, or raise target.samples if the gap is a few samples wide"
+        )
+    if "goals.max_memory_bytes" in missed:
+        steps.append(_lower_rung(params, nearest))
+    if "goals.max_latency_ms" in missed:
+        found = nearest.found["socs"][late] if late else nearest.found
+        latency = found["latency_ms"]
+        if latency is None:
+            steps.append("measure latency on a device (target.backend), or leave goals.max_latency_ms at null")
+        elif found["latency_source"] == "estimated" and not params.goals.accept_latency_estimates:
+            steps.append(
+                f"set goals.accept_latency_estimates: true to go by the estimate ({latency:.3g} ms), or measure on a"
+                " device (target.backend)"
+            )
+        else:
+            steps.append(_lower_rung(params, nearest))
+    for soc in (miss.soc for miss in nearest.misses if miss.goal == "target"):
+        if soc:
+            steps.append(f"leave {soc} out of goals.per_soc, as it does not take {nearest.precision}")
+        else:
+            steps.append(f"choose a target.soc that takes {nearest.precision}")
+    return tuple(dict.fromkeys(steps)) or ("FP16 itself misses the goals: they ask more than this network holds",)
+
+
+def _more_accuracy(params: Params, nearest: Verdict) -> list[str]:
+    steps = []
+    if nearest.technique == "qat":
+        steps.append(f"train {nearest.rung} longer: qat.epochs is {params.qat.epochs}")
+    elif params.qat.when == "never":
+        steps.append("let QAT run: set qat.when to needed")
+    else:
+        steps.append("QAT did not beat PTQ: lower qat.learning_rate, or raise qat.epochs")
+    if params.ptq_of(nearest.rung).techniques != "auto":
+        steps.append(f"let PTQ try all it has: set ladder.{nearest.rung}.ptq.techniques to auto")
+    rung = params.ladder[nearest.rung]
+    if not rung.mixed:
+        steps.append(f"raise the few layers that need more bits: set ladder.{nearest.rung}.mixed")
+    if rung.activations < 16:
+        steps.append(f"give {nearest.rung} 16-bit activations, if memory and latency allow")
+    return steps
+
+
+def _lower_rung(params: Params, nearest: Verdict) -> str:
+    narrowest = min(rung.weights for rung in params.ladder.values())
+    if nearest.rung != "fp16" and params.ladder[nearest.rung].weights > narrowest:
+        return "the rungs below are smaller but miss more goals: raise their accuracy with QAT (qat.when: always)"
+    smaller = [bits for bits in (8, 4) if bits < narrowest]
+    if smaller:
+        return f"add a rung with {smaller[0]}-bit weights below {params.rungs()[-1]}"
+    return "the ladder ends at 4-bit weights: a smaller network, or a higher limit, is what is left"

@@ -1,0 +1,78 @@
+"""The metrics files of this commit's rungs, read; and what rungs left that are in params.yaml no longer, removed."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bitladder.errors import UserError
+from bitladder.params import Params
+from bitladder.running.files import locked_stages, read_json
+
+__all__ = ["METRICS", "OF_RUNGS", "Results", "flat", "read_results", "read_socs", "remove_dropped"]
+
+METRICS = Path("metrics")
+
+OF_RUNGS = ("ptq", "qat", "export", "profile", "socs", "judge")
+"""The stages that dvc.yaml has for each rung."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """Records by rung, from high to low: `evals` has fp32, fp16 and the rungs; `targets` fp16 and the rungs.
+
+    `socs` has fp16 and the rungs on the further SoCs of target.socs, by rung and then by SoC.
+    """
+
+    evals: dict[str, dict[str, Any]]
+    targets: dict[str, dict[str, Any]]
+    socs: dict[str, dict[str, dict[str, Any]]]
+
+
+def read_results(params: Params) -> Results:
+    """Read the metrics of FP32, FP16 and every rung in params.yaml. Raise UserError where one is missing."""
+    rungs = ("fp16", *params.rungs())
+    return Results(
+        {name: read_json(METRICS / f"eval/{name}.json") for name in ("fp32", *rungs)},
+        {name: read_json(METRICS / f"target/{name}.json") for name in rungs},
+        {name: read_socs(params, name) for name in rungs},
+    )
+
+
+def read_socs(params: Params, rung: str) -> dict[str, dict[str, Any]]:
+    """Read a rung's records on the further SoCs that params.yaml names. Raise UserError where one is missing."""
+    if not params.other_socs:
+        return {}
+    path = METRICS / f"socs/{rung}.json"
+    found = read_json(path)
+    for soc in params.other_socs:
+        if soc.name not in found:
+            raise UserError(f"{path}: has nothing of {soc.name}; run `dvc repro`")
+    return {soc.name: found[soc.name] for soc in params.other_socs}
+
+
+def remove_dropped(params: Params) -> None:
+    """Remove the outputs of rungs that dvc.lock knows and params.yaml no longer has.
+
+    DVC leaves them, and stages depend on whole folders: this clone's would not be those of a fresh one.
+    """
+    rungs = {"fp16", *params.rungs()}
+    for name, stage in locked_stages().items():
+        rung = name.partition("@")[2]
+        if name.partition("@")[0] in OF_RUNGS and rung not in rungs:
+            for out in stage.get("outs", ()):
+                # build/export/<rung>/model.onnx: the whole of its folder, in which DVC's .gitignore is left
+                path = Path(*Path(out["path"]).parts[:3])
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Give nested records, or params, as one level, their keys joined by dots."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found

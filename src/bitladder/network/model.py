@@ -1,0 +1,99 @@
+"""The user's network with its weights in it, and the files that hold samples."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bitladder.errors import UserError
+from bitladder.running.files import load_tensors, save_tensors
+from bitladder.tasks.source import user_code
+from bitladder.tasks.task import Split, Task
+
+__all__ = [
+    "build_model",
+    "build_network",
+    "carry_notes",
+    "keep_output_names",
+    "load_split",
+    "load_weights",
+    "output_names",
+    "sample_inputs",
+    "save_split",
+]
+
+NAMES = "bitladder_output_names"
+
+
+def build_model(task: Task, weights: Path) -> nn.Module:
+    """Build the task's network, put trained weights in, and set it to evaluation."""
+    model = build_network(task)
+    load_weights(model, load_tensors(weights), weights)
+    return model.eval()
+
+
+def build_network(task: Task) -> nn.Module:
+    """Call the task for its network. Raise UserError where it is none, holds NaN, or does not lie on the CPU."""
+    with user_code("model()"):
+        model = task.model()
+    if not isinstance(model, nn.Module):
+        raise UserError(f"task: model() must return a torch.nn.Module, and returned {type(model).__name__}")
+    for name, values in model.state_dict().items():
+        if values.device.type != "cpu":
+            raise UserError(f"task: the model's {name!r} lies on {values.device}; return it on the CPU")
+        if values.is_floating_point() and values.dtype != torch.float32:
+            raise UserError(f"task: the model's {name!r} is {values.dtype}; return the model in float32: model.float()")
+        if values.is_floating_point() and not values.isfinite().all():
+            raise UserError(f"task: the model's weights {name!r} hold NaN or infinity")
+    return model
+
+
+def keep_output_names(model: nn.Module, names: Sequence[str]) -> None:
+    """Note on a network that gives a tensor or a tuple how the user's own network calls these outputs."""
+    setattr(model, NAMES, tuple(names))
+
+
+def carry_notes(source: nn.Module, network: nn.Module) -> None:
+    """Give a copy of a network what was noted on it, which copies of torch.fx's modules lose."""
+    for name, value in vars(source).items():
+        if name.startswith("bitladder_"):
+            setattr(network, name, value)
+
+
+def output_names(model: object) -> tuple[str, ...] | None:
+    """Give the names that were noted on a network; None if its answers name themselves."""
+    return getattr(model, NAMES, None)
+
+
+def load_weights(model: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
+    """Put weights into a model. Raise UserError, with the first name or shape that differs, if they do not fit."""
+    own = model.state_dict()
+    for name in sorted({*own, *tensors}):
+        if name not in tensors:
+            raise UserError(f"{source}: has no weights for {name!r}; do they belong to this model?")
+        if name not in own:
+            raise UserError(f"{source}: has weights for {name!r}, which the model does not have")
+        if own[name].shape != tensors[name].shape:
+            shapes = f"{tuple(tensors[name].shape)}, and the model wants {tuple(own[name].shape)}"
+            raise UserError(f"{source}: {name!r} has shape {shapes}")
+    model.load_state_dict(tensors)
+
+
+def save_split(path: Path, split: Split) -> None:
+    """Write a split as safetensors; the order of its inputs goes into their names."""
+    tensors = {f"inputs.{index}.{name}": values for index, (name, values) in enumerate(split.inputs.items())}
+    save_tensors(path, {**tensors, "targets": split.targets})
+
+
+def load_split(path: Path) -> Split:
+    """Read what save_split wrote."""
+    tensors = load_tensors(path)
+    targets = tensors.pop("targets")
+    keys = sorted(tensors, key=lambda key: int(key.split(".", 2)[1]))
+    return Split({key.split(".", 2)[2]: tensors[key] for key in keys}, targets)
+
+
+def sample_inputs(split: Split) -> tuple[Tensor, ...]:
+    """Give the first sample as the model takes it: a batch of one, which is also the batch that is exported."""
+    return tuple(torch.clone(values) for values in split.first(1).inputs.values())

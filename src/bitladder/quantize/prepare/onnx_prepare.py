@@ -1,0 +1,72 @@
+"""Making a network that came as ONNX fit for aimet-onnx: what prepare.py does for a network of torch."""
+
+import logging
+from collections.abc import Sequence
+
+import onnx
+from onnx import numpy_helper
+from torch import Tensor
+
+from bitladder.errors import UserError
+from bitladder.precision import OPSET
+from bitladder.quantize.prepare.task_quantization import keep_task_quantization
+from bitladder.tasks.onnx_model import OnnxNetwork
+from bitladder.tasks.task import Quantization
+
+__all__ = ["prepare_onnx", "quiet"]
+
+
+def prepare_onnx(
+    network: OnnxNetwork, sample: tuple[Tensor, ...], exclude: Sequence[str], quantization: Quantization
+) -> OnnxNetwork:
+    """Make a network fit for aimet-onnx: shapes for a batch of one, opset 21, batch norms folded.
+
+    Raises UserError where options are set that only a network of torch has, or the opset cannot be raised.
+    """
+    if exclude or quantization.define:
+        option = "prepare.exclude" if exclude else "Quantization.define"
+        raise UserError(f"{option}: {network.source} is ONNX and has no torch modules; use Quantization.exclude")
+    quiet()
+    from aimet_onnx.batch_norm_fold import fold_all_batch_norms_to_weight
+
+    proto = network.fixed(sample).proto
+    opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    if opset < OPSET:
+        try:
+            proto = onnx.version_converter.convert_version(proto, OPSET)
+        except Exception as error:  # the converter is C++, and raises RuntimeError and worse
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"task: {network.source}: its opset {opset} cannot be raised to {OPSET}, the first with 4 and 16 bits"
+                f" ({reason}); export it with opset 17 or newer"
+            ) from None
+    _constants_as_initializers(proto)
+    _name_nodes(proto)
+    fold_all_batch_norms_to_weight(proto)
+    prepared = OnnxNetwork(onnx.shape_inference.infer_shapes(proto, data_prop=True), network.source)
+    keep_task_quantization(prepared, quantization)
+    return prepared
+
+
+def _constants_as_initializers(proto: onnx.ModelProto) -> None:
+    """Make initializers of Constant nodes: weights and bounds may come as either."""
+    for node in list(proto.graph.node):
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            values = numpy_helper.to_array(node.attribute[0].t)
+            proto.graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
+            proto.graph.node.remove(node)
+
+
+def _name_nodes(proto: onnx.ModelProto) -> None:
+    taken = {node.name for node in proto.graph.node}
+    for index, node in enumerate(proto.graph.node):
+        if not node.name:
+            name = f"{node.op_type}_{index}"
+            node.name = f"{name}_" if name in taken else name
+
+
+def quiet() -> None:
+    """Keep aimet-onnx's progress to itself: what matters of it we say ourselves."""
+    from aimet_onnx.common.utils import AimetLogger
+
+    AimetLogger.set_level_for_all_areas(logging.CRITICAL)

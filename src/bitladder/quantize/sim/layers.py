@@ -1,0 +1,104 @@
+"""What quantization does to each layer: its SQNR, and the ranges of its weights and outputs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bitladder.network.evaluate import Outputs, sqnr_db
+from bitladder.quantize.sim.hooks import hooked
+from bitladder.quantize.sim.onnx_sim import OnnxSim
+from bitladder.quantize.sim.torch_sim import Sim, clipped_layers
+from bitladder.tasks.task import Split
+
+__all__ = ["LayerSqnr", "layer_rows", "layer_sqnr"]
+
+SAMPLES = 32  # enough for an SQNR to a tenth of a dB, and no more than a moment's work
+
+
+@dataclass(frozen=True)
+class LayerSqnr:
+    """SQNR of one layer's output in the sim against the same layer's in FP32, in dB."""
+
+    layer: str
+    kind: str
+    sqnr_db: float
+
+
+def layer_rows(model: nn.Module, sim: Sim, split: Split) -> list[dict[str, Any]]:
+    """Give a row a layer, in the network's order, as metrics/layers/*.csv holds them.
+
+    Args:
+        model: the prepared network in FP32.
+        sim: made from it, calibrated.
+        split: samples; the first few are run.
+
+    Ranges are those of the quantizers, over all channels; None where a layer has no such quantizer.
+
+    """
+    if isinstance(sim, OnnxSim):
+        return sim.layers(split.first(SAMPLES))
+    found = {layer.layer: layer for layer in layer_sqnr(model, sim, split.first(SAMPLES))}
+    rows = []
+    for name, module in sim.model.named_modules():
+        if name not in found:
+            continue
+        weights = dict(getattr(module, "param_quantizers", {})).get("weight")
+        outputs = next(iter(getattr(module, "output_quantizers", ())), None)
+        rows.append(
+            {"layer": name, "kind": found[name].kind, "sqnr_db": found[name].sqnr_db}
+            | _range("weight", "weights_bits", weights)
+            | _range("output", "outputs_bits", outputs)
+        )
+    return rows
+
+
+def layer_sqnr(model: nn.Module, sim: Sim, split: Split) -> list[LayerSqnr]:
+    """Compare every layer's output in the sim with FP32's on the same samples; worst first.
+
+    Of what feeds only a ReLU or ReLU6, what that lets through is compared: its range is the activation's.
+    """
+    if isinstance(sim, OnnxSim):
+        rows = [LayerSqnr(row["layer"], row["kind"], row["sqnr_db"]) for row in sim.layers(split)]
+        return sorted(rows, key=lambda layer: layer.sqnr_db)
+    leaves = {
+        name: type(module).__name__
+        for name, module in model.named_modules()
+        if not any(module.children()) and not isinstance(module, nn.Identity)
+    }
+    reference = _layer_outputs(model, list(leaves), split)
+    simulated = _layer_outputs(sim.model, list(leaves), split)
+    clipped = clipped_layers(sim)
+
+    def counted(name: str, output: Tensor) -> Outputs:
+        return {"output": model.get_submodule(clipped[name])(output) if name in clipped else output}
+
+    found = [
+        LayerSqnr(name, leaves[name], sqnr_db(counted(name, output), counted(name, simulated[name])))
+        for name, output in reference.items()
+    ]
+    return sorted(found, key=lambda layer: layer.sqnr_db)
+
+
+def _layer_outputs(model: nn.Module, layers: list[str], split: Split) -> dict[str, Tensor]:
+    """Run a split and give the output of each layer that was called and gives a floating-point tensor."""
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.is_floating_point():
+                outputs[name] = output.detach().clone()
+
+        return hook
+
+    with hooked(model.get_submodule(name).register_forward_hook(keep(name)) for name in layers), torch.no_grad():
+        model(*split.inputs.values())
+    return outputs
+
+
+def _range(what: str, bits: str, quantizer: Any) -> dict[str, Any]:
+    if quantizer is None or not quantizer.is_initialized():
+        return {bits: None, f"{what}_min": None, f"{what}_max": None}
+    low, high = quantizer.get_min(), quantizer.get_max()
+    return {bits: quantizer.bitwidth, f"{what}_min": low.min().item(), f"{what}_max": high.max().item()}

@@ -1,0 +1,221 @@
+"""QuantSim of a network that came as ONNX, by aimet-onnx: what simulation.py has for a network of torch."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from bitladder.errors import UserError
+from bitladder.network.evaluate import sqnr_db
+from bitladder.network.model import keep_output_names
+from bitladder.precision import Precision
+from bitladder.quantize.prepare.onnx_prepare import quiet
+from bitladder.quantize.prepare.task_quantization import task_quantization_of
+from bitladder.running.files import load_tensors, replacing, save_tensors
+from bitladder.tasks.onnx_model import OnnxNetwork, run_samples
+from bitladder.tasks.task import Split
+
+if TYPE_CHECKING:
+    from aimet_onnx.quantsim import QuantizationSimModel
+
+__all__ = ["OnnxSim"]
+
+RANGE_SETTINGS = {"min-max": "min_max", "sqnr": "tf_enhanced"}  # ours, in aimet-onnx's words
+
+MATRIX_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+
+FIELDS = ("min", "max", "delta", "offset", "bw")  # of an encoding
+
+
+class OnnxSim:
+    """A QuantSim of a prepared network. `model` runs it as a torch module would be run."""
+
+    def __init__(self, network: OnnxNetwork, precision: Precision, config: str, range_setting: str) -> None:
+        quiet()
+        from aimet_onnx.quantsim import QuantizationSimModel
+
+        quantization = task_quantization_of(network)
+        self.network = network
+        self._constants = {tensor.name for tensor in network.proto.graph.initializer}
+        self._folder = TemporaryDirectory()  # aimet-onnx's own is not cleared away at the end of the process
+        try:
+            self._sim: QuantizationSimModel = QuantizationSimModel(
+                copy.deepcopy(network.proto),
+                param_type=f"int{precision.weights}",
+                activation_type=f"int{precision.activations}",
+                quant_scheme=RANGE_SETTINGS[range_setting],
+                config_file=quantization.config or config,
+                path=self._folder.name,
+                session_options_kwargs={"intra_op_num_threads": torch.get_num_threads()},
+            )
+        except Exception as error:  # aimet-onnx raises many kinds
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"task: aimet-onnx builds no QuantSim of {network.source}: {reason}") from None
+        self._quantizers: dict[str, Any] = self._sim.qc_quantize_op_dict
+        self._leave(quantization.exclude)
+        self._check_weights(quantization.exclude)
+        self.model = _SimNetwork(self._sim, network)
+
+    def calibrate(self, split: Split) -> None:
+        """Find the quantizers' ranges from samples. Raise UserError where one is left without."""
+        rows = tqdm(range(len(split)), desc="calibrate", unit="sample", leave=False)
+        self._sim.compute_encodings(split.row(row) for row in rows)
+        names = self._names()
+        empty = [names[key] for key, one in self._quantizers.items() if one.enabled and not one.is_initialized()]
+        if empty:
+            raise UserError(f"task: calibration left no range in {', '.join(empty[:5])}; no sample runs through them")
+
+    def save(self, path: Path) -> None:
+        """Write weights and encodings as safetensors."""
+        tensors = {f"weights.{name}": values for name, values in self.network.state_dict().items()}
+        for name, one in self._quantizers.items():
+            if one.enabled and (found := one.get_encodings()):
+                rows = [[getattr(encoding, field) for field in FIELDS] for encoding in found]
+                tensors[f"encodings.{name}"] = torch.tensor(rows, dtype=torch.float64)
+        save_tensors(path, tensors)
+
+    def load(self, path: Path) -> None:
+        """Put in what `save` wrote of a sim that was built with the same arguments."""
+        from aimet_onnx.common import libpymo
+
+        tensors = load_tensors(path)
+        for name, one in self._quantizers.items():
+            rows = tensors.get(f"encodings.{name}")
+            one.enabled = rows is not None
+            if rows is None:
+                continue
+            encodings = []
+            for row in rows.tolist():
+                encoding = libpymo.TfEncoding()
+                for field, value in zip(FIELDS, row, strict=True):
+                    setattr(encoding, field, int(value) if field == "bw" else value)
+                encodings.append(encoding)
+            one.set_bitwidth(encodings[0].bw)
+            one.load_encodings(encodings)
+
+    def encodings(self) -> dict[str, Any]:
+        """Give every quantizer's encoding by layer, named as those of a network of torch are."""
+        names = self._names()
+        found = {
+            names[key]: one.export_encodings("1.0.0") for key, one in sorted(self._quantizers.items()) if one.enabled
+        }
+        return {name: encoding for name, encoding in sorted(found.items()) if encoding}
+
+    def export_qdq(self, path: Path, int32_bias: bool) -> None:
+        """Write the sim as ONNX with QuantizeLinear and DequantizeLinear nodes, for a batch of one."""
+        proto = self._sim.to_onnx_qdq(export_int32_bias=int32_bias, prequantize_constants=True)
+        with replacing(path) as temporary:
+            onnx.save(proto, str(temporary))
+
+    def export_encodings(self, folder: Path) -> None:
+        """Write the float graph and its encodings beside it, as Qualcomm's converters take them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._sim.export(str(folder), "model", export_model=False, encoding_version="1.0.0")
+        with replacing(folder / "model.onnx") as temporary:
+            onnx.save(self.network.proto, str(temporary))
+
+    def layers(self, split: Split) -> list[dict[str, Any]]:
+        """Give a row a node that makes a floating-point tensor, in the graph's order.
+
+        Every sample of the split is run; SQNR is against FP32. The columns are those of metrics/layers/*.csv.
+        """
+        nodes = [node for node in self.network.proto.graph.node if node.op_type != "Constant"]
+        reference = _tensors(self.network.proto, {node.output[0]: node.output[0] for node in nodes}, split)
+        after = {node.input[0]: node.output[0] for node in self._sim.model.nodes() if node.op_type == "QcQuantizeOp"}
+        simulated = _tensors(self._sim.model.model, {name: after.get(name, name) for name in reference}, split)
+        rows = []
+        for node in nodes:
+            name = node.output[0]
+            if name in reference:
+                weights = self._quantizers.get(node.input[1]) if self._has_weights(node) else None
+                found = sqnr_db({name: reference[name]}, {name: simulated[name]})
+                rows.append(
+                    {"layer": node.name, "kind": node.op_type, "sqnr_db": found}
+                    | _range("weight", "weights_bits", weights)
+                    | _range("output", "outputs_bits", self._quantizers.get(name))
+                )
+        return rows
+
+    def _leave(self, exclude: Sequence[str]) -> None:
+        """Take the quantizers from excluded nodes, and from the bounds of clips, which the NPU wants as constants."""
+        for node in self.network.proto.graph.node:
+            excluded = node.name in exclude
+            constants = [name for name in node.input if name in self._constants]
+            left = [*constants, *node.output] if excluded else constants if node.op_type == "Clip" else []
+            for name in left:
+                if name in self._quantizers:
+                    self._quantizers[name].enabled = False
+
+    def _has_weights(self, node: onnx.NodeProto) -> bool:
+        return node.op_type in MATRIX_OPS and node.input[1] in self._constants
+
+    def _check_weights(self, exclude: Sequence[str]) -> None:
+        bare = [
+            node.name
+            for node in self.network.proto.graph.node
+            if self._has_weights(node) and node.name not in exclude
+            if not (one := self._quantizers.get(node.input[1])) or not one.enabled
+        ]
+        if bare:
+            raise UserError(
+                f"task: the QuantSim has no quantizers in {', '.join(bare[:5])} (its weight); say that they stay in"
+                " float by Quantization.exclude"
+            )
+
+    def _names(self) -> dict[str, str]:
+        names: dict[str, str] = {name: f"{name}.input_quantizers.0" for name in self.network.inputs}
+        for node in self.network.proto.graph.node:
+            parts = ("weight", "bias")
+            for index, name in enumerate(node.input[1:3]):
+                names.setdefault(name, f"{node.name}.param_quantizers.{parts[index]}")
+            for index, name in enumerate(node.output):
+                names[name] = f"{node.name}.output_quantizers.{index}"
+        return {name: names.get(name, name) for name in self._quantizers}
+
+
+class _SimNetwork(nn.Module):
+    """Runs a sim a sample at a time, with the outputs named as the network's."""
+
+    def __init__(self, sim: "QuantizationSimModel", network: OnnxNetwork) -> None:
+        super().__init__()
+        self._sim, self._names = sim, (network.inputs, network.outputs)
+        keep_output_names(self, network.outputs)
+
+    def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
+        return run_samples(self._sim.session.run, *self._names, inputs)
+
+
+def _tensors(proto: onnx.ModelProto, wanted: dict[str, str], split: Split) -> dict[str, Tensor]:
+    """Run a split through a graph, and give inner tensors: `wanted` says what each is called there."""
+    from aimet_onnx.utils import OrtInferenceSession, register_aimet_custom_ops
+
+    options = register_aimet_custom_ops(onnxruntime.SessionOptions())
+    options.intra_op_num_threads = torch.get_num_threads()  # sums change their last bits with it
+    proto = copy.deepcopy(proto)
+    new = set(wanted.values()) - {value.name for value in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(new))
+    session = OrtInferenceSession(proto, ["CPUExecutionProvider"], options)
+    kinds = {output.name: output.type for output in session.get_outputs()}
+    floats = {name: inner for name, inner in wanted.items() if kinds[inner] == "tensor(float)"}
+    samples = (split.row(row) for row in range(len(split)))
+    columns = zip(*(session.run(list(floats.values()), sample) for sample in samples), strict=True)
+    return {name: torch.from_numpy(np.stack(column)) for name, column in zip(floats, columns, strict=True)}
+
+
+def _range(what: str, bits: str, quantizer: Any) -> dict[str, Any]:
+    found = quantizer.get_encodings() if quantizer is not None and quantizer.enabled else None
+    if not found:
+        return {bits: None, f"{what}_min": None, f"{what}_max": None}
+    return {
+        bits: quantizer.bitwidth,
+        f"{what}_min": min(encoding.min for encoding in found),
+        f"{what}_max": max(encoding.max for encoding in found),
+    }

@@ -1,0 +1,123 @@
+"""What every stage script does around its own work: pinning, timing, and errors as one line."""
+
+import errno
+import gc
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bitladder.errors import UserError
+from bitladder.paths import PACKAGE
+from bitladder.running import forkserver
+
+if TYPE_CHECKING:
+    from bitladder.params import Params
+else:
+    Params = Any  # which stages name their argument's type by: importing it takes longer than asking for a fork
+
+__all__ = ["LIBRARIES", "TIMINGS", "Params", "run"]
+
+LIBRARIES = r"(aimet_torch|aimet_onnx|torch|onnx)\..*"
+"""Whose warnings are theirs: deprecations that they report of each other."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+TIMINGS = Path("build/timings")
+"""A file a stage, with the seconds it took last. Not an output: seconds are not reproducible."""
+
+
+def run(main: Callable[..., None], torch: bool = False) -> None:
+    """Call a stage's `main(params, *arguments)` with params.yaml and the words of the command line.
+
+    A UserError becomes one line and exit code 1; any other error is ours, and keeps its traceback.
+
+    Args:
+        main: what the stage does.
+        torch: whether that needs torch: it is then done in a fork of the process that has loaded it, if one can be had.
+
+    """
+    stage = os.environ.get("DVC_STAGE") or "@".join([Path(sys.argv[0]).stem, *sys.argv[1:]])
+    interrupted = f"{stage}: interrupted; `dvc repro` goes on from here"
+    try:
+        if torch and (code := forkserver.run_script(sys.argv[0], sys.argv[1:])) is not None:
+            sys.exit(code)
+    except KeyboardInterrupt:
+        sys.exit(interrupted)
+    from bitladder.params import load_params
+    from bitladder.running import determinism
+    from bitladder.running.files import write_json
+    from bitladder.running.version import check_version
+
+    start = time.perf_counter()
+    # Python puts the script's folder first, where profile.py would hide the standard library's module
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(sys.argv[0]).resolve().parent]
+    try:
+        _check_own_code()
+        params = load_params()
+        check_version(params)
+        _check_rung(params, sys.argv[1:])
+        _check_inputs(["python", *sys.argv])
+        determinism.pin(params.compute.threads)
+        # Deprecations that libraries report of each other; the user's own code keeps its warnings
+        warnings.filterwarnings("ignore", module=LIBRARIES)
+        main(params, *sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"{stage}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(interrupted)
+    except Exception as error:
+        if not _is_full_disk(error):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        sys.exit(f"{stage}: the disk is full ({reason}); make room, and `dvc repro` goes on from here")
+    write_json(TIMINGS / f"{stage}.json", {"seconds": round(time.perf_counter() - start, 1)})
+    # or Python, before it ends, looks for cycles among all the objects of torch and AIMET: a second
+    gc.freeze()
+    gc.disable()
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or one behind it, is a full disk's; libraries in C++ and Rust have only words for it."""
+    while error is not None:
+        if getattr(error, "errno", None) in FULL or os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _check_own_code() -> None:
+    """Refuse to run another clone's code, which DVC has not hashed: an environment may be shared between clones."""
+    own, used = Path("src/bitladder").resolve(), PACKAGE
+    if own.is_dir() and own != used:
+        raise UserError(f"bitladder is imported from {used}, not from this folder; run make, or set PYTHONPATH=src")
+
+
+def _check_inputs(command: list[str]) -> None:
+    """Refuse inputs that are not what dvc.lock says of them: DVC hands out a damaged cache object without a look.
+
+    The stages that made them have just been written to dvc.lock, if they ran.
+    """
+    from bitladder.running.files import KEPT_LOCK, LOCK, copy_file, dvc_hash, locked_stages
+
+    stages = locked_stages()
+    if LOCK.is_file():
+        copy_file(LOCK, KEPT_LOCK)
+    own: Mapping[str, Any] = next((stage for stage in stages.values() if stage["cmd"] == " ".join(command)), {})
+    read = [dep["path"] for dep in own.get("deps", []) if dep["path"].startswith("build/")]
+    made = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+    for path, recorded in made.items():
+        is_read = any(path == one or path.startswith(f"{one}/") for one in read)
+        if is_read and Path(path).exists() and dvc_hash(Path(path)) != recorded:
+            raise UserError(
+                f"{path}: is not what dvc.lock says; run `bitladder heal`, which says why, then `dvc repro`"
+            )
+
+
+def _check_rung(params: Params, arguments: list[str]) -> None:
+    for rung in arguments:
+        if rung not in {"fp16", *params.ladder, *params.task.files}:
+            raise UserError(f"params.yaml has no rung {rung!r} under ladder")
