@@ -15,7 +15,7 @@ import torch
 
 from bitladder.network.model import load_split
 from bitladder.params import load_params
-from bitladder.targets.hexagon import compile_model, run
+from bitladder.targets.context import compile_model, run
 
 
 def main() -> None:

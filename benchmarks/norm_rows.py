@@ -20,7 +20,7 @@ from bitladder.params import load_params
 from bitladder.precision import Precision
 from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
 from bitladder.socs import Soc, find_soc
-from bitladder.targets.hexagon import compile_model, run
+from bitladder.targets.context import compile_model, run
 from bitladder.tasks.task import Split
 
 ROWS = [*range(1, 9), *range(10, 19), 20, 22, 24, 28, 31, 32, 48, 64]

@@ -26,7 +26,7 @@ def main() -> None:
     from bitladder.network.evaluate import compare
     from bitladder.network.model import load_split
     from bitladder.running.files import load_tensors
-    from bitladder.targets.hexagon import compile_model, run
+    from bitladder.targets.context import compile_model, run
     from bitladder.tasks.task import load_task
 
     task = load_task(params.task.factory, params.task.args)

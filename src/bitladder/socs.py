@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from ruamel.yaml import YAML
 
@@ -29,6 +30,10 @@ class Soc:
     def is_called(self, name: str) -> bool:
         """Whether this is its name or an alias, however spelt."""
         return normalised(name) in {normalised(known) for known in (self.name, *self.aliases)}
+
+    def facts(self) -> dict[str, Any]:
+        """Give what a pipeline's results may depend on, for JSON."""
+        return {"soc_model": self.soc_model, "arch": self.arch, "takes": list(self.takes), "device": self.device}
 
     @property
     def quantsim_config(self) -> str:

@@ -14,7 +14,7 @@ from bitladder.params import load_params
 from bitladder.precision import Precision
 from bitladder.quantize.prepare.prepare import prepare
 from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_encodings, export_qdq
-from bitladder.targets.hexagon import compile_model, run
+from bitladder.targets.context import compile_model, run
 from bitladder.tasks.task import Split
 
 NAMES = (["image"], ["output"])

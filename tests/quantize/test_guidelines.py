@@ -20,7 +20,7 @@ from bitladder.quantize.prepare.prepare import prepare
 from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
 from bitladder.quantize.verify import verify
 from bitladder.socs import find_soc
-from bitladder.targets.hexagon import compile_model, run
+from bitladder.targets.context import compile_model, run
 from bitladder.tasks.task import Metric, Quantization, Split, load_task
 
 W8A8 = Precision(8, 8)

@@ -18,7 +18,8 @@ from bitladder.errors import UserError
 from bitladder.export.checks import run_unoptimised
 from bitladder.params import load_params
 from bitladder.socs import find_soc
-from bitladder.targets.hexagon import Hexagon, Snapdragon, compile_model, run
+from bitladder.targets.context import compile_model, run
+from bitladder.targets.hexagon import Hexagon, Snapdragon
 from bitladder.targets.probe import PROBED, probe
 from bitladder.targets.profile import find_target, profile
 from bitladder.targets.record import not_profiled

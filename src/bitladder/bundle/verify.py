@@ -21,7 +21,7 @@ from bitladder.errors import UserError
 from bitladder.network.evaluate import Outputs, agreement, sqnr_db
 from bitladder.params import Params, TargetParams
 from bitladder.socs import Soc
-from bitladder.targets.hexagon import Compiled, run
+from bitladder.targets.context import Compiled, run
 from bitladder.tasks.task import Metric, Split
 
 __all__ = ["opened", "verify"]

@@ -4,7 +4,6 @@ import inspect
 import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,17 @@ from bitladder.bundle.arrays import save_arrays
 from bitladder.bundle.card import write_card
 from bitladder.bundle.manifest import write_manifest
 from bitladder.bundle.sbom import write_sbom
-from bitladder.decision.results import METRICS
 from bitladder.network.evaluate import Outputs
 from bitladder.network.model import load_split
 from bitladder.params import Params
+from bitladder.paths import BUILD, DECISION, TASK, RungFiles, evaluated, samples
 from bitladder.running.files import copy_file, hash_path, read_json
 from bitladder.running.resume import fingerprint, workspace
 from bitladder.running.version import RELEASE, installed
 from bitladder.socs import Soc, find_soc
 from bitladder.targets import runner
 from bitladder.targets.backend import CONTEXT_FILE
-from bitladder.targets.hexagon import Compiled, run
+from bitladder.targets.context import Compiled, run
 from bitladder.tasks.task import SPLITS, Split, Task, load_task
 
 __all__ = ["write_bundle"]
@@ -43,39 +42,15 @@ STATED = (
 STATED_OF_TARGET = ("backend", "soc", "samples", "max_gap")
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where the pipeline left what belongs to the chosen rung."""
-
-    rung: str
-    precision: str
-
-    @property
-    def model(self) -> Path:
-        """The exported ONNX."""
-        return Path(f"build/export/{self.rung}/model.onnx")
-
-    @property
-    def encodings(self) -> Path:
-        """AIMET's encodings with the float ONNX that they belong to; FP16 has none."""
-        return Path(f"build/export/{self.rung}/aimet")
-
-    def compiled(self, soc: Soc) -> dict[str, Path]:
-        """Folders of compiled models by SoC: the first SoC's, then those of the further ones that take the rung."""
-        further = Path(f"build/socs/{self.rung}")
-        others = {path.name: path for path in sorted(further.glob("*")) if path.is_dir()}
-        return {soc.name: Path(f"build/target/{self.rung}"), **others}
-
-
 def write_bundle(params: Params, folder: Path) -> None:
     """Write the bundle of the rung that metrics/decision.json chose, whole or not at all.
 
     Where it chose none, the bundle is a manifest that says so. Raises UserError where something is missing, or the
     emulator does not load what was compiled.
     """
-    decision = read_json(METRICS / "decision.json")
-    binaries = sorted(path for kind in ("target", "socs") for path in Path(f"build/{kind}").rglob("*.bin"))
-    key = fingerprint(params, decision, files=(Path("build/data/evaluation.safetensors"), *binaries))
+    decision = read_json(DECISION)
+    binaries = sorted((BUILD / "target").rglob("*.bin"))
+    key = fingerprint(params, decision, files=(samples("evaluation"), *binaries))
     with workspace("bundle", key) as work:
         made = work / folder.name
         shutil.rmtree(made, ignore_errors=True)
@@ -90,30 +65,29 @@ def write_bundle(params: Params, folder: Path) -> None:
 
 def _fill(folder: Path, params: Params, decision: Mapping[str, Any], work: Path) -> None:
     entry = next(entry for entry in decision["trail"] if entry["rung"] == decision["chosen"])
-    source = Source(entry["rung"], entry["precision"])
-    copy_file(source.model, folder / "model.onnx")
-    for path in sorted(source.encodings.glob("*")):
+    files = RungFiles(entry["rung"])
+    copy_file(files.model, folder / "model.onnx")
+    for path in sorted(files.aimet.glob("*")):
         copy_file(path, folder / "aimet" / path.name)
     task = load_task(params.task.factory, params.task.args)
-    split = load_split(Path("build/data/evaluation.safetensors")).first(params.bundle.samples)
+    split = load_split(samples("evaluation")).first(params.bundle.samples)
     save_arrays(folder / SAMPLES, {name: values.numpy() for name, values in split.inputs.items()})
     save_arrays(folder / TARGETS, {"targets": split.targets.numpy()})
     socs = {}
-    for name, compiled in source.compiled(params.soc).items():
-        for path in sorted(path for path in compiled.iterdir() if path.is_file()):
+    for name in _compiled(files, params):
+        for path in sorted((files.compiled / name).iterdir()):
             copy_file(path, folder / name / path.name)
         socs[name] = _chip(folder, find_soc(name), entry, params, split, work / name)
         answers = socs[name].pop("outputs")
         socs[name]["value"] = None if answers is None else task.metric(answers, split.targets)
-    records = [f"{kind}/{name}.json" for kind, name in _records(source.rung)]
     values = {
-        "rung": source.rung,
+        "rung": files.rung,
         "reason": decision["reason"],
-        "precision": source.precision,
+        "precision": entry["precision"],
         "technique": entry["technique"],
         "socs": socs,
         "recorded": {"file": SAMPLES, "targets": TARGETS, "samples": len(split), "metric": task.metric.name},
-        "metrics": {f"metrics/{record}": read_json(METRICS / record) for record in records},
+        "metrics": {path.as_posix(): read_json(path) for path in _records(files)},
         "sources": entry["sources"],
         **_circumstances(params),
     }
@@ -147,9 +121,16 @@ def _qairt(context: Path) -> str | None:
     return None
 
 
-def _records(rung: str) -> list[tuple[str, str]]:
-    quantized = [("export", rung)] if rung != "fp16" else []
-    return [("eval", "fp32"), ("eval", rung), *quantized, ("target", rung)]
+def _compiled(files: RungFiles, params: Params) -> list[str]:
+    """Name the SoCs that something was compiled for, target.soc first: further ones may not take the rung."""
+    record = read_json(files.on_target)
+    further = [name for name, other in sorted(record["socs"].items()) if other["value"] is not None]
+    return [params.soc.name, *further]
+
+
+def _records(files: RungFiles) -> list[Path]:
+    quantized = [files.export_metrics] if files.rung != "fp16" else []
+    return [evaluated("fp32"), files.off_target, *quantized, files.on_target]
 
 
 def _nothing(params: Params, decision: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,8 +144,8 @@ def _circumstances(params: Params) -> dict[str, Any]:
     target = {key: dumped["target"][key] for key in STATED_OF_TARGET}
     return {
         "params": {**{key: dumped[key] for key in STATED}, "target": target},
-        "task": read_json(Path("build/task.json"))["files"],
-        "data": {name: hash_path(Path(f"build/data/{name}.safetensors")) for name in SPLITS},
+        "task": read_json(TASK)["files"],
+        "data": {name: hash_path(samples(name)) for name in SPLITS},
         "versions": {
             # The release: a hash of all code would change where no stage of this bundle does
             "bitladder": params.bitladder or RELEASE,

@@ -35,7 +35,7 @@ def rehearse(params: Params) -> Iterator[str]:
     from bitladder.quantize.ptq import divide
     from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
     from bitladder.running.determinism import seed_all
-    from bitladder.targets.hexagon import compile_model, run
+    from bitladder.targets.context import compile_model, run
     from bitladder.tasks.onnx_model import check_hashed
     from bitladder.tasks.task import load_task, make_splits
 

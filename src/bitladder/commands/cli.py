@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from bitladder.errors import UserError
+from bitladder.paths import PAGE
 
 __all__ = ["app"]
 
@@ -97,13 +98,14 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="The decision as JSON.")] = False,
 ) -> None:
     """Print the comparison, the decision and its reasons, from the metrics files."""
-    from bitladder.decision.results import METRICS, read_results
+    from bitladder.decision.results import read_results
     from bitladder.params import load_params
+    from bitladder.paths import DECISION
     from bitladder.report.tables import comparison_rows, format_soc_table, format_table, soc_rows
     from bitladder.running.files import read_json
 
     results = read_results(load_params(params))
-    decision = read_json(METRICS / "decision.json")
+    decision = read_json(DECISION)
     if as_json:
         typer.echo(json.dumps(decision, indent=2))
         return
@@ -121,7 +123,7 @@ def show(
 @one_line_errors
 def report(
     params: ParamsFile = Path("params.yaml"),
-    output: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("reports/index.html"),
+    output: Annotated[Path, typer.Option(help="The HTML file to write.")] = PAGE,
 ) -> None:
     """Write the decision, the figures and the plots as one HTML page that works offline."""
     from bitladder.params import load_params
@@ -265,8 +267,8 @@ def push(
 @one_line_errors
 def timings() -> None:
     """Print how long each stage took when it last ran here."""
+    from bitladder.paths import TIMINGS
     from bitladder.running.files import read_json
-    from bitladder.running.stage import TIMINGS
 
     found = sorted(TIMINGS.glob("*.json"), key=lambda path: path.stat().st_mtime)
     if not found:
@@ -366,6 +368,8 @@ def gap(
 
     from bitladder.network.model import load_split
     from bitladder.params import load_params
+    from bitladder.paths import RungFiles
+    from bitladder.paths import samples as samples_of
     from bitladder.report.gap import format_gap
     from bitladder.socs import find_soc
     from bitladder.targets.gap import find_gap
@@ -375,10 +379,10 @@ def gap(
         raise UserError("FP16 has no simulation that its answers could depart from; `bitladder show` has its figures")
     if rung not in loaded.ladder:
         raise UserError(f"{params} has no rung {rung!r} under ladder; use one of {', '.join(loaded.ladder)}")
-    model = Path(f"build/export/{rung}/model.onnx")
+    model = RungFiles(rung).model
     if not model.is_file():
         raise UserError(f"{model}: no such file; run `dvc repro export@{rung}`")
-    split = load_split(Path("build/data/evaluation.safetensors")).first(samples)
+    split = load_split(samples_of("evaluation")).first(samples)
     with TemporaryDirectory() as folder:
         soc = find_soc(on) if on else loaded.soc
         layers = find_gap(model, split, soc, loaded.target, Path(folder))

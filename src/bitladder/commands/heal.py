@@ -13,7 +13,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from bitladder.errors import UserError
-from bitladder.running.files import KEPT_LOCK, LOCK, copy_file, damaged_lock, dvc_hash, locked_stages
+from bitladder.paths import GATES, KEPT_LOCK, LOCK, METRICS
+from bitladder.running.files import copy_file, damaged_lock, dvc_hash, locked_stages, recorded_outs
 
 __all__ = ["check_lock", "heal", "heal_lock"]
 
@@ -43,7 +44,7 @@ def heal_lock() -> list[str]:
 def heal() -> list[str]:
     """Put a damaged dvc.lock back as it was; remove damaged cache objects and outputs that are not dvc.lock's.
 
-    Outputs that are in git (metrics, gates) are left: git says what changed in them.
+    Outputs that are in git (metrics, gates) are left: git says what changed in them. So is the link to the package.
 
     Returns: a line for each. Raises UserError where dvc.lock records nothing, or is damaged without a copy.
     """
@@ -55,15 +56,15 @@ def heal() -> list[str]:
     from dvc.repo import Repo
 
     found, cache = [], Repo(".").cache.local
-    for out in (out for stage in stages.values() for out in stage.get("outs", [])):
-        path, recorded = Path(out["path"]), str(out["md5"])
-        if path.parts[0] in ("metrics", "gates"):
+    for name, recorded in recorded_outs(stages).items():
+        path = Path(name)
+        if path.parts[0] in (METRICS.name, GATES.name) or path.is_symlink():
             continue
-        for cached in _objects(cache, recorded):
+        for cached in (one for digest in sorted(recorded) for one in _objects(cache, digest)):
             if dvc_hash(cached) != (cached.parent.name + cached.name).removesuffix(".dir"):
                 cached.unlink()
                 found.append(f"{path}: its cache object {cached.parent.name}{cached.name} is damaged; removed")
-        if path.exists() and dvc_hash(path) != recorded:
+        if path.exists() and dvc_hash(path) not in recorded:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
             found.append(f"{path}: is not what dvc.lock says; removed")
     return found

@@ -9,7 +9,7 @@ from pathlib import Path
 from bitladder.errors import UserError
 from bitladder.running.files import write_text
 from bitladder.running.git import ask_git, run_git
-from bitladder.running.version import own_version
+from bitladder.running.version import RELEASE
 
 __all__ = ["init"]
 
@@ -53,25 +53,6 @@ def init(folder: Path) -> list[str]:
     return list(contents)
 
 
-def _user_pipeline(text: str) -> str:
-    """Make this project's dvc.yaml one for a repository without bitladder's code.
-
-    There, stages depend on the version of bitladder that params.yaml names, in the place of its files: another one
-    refuses to run.
-    """
-    text, found = re.subn(r"  sources:\n(?:    .*\n)+\n", "", text)
-    assert found == 1
-    text = re.sub(r"\n +- src/bitladder/\S+", "", text)
-    text = re.sub(r"- build/sources/(\w+)\.json", r"- stages/\1.py", text)
-    text = re.sub(r"( params: \[)", r"\1bitladder, ", text)
-    text = re.sub(r"( params:\n)( +)- ", r"\1\2- bitladder\n\2- ", text)
-    head = (
-        "# The pipeline, a stage a step: `dvc dag` draws it. Every stage depends on the task's files (task.files in\n"
-        "# params.yaml) and on bitladder's version (bitladder in params.yaml), which must be the installed one.\n"
-    )
-    return head + text[text.index("stages:") :]
-
-
 def _user_params(text: str) -> str:
     """Make this project's params.yaml one that names the user's task file and the bitladder that is installed."""
     task = (
@@ -82,7 +63,7 @@ def _user_params(text: str) -> str:
     )
     text, found = re.subn(r"(?m)^task:.*\n(?:  .*\n)+", task, text)
     assert found == 1
-    version = f"bitladder: {own_version()}   # the version that this pipeline runs on; another reruns everything\n"
+    version = f"bitladder: {RELEASE}          # written for this version; `bitladder upgrade` raises it\n"
     return text.replace("seed:", f"{version}seed:", 1)
 
 
@@ -93,7 +74,6 @@ def _contents() -> dict[str, str]:
             for path in sorted(template.glob("**/*"))
             if path.is_file() and path.suffix in (".py", ".yaml")
         }
-    found["dvc.yaml"] = _user_pipeline(found["dvc.yaml"])
     found["params.yaml"] = _user_params(found["params.yaml"])
     return found
 

@@ -15,9 +15,10 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from bitladder.errors import UserError
+from bitladder.paths import LOCK, METRICS
 from bitladder.report.diff import diff, format_diff
 from bitladder.report.revisions import cached_file, read_revision
-from bitladder.running.files import LOCK, locked_stages, write_text
+from bitladder.running.files import locked_stages, write_text
 from bitladder.running.git import run_git
 from bitladder.running.version import installed
 
@@ -150,7 +151,7 @@ def _forget(root: Path, old: Stages, kept: Stages) -> None:
 def _fill_cache(root: Path, outs: list[Mapping[str, Any]], say: Callable[[str], None]) -> None:
     cache = root / ".dvc/own-cache"
     for out in outs:
-        if out["path"].startswith("metrics/"):
+        if out["path"].startswith(f"{METRICS}/"):
             continue
         source = cached_file(out["md5"])
         if source is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bitladder.params import Params
+from bitladder.paths import RungFiles, evaluated
 from bitladder.running.files import read_json, write_csv, write_json, write_text, write_yaml
 
 __all__ = [
@@ -36,12 +37,12 @@ QAT_COLUMNS = ("epoch", "train_loss", "value", "loss", "range_drift_mean", "rang
 
 def write_gate(rung: str, descend: bool) -> None:
     """Write gates/<rung>.json."""
-    write_json(_gate(rung), {"descend": descend})
+    write_json(RungFiles(rung).gate, {"descend": descend})
 
 
 def descends(rung: str) -> bool:
     """Whether the rungs after this one are to be tried."""
-    return bool(read_json(_gate(rung))["descend"])
+    return bool(read_json(RungFiles(rung).gate)["descend"])
 
 
 def is_skipped(path: Path) -> bool:
@@ -51,34 +52,30 @@ def is_skipped(path: Path) -> bool:
 
 def skip_ptq(params: Params, rung: str) -> None:
     """Leave ptq@rung's outputs for a skipped rung."""
-    _leave_empty(*(Path("build/ptq") / rung / f"{name}.safetensors" for name in ("sim", "outputs")))
-    write_json(Path(f"build/ptq/{rung}/encodings.json"), {})
-    write_csv(Path(f"metrics/layers/{rung}.csv"), LAYER_COLUMNS, ())
-    write_yaml(Path(f"metrics/raised/{rung}.yaml"), {})
-    write_json(Path(f"metrics/ptq/{rung}.json"), {**_record(params, rung), "tries": []})
+    files = RungFiles(rung)
+    _leave_empty(files.ptq_sim, files.ptq_outputs)
+    write_json(files.ptq_encodings, {})
+    write_csv(files.ptq_layers, LAYER_COLUMNS, ())
+    write_yaml(files.raised, {})
+    write_json(files.ptq_metrics, {**_record(params, rung), "tries": []})
 
 
 def skip_qat(rung: str) -> None:
     """Leave qat@rung's outputs for a skipped rung."""
-    _leave_empty(*(Path("build/qat") / rung / f"{name}.safetensors" for name in ("sim", "outputs")))
-    write_csv(Path(f"metrics/qat/{rung}.csv"), QAT_COLUMNS, ())
-    record = read_json(Path(f"metrics/ptq/{rung}.json"))
-    write_json(Path(f"metrics/eval/{rung}.json"), {**record, "qat": "not run: the rung is skipped"})
+    files = RungFiles(rung)
+    _leave_empty(files.sim, files.outputs)
+    write_csv(files.qat_history, QAT_COLUMNS, ())
+    write_json(files.off_target, {**read_json(files.ptq_metrics), "qat": "not run: the rung is skipped"})
 
 
 def skip_export(rung: str) -> None:
     """Leave export@rung's outputs for a skipped rung."""
-    folder = Path("build/export") / rung
-    _leave_empty(folder / "model.onnx")
-    (folder / "aimet").mkdir(parents=True, exist_ok=True)
-    write_json(folder / "encodings.json", {})
-    write_csv(Path(f"metrics/export/{rung}.csv"), LAYER_COLUMNS, ())
+    files = RungFiles(rung)
+    _leave_empty(files.model, files.aimet / "skipped")
+    write_json(files.encodings, {})
+    write_csv(files.layers, LAYER_COLUMNS, ())
     nothing = {"samples": 0, "sqnr_db": None, "agreement": None}
-    write_json(Path(f"metrics/export/{rung}.json"), {**nothing, "skipped": SKIPPED})
-
-
-def _gate(rung: str) -> Path:
-    return Path(f"gates/{rung}.json")
+    write_json(files.export_metrics, {**nothing, "skipped": SKIPPED})
 
 
 def _leave_empty(*paths: Path) -> None:
@@ -88,7 +85,7 @@ def _leave_empty(*paths: Path) -> None:
 
 def _record(params: Params, rung: str) -> dict[str, Any]:
     """Give the metrics/eval record of a skipped rung: nothing measured, and why."""
-    check, bits = read_json(Path("metrics/eval/w16a16.json")), params.ladder[rung].precision
+    check, bits = read_json(evaluated("w16a16")), params.ladder[rung].precision
     return {
         "metric": check["metric"],
         "higher_is_better": check["higher_is_better"],

@@ -8,13 +8,12 @@ from typing import Any
 
 from bitladder.errors import UserError
 from bitladder.params import Params
+from bitladder.paths import RungFiles, evaluated
 from bitladder.running.files import locked_stages, read_json
 
-__all__ = ["METRICS", "OF_RUNGS", "Results", "flat", "read_results", "read_socs", "remove_dropped"]
+__all__ = ["OF_RUNGS", "Results", "flat", "read_results", "read_target", "remove_dropped"]
 
-METRICS = Path("metrics")
-
-OF_RUNGS = ("ptq", "qat", "export", "profile", "socs", "judge")
+OF_RUNGS = ("ptq", "qat", "export", "profile", "judge")
 """The stages that dvc.yaml has for each rung."""
 
 
@@ -22,7 +21,7 @@ OF_RUNGS = ("ptq", "qat", "export", "profile", "socs", "judge")
 class Results:
     """Records by rung, from high to low: `evals` has fp32, fp16 and the rungs; `targets` fp16 and the rungs.
 
-    `socs` has fp16 and the rungs on the further SoCs of target.socs, by rung and then by SoC.
+    `targets` is of target.soc; `socs` of the further SoCs of target.socs, by rung and then by SoC.
     """
 
     evals: dict[str, dict[str, Any]]
@@ -33,23 +32,23 @@ class Results:
 def read_results(params: Params) -> Results:
     """Read the metrics of FP32, FP16 and every rung in params.yaml. Raise UserError where one is missing."""
     rungs = ("fp16", *params.rungs())
+    on_target = {name: read_target(params, name) for name in rungs}
     return Results(
-        {name: read_json(METRICS / f"eval/{name}.json") for name in ("fp32", *rungs)},
-        {name: read_json(METRICS / f"target/{name}.json") for name in rungs},
-        {name: read_socs(params, name) for name in rungs},
+        {name: read_json(evaluated(name)) for name in ("fp32", *rungs)},
+        {name: first for name, (first, _) in on_target.items()},
+        {name: socs for name, (_, socs) in on_target.items()},
     )
 
 
-def read_socs(params: Params, rung: str) -> dict[str, dict[str, Any]]:
-    """Read a rung's records on the further SoCs that params.yaml names. Raise UserError where one is missing."""
-    if not params.other_socs:
-        return {}
-    path = METRICS / f"socs/{rung}.json"
-    found = read_json(path)
+def read_target(params: Params, rung: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Read a rung's records on target.soc, and on the further SoCs. Raise UserError where one is missing."""
+    path = RungFiles(rung).on_target
+    record = read_json(path)
+    found = record.pop("socs", {})
     for soc in params.other_socs:
         if soc.name not in found:
             raise UserError(f"{path}: has nothing of {soc.name}; run `dvc repro`")
-    return {soc.name: found[soc.name] for soc in params.other_socs}
+    return record, {soc.name: found[soc.name] for soc in params.other_socs}
 
 
 def remove_dropped(params: Params) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -12,6 +11,7 @@ from bitladder.errors import UserError
 from bitladder.network.evaluate import Comparison, Outputs, compare, predict
 from bitladder.network.model import load_split, sample_inputs
 from bitladder.params import Params
+from bitladder.paths import PREPARED, TASK, TRAINED, RungFiles, samples
 from bitladder.quantize.mixed import raise_layers
 from bitladder.quantize.prepare.prepare import load_prepared, load_unfolded
 from bitladder.quantize.techniques.technique import ORDER, NotApplicable, Quantized, Setting, apply
@@ -23,9 +23,6 @@ from bitladder.tasks.task import Metric, Split, Task
 __all__ = ["Try", "divide", "quantize", "quantize_rung"]
 
 Score = Callable[[nn.Module], Comparison]
-
-BASELINE = Path("build/baseline/model.safetensors")
-TRAINED = Path("build/train/weights.safetensors")
 
 
 @dataclass(frozen=True)
@@ -51,19 +48,19 @@ def quantize_rung(params: Params, rung: str, task: Task) -> tuple[Quantized, nn.
     `tries`, and `raised`, the layers of a mixed rung that were given more bits. The seconds of each try go to
     build/notes/<rung>/ptq-seconds.json, which is no output of DVC's, since they are never twice the same.
     """
-    calibration = load_split(Path("build/data/calibration.safetensors"))
+    calibration = load_split(samples("calibration"))
     own, sample, exclude = params.ptq_of(rung), sample_inputs(calibration), params.prepare.exclude
     fit, rest = divide(calibration, params, rung)
-    model = load_prepared(task, sample, BASELINE, exclude)
+    model = load_prepared(task, sample, PREPARED, exclude)
     if isinstance(model, OnnxNetwork) and (params.ladder[rung].mixed or params.ladder[rung].layers):
         raise UserError(f"ladder.{rung}: mixed and layers need a network of PyTorch's, and the model came as ONNX")
-    inputs = (BASELINE, TRAINED, Path("build/data/calibration.safetensors"), Path("build/task.json"))
+    inputs = (PREPARED, TRAINED, samples("calibration"), TASK)
     config, seed = params.soc.quantsim_config, params.seed
     key = fingerprint(params.task, params.prepare, params.compute, params.ladder[rung], own, config, seed, files=inputs)
     with workspace(f"ptq-{rung}", key) as work:
         setting = Setting(
             model=model,
-            unfolded=lambda: load_unfolded(task, sample, TRAINED, BASELINE, exclude),
+            unfolded=lambda: load_unfolded(task, sample, TRAINED, PREPARED, exclude),
             sample=sample,
             fit=fit,
             precision=params.ladder[rung].precision,
@@ -79,7 +76,7 @@ def quantize_rung(params: Params, rung: str, task: Task) -> tuple[Quantized, nn.
         if mixed := params.ladder[rung].mixed:
             assert score is not None
             quantized, raised = raise_layers(quantized, setting, mixed, score)
-    write_json(Path(f"build/notes/{rung}/ptq-seconds.json"), seconds)
+    write_json(RungFiles(rung).notes / "ptq-seconds.json", seconds)
     return quantized, model, {"tries": [asdict(one) for one in tries], "raised": raised}
 
 

@@ -14,6 +14,7 @@ from bitladder.network.evaluate import compare, predict
 from bitladder.network.model import load_split, sample_inputs
 from bitladder.network.training import Epoch, Recipe, fit, rank
 from bitladder.params import Params
+from bitladder.paths import FP32_OUTPUTS, TASK, RungFiles, samples
 from bitladder.quantize.distill import distilled
 from bitladder.quantize.sim.fast_quant import plain_tensors
 from bitladder.quantize.sim.restore import restore
@@ -21,7 +22,7 @@ from bitladder.quantize.sim.torch_sim import save_sim
 from bitladder.running.determinism import seed_all
 from bitladder.running.files import load_tensors, save_tensors
 from bitladder.running.resume import fingerprint, load_state, save_state, workspace
-from bitladder.tasks.task import Split, Task, as_returned, load_task
+from bitladder.tasks.task import SPLITS, Split, Task, as_returned, load_task
 
 __all__ = ["QatResult", "train_quantized", "train_rung"]
 
@@ -34,10 +35,8 @@ class QatResult:
     history: list[Epoch]
 
 
-def train_rung(
-    params: Params, rung: str, source: Path, folder: Path
-) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    """Train a rung from what PTQ left in `source`, and write the trained sim and its answers to `folder`.
+def train_rung(params: Params, rung: str) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """Train a rung from where PTQ left it, and write the trained sim and its outputs.
 
     Of several processes that train together only the main one writes.
 
@@ -45,17 +44,17 @@ def train_rung(
     """
     seed_all(params.seed)
     task, bits = load_task(params.task.factory, params.task.args), params.ladder[rung].precision
-    paths = {name: Path(f"build/data/{name}.safetensors") for name in ("train", "calibration", "evaluation")}
+    files, paths = RungFiles(rung), {name: samples(name) for name in SPLITS}
     splits = {name: load_split(path) for name, path in paths.items()}
     sample = sample_inputs(splits["calibration"])
-    sim, model = restore(params, rung, task, sample, source / "sim.safetensors")
+    sim, model = restore(params, rung, task, sample, files.ptq_sim)
     recipe = Recipe(**params.qat.model_dump(exclude={"when", "distill", "processes"}), seed=params.seed)
     key = fingerprint(
         params.task,
         recipe,
         params.qat.distill,
         params.compute,
-        files=(*paths.values(), source / "sim.safetensors", Path("build/task.json")),
+        files=(*paths.values(), files.ptq_sim, TASK),
     )
     with workspace(f"qat-{rung}", key, is_main()) as work:
         result = train_quantized(
@@ -71,10 +70,10 @@ def train_rung(
     if result.best == 0 or not is_main():
         return None, history
     outputs = predict(sim.model, splits["evaluation"], params.evaluate.batch_size, f"qat {bits}")
-    reference = load_tensors(Path("build/baseline/outputs.safetensors"))
+    reference = load_tensors(FP32_OUTPUTS)
     comparison = compare(task.metric, outputs, reference, splits["evaluation"].targets)
-    save_sim(folder / "sim.safetensors", sim)
-    save_tensors(folder / "outputs.safetensors", outputs)
+    save_sim(files.sim, sim)
+    save_tensors(files.outputs, outputs)
     return comparison.record(task.metric, "qat", bits.weights, bits.activations), history
 
 

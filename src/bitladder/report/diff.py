@@ -9,6 +9,7 @@ from typing import Any
 from tabulate import tabulate
 
 from bitladder.decision.results import flat
+from bitladder.paths import BUILD, METRICS, RungFiles, evaluated
 from bitladder.report.revisions import Revision
 
 __all__ = ["Diff", "diff", "format_diff", "lost"]
@@ -26,7 +27,7 @@ FIGURES = {
     },
 }
 
-SHIPPED = ("build/export/", "build/target/", "build/socs/", "build/train/")
+SHIPPED = tuple(f"{BUILD}/{kind}/" for kind in ("export", "target", "socs", "train"))  # socs: up to version 0.1
 
 NAMED = 4  # layers or files named before "and N more"
 
@@ -136,9 +137,9 @@ def _params(before: Revision, after: Revision) -> Iterator[Row]:
 def _figures(before: Revision, after: Revision, rungs: Row) -> Iterator[Row]:
     for rung in rungs:
         for kind, names in FIGURES.items():
-            path = f"metrics/{kind}/{rung}.json"
+            path = f"{METRICS}/{kind}/{rung}.json"
             old, new = (side.record(path) if rung in side.rungs else {} for side in (before, after))
-            metric = str((before.record("metrics/eval/fp32.json") or {}).get("metric", "metric"))
+            metric = str((before.record(str(evaluated("fp32"))) or {}).get("metric", "metric"))
             for key, name in names.items():
                 if old.get(key) != new.get(key):
                     cells = _number(old.get(key)), _number(new.get(key)), _change(old.get(key), new.get(key))
@@ -149,7 +150,7 @@ def _figures(before: Revision, after: Revision, rungs: Row) -> Iterator[Row]:
 def _on_socs(before: Revision, after: Revision, rung: str) -> Iterator[Row]:
     """Compare a rung on the further SoCs that either side names."""
     old, new = (side.socs(rung) if rung in side.rungs else {} for side in (before, after))
-    metric = str(before.record("metrics/eval/fp32.json").get("metric", "metric"))
+    metric = str(before.record(str(evaluated("fp32"))).get("metric", "metric"))
     for soc in dict.fromkeys((*old, *new)):
         for key, name in FIGURES["target"].items():
             was, now = old.get(soc, {}).get(key), new.get(soc, {}).get(key)
@@ -164,7 +165,7 @@ def _layers(before: Revision, after: Revision, rungs: Row) -> Iterator[Row]:
         old, new = before.layers(rung), after.layers(rung)
         if bool(old) != bool(new):
             side = after if old else before
-            side.unseen.append(f"metrics/export/{rung}.csv at {side.label}: not there, or the rung was skipped")
+            side.unseen.append(f"{RungFiles(rung).layers} at {side.label}: not there, or the rung was skipped")
         both = [layer for layer in new if layer in old]
         for kind in ("weights", "outputs"):
             bits = [name for name in both if old[name][f"{kind}_bits"] != new[name][f"{kind}_bits"]]

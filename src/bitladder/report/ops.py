@@ -1,12 +1,11 @@
 """What the backend said of a rung's ops and memory, for people."""
 
 import csv
-from pathlib import Path
 
 from tabulate import tabulate
 
-from bitladder.decision.results import METRICS
 from bitladder.errors import UserError
+from bitladder.paths import WORK, RungFiles
 from bitladder.running.files import read_json
 
 __all__ = ["format_ops"]
@@ -17,17 +16,22 @@ def format_ops(rung: str, soc: str | None = None) -> str:
 
     Args:
         rung: profiled in this folder.
-        soc: one of target.socs, by the table's name; None: target.soc.
+        soc: target.soc or one of target.socs, by the table's name; None: target.soc.
 
     Raises UserError where it was not profiled here.
 
     """
-    path = Path("build/notes") / rung / (soc or "") / "ops.csv"
+    files = RungFiles(rung)
+    record = read_json(files.on_target)
+    if soc and soc != record["soc"]:
+        if soc not in record["socs"]:
+            raise UserError(f"{files.on_target}: has nothing of {soc}; put it into target.socs and run `dvc repro`")
+        record = record["socs"][soc]
+    path = files.notes / record["soc"] / "ops.csv"
     if not path.is_file():
-        stage = "socs" if soc else "profile"
         raise UserError(
-            f"{path}: no such file; it is written where the rung is profiled: `dvc repro --force --single-item"
-            f" {stage}{'-' if rung == 'fp16' else '@'}{rung}`"
+            f"{path}: no such file; it is written where the rung is profiled: `rm -r {WORK}/profile-{rung}-*`, then"
+            f" `dvc repro --force --single-item profile{'-' if rung == 'fp16' else '@'}{rung}`"
         )
     with path.open(newline="", encoding="utf-8") as file:
         rows = [
@@ -35,12 +39,6 @@ def format_ops(rung: str, soc: str | None = None) -> str:
             for row in csv.DictReader(file)
         ]
     ops = tabulate(rows, ["op", "runs on", "cycles", "share", "cycles are"], "github")
-    metrics = METRICS / (f"socs/{rung}.json" if soc else f"target/{rung}.json")
-    record = read_json(metrics)
-    if soc:
-        if soc not in record:
-            raise UserError(f"{metrics}: has nothing of {soc}; put it into target.socs and run `dvc repro`")
-        record = record[soc]
     memory = {"context_binary_bytes": record["memory_bytes"], **record["memory"]}
     cells = [(key, f"{value:,}" if isinstance(value, int) else value or "-") for key, value in memory.items()]
     return f"{ops}\n\n" + tabulate(cells, ["memory", record["soc"]], "github", disable_numparse=True)

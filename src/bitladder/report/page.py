@@ -14,19 +14,16 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
-from bitladder.decision.results import METRICS, read_results
+from bitladder.decision.results import read_results
 from bitladder.params import Params
+from bitladder.paths import BUILD, DECISION, PARAMS, SENSITIVITY_ROWS, RungFiles, evaluated
 from bitladder.report import charts
 from bitladder.report.tables import cell, comparison_rows, latency_cell, mark, soc_rows
 from bitladder.running import git
 from bitladder.running.files import locked_stages, read_json, write_text
 from bitladder.running.version import RELEASE, installed
 
-__all__ = ["PAGE", "render"]
-
-PAGE = Path("reports/index.html")
-
-SENSITIVITY = METRICS / "sensitivity.csv"
+__all__ = ["render"]
 
 PACKAGES = ("aimet-torch", "torch", "onnx", "onnxruntime", "onnxruntime-qnn", "dvc")
 
@@ -38,7 +35,7 @@ def render(params: Params) -> str:
 
     What only the DVC cache holds (weights channel by channel) is left out where it is not there, and the page says so.
     """
-    results, decision = read_results(params), read_json(METRICS / "decision.json")
+    results, decision = read_results(params), read_json(DECISION)
     rows = comparison_rows(results.evals, results.targets, decision)
     by_soc = soc_rows(results.evals, results.targets, results.socs) if any(results.socs.values()) else []
     plots, specs = _plots(params, rows, decision, by_soc)
@@ -55,7 +52,7 @@ def render(params: Params) -> str:
         socs=[_soc_cells(row) for row in by_soc],
         plots=plots,
         facts=_facts(params),
-        params=Path("params.yaml").read_text("utf-8"),
+        params=PARAMS.read_text("utf-8"),
         library=Markup(_library()),  # noqa: S704
         # A name from the user's task could close the script element
         specs=Markup(json.dumps(specs).replace("<", "\\u003c")),  # noqa: S704
@@ -150,13 +147,13 @@ def _plots(params: Params, rows: Rows, decision: Mapping[str, Any], by_soc: Rows
     history = _histories(params)
     if history:
         add("Quantization-aware training", {"qat": charts.qat_curves(history, rows[0]["metric"], rungs)})
-    layers = [{**row, "rung": rung} for rung in params.rungs() for row in _table(METRICS / f"export/{rung}.csv")]
+    layers = [{**row, "rung": rung} for rung in params.rungs() for row in _table(RungFiles(rung).layers)]
     if layers:
         note = "As exported, so after QAT where it ran; against FP32, on a few samples."
         if len({row["layer"] for row in layers}) > charts.LAYERS:
             note += f" The {charts.LAYERS} worst layers."
         add("SQNR by layer", {"sqnr": charts.sqnr_by_layer(layers, rungs)}, note)
-    sensitive = _table(SENSITIVITY)
+    sensitive = _table(SENSITIVITY_ROWS)
     for column, title in (("sqnr_db", "SQNR of the outputs, dB"), ("drop", f"drop of {rows[0]['metric']}")):
         found = [row for row in sensitive if row[column] is not None]
         if found:
@@ -177,7 +174,7 @@ def _add_ranges(add: Any, layers: Rows, rungs: tuple[str, ...], chosen: str | No
     rung = chosen if chosen in tried else tried[-1]
     drawn = {f"range_{what}": charts.ranges(layers, what, rungs, names[0]) for what in ("weight", "output")}
     note = "Ranges that the exported quantizers cover. The output range is that of an activation fused with the layer."
-    weights = _channels(Path(f"build/export/{rung}/encodings.json"), names)
+    weights = _channels(RungFiles(rung).encodings, names)
     if weights:
         drawn["channels"] = charts.channels(weights, rung, names[0])
     else:
@@ -195,7 +192,7 @@ def _hand_back_fused(layers: Rows) -> None:
 def _floor(params: Params, rows: Rows) -> float | None:
     """Give the value at which goals.max_drop ends, on target, by the first rung measured there."""
     row = next(row for row in rows if row["target_value"] is not None)
-    higher = read_json(METRICS / "eval/fp32.json")["higher_is_better"]
+    higher = read_json(evaluated("fp32"))["higher_is_better"]
     limit = params.goals.max_drop
     if limit is None:
         return params.goals.min_value
@@ -205,7 +202,7 @@ def _floor(params: Params, rows: Rows) -> float | None:
 
 
 def _histories(params: Params) -> Rows:
-    rows = [{**row, "rung": rung} for rung in params.rungs() for row in _table(METRICS / f"qat/{rung}.csv")]
+    rows = [{**row, "rung": rung} for rung in params.rungs() for row in _table(RungFiles(rung).qat_history)]
     return [row for row in rows if row["value"] is not None]
 
 
@@ -261,5 +258,5 @@ def _hashes(stages: tuple[str, ...]) -> list[tuple[str, str]]:
         (out["path"], out["md5"])
         for stage in stages
         for out in recorded.get(stage, {}).get("outs", [])
-        if out["path"].startswith("build/")
+        if out["path"].startswith(f"{BUILD}/")
     ]

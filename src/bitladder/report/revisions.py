@@ -12,6 +12,7 @@ from typing import Any
 from ruamel.yaml import YAML, YAMLError
 
 from bitladder.errors import UserError
+from bitladder.paths import DECISION, LOCK, METRICS, PARAMS, RungFiles
 from bitladder.running.git import ask_git
 from bitladder.socs import find_soc
 
@@ -29,7 +30,7 @@ class Revision:
     @cached_property
     def params(self) -> dict[str, Any]:
         """What params.yaml holds; not validated, as an older one has other keys."""
-        return self._mapping("params.yaml", YAML(typ="safe").load)
+        return self._mapping(str(PARAMS), YAML(typ="safe").load)
 
     @cached_property
     def rungs(self) -> tuple[str, ...]:
@@ -39,12 +40,12 @@ class Revision:
     @cached_property
     def decision(self) -> dict[str, Any]:
         """What metrics/decision.json holds; empty if there is none."""
-        return self.record("metrics/decision.json")
+        return self.record(str(DECISION))
 
     @cached_property
     def outputs(self) -> dict[str, dict[str, Any]]:
         """Size and hash by path of all that DVC made, from dvc.lock."""
-        stages = self._mapping("dvc.lock", YAML(typ="safe").load).get("stages") or {}
+        stages = self._mapping(str(LOCK), YAML(typ="safe").load).get("stages") or {}
         return {out["path"]: out for stage in stages.values() for out in stage.get("outs", [])}
 
     def record(self, path: str) -> dict[str, Any]:
@@ -52,9 +53,12 @@ class Revision:
         return self._mapping(path, json.loads)
 
     def socs(self, rung: str) -> dict[str, dict[str, Any]]:
-        """Read what metrics/socs/<rung>.json holds of the SoCs that params.yaml names; empty if none."""
+        """Read a rung's records on the SoCs of target.socs, which up to 0.1 had a file of their own; empty if none."""
         named = {_soc(name) for name in (self.params.get("target") or {}).get("socs") or ()}
-        found = self.record(f"metrics/socs/{rung}.json") if named else {}
+        if not named:
+            return {}
+        found = self.record(str(RungFiles(rung).on_target)).get("socs")
+        found = self.record(f"{METRICS}/socs/{rung}.json") if found is None else found
         return {soc: record for soc, record in found.items() if soc in named}
 
     def layers(self, rung: str) -> dict[str, dict[str, str]]:
@@ -62,7 +66,7 @@ class Revision:
 
         Revisions from before there was one have the layers after PTQ.
         """
-        paths = (f"metrics/{kind}/{rung}.csv" for kind in ("export", "layers"))
+        paths = (str(RungFiles(rung).layers), str(RungFiles(rung).ptq_layers))
         text = next((text for path in paths if (text := self._text(path, note=False)) is not None), None)
         return {row["layer"]: row for row in csv.DictReader(io.StringIO(text or ""))}
 
@@ -79,8 +83,8 @@ class Revision:
 
     def encodings_path(self, rung: str) -> str:
         """Name the file that holds the scales of what was exported; those after PTQ, as `layers`."""
-        path = f"build/export/{rung}/encodings.json"
-        return path if path in self.outputs else f"build/ptq/{rung}/encodings.json"
+        path = str(RungFiles(rung).encodings)
+        return path if path in self.outputs else str(RungFiles(rung).ptq_encodings)
 
     def _mapping(self, path: str, parse: Callable[[str], Any]) -> dict[str, Any]:
         """Parse a file; empty if it is not there. Raises UserError where it is damaged."""

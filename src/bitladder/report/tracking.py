@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -22,9 +23,10 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from bitladder.decision.results import METRICS, Results, flat, read_results
+from bitladder.decision.results import Results, flat, read_results
 from bitladder.errors import UserError
 from bitladder.params import Params
+from bitladder.paths import COMPARISON, COMPARISON_SOCS, DECISION, PARAMS, RungFiles
 from bitladder.running import git
 from bitladder.running.files import is_running, read_json
 
@@ -45,7 +47,7 @@ WAIT_S = 60.0  # for another clone that logs the same
 
 ALIAS = "chosen"
 
-SUMMARY = ("comparison.csv", "comparison-socs.csv", "decision.json")
+SUMMARY = (COMPARISON, COMPARISON_SOCS, DECISION)
 
 
 def track(params: Params) -> str:
@@ -107,7 +109,7 @@ def _track(params: Params, results: Results, fingerprint: str) -> str:
             raise UserError(f"another process ({other.data.tags[OWNER]}) has been logging the same to the MLflow store")
         time.sleep(1)
 
-    decision = read_json(METRICS / "decision.json")
+    decision = read_json(DECISION)
     if params.track.register_as and decision["chosen"]:
         _graph(decision["chosen"])  # before anything is logged
     commit, changed = git.state()
@@ -116,9 +118,8 @@ def _track(params: Params, results: Results, fingerprint: str) -> str:
     tags = {FINGERPRINT: fingerprint, OWNER: _OWN, "git.revision": revision, "git.dirty": str(bool(changed)).lower()}
     parent = client.create_run(experiment, run_name=name, tags=tags).info.run_id
     settled = time.monotonic() + SETTLE_S
-    from bitladder.report.page import render  # here: what draws plots loads while others settle
-
-    page = render(params)
+    # Here: what draws plots loads while others settle. By name: how the page looks is no reason to log anew
+    page: str = resolve_name("bitladder.report.page:render")(params)
     time.sleep(max(0.0, settled - time.monotonic()))
     if _other_run(client, experiment, fingerprint, parent):  # two began at once: the first goes on
         client.delete_run(parent)
@@ -128,8 +129,8 @@ def _track(params: Params, results: Results, fingerprint: str) -> str:
     client.set_tag(parent, "mlflow.note.content", decision["reason"])
     client.log_text(parent, page, "report.html")
     for file in SUMMARY:
-        client.log_artifact(parent, str(METRICS / file))
-    client.log_artifact(parent, "params.yaml")
+        client.log_artifact(parent, str(file))
+    client.log_artifact(parent, str(PARAMS))
     for rung, record in results.evals.items():
         child = {"mlflow.parentRunId": parent, "git.revision": revision}
         run_id = client.create_run(experiment, run_name=f"{name} {rung}", tags=child).info.run_id
@@ -188,7 +189,7 @@ def _log_rung(
     metrics = {key: value for key, value in values.items() if _is_number(value) and not key.endswith("_bits")}
     described = {key: str(value) for key, value in values.items() if key not in metrics and value is not None}
     _log(client, run_id, {"rung": rung, **described}, metrics, tags)
-    history = METRICS / f"qat/{rung}.csv"
+    history = RungFiles(rung).qat_history
     if history.exists():
         with history.open(newline="", encoding="utf-8") as file:
             steps = [
@@ -218,7 +219,7 @@ def _rung_tags(decision: Mapping[str, Any], rung: str) -> dict[str, str]:
 
 def _graph(rung: str) -> Path:
     """Find a rung's ONNX. Raise UserError where it is not on this machine."""
-    path = Path(f"build/export/{rung}/model.onnx")
+    path = RungFiles(rung).model
     if not path.exists():
         raise UserError(f"{path}: not here, and track.register_as asks for it; run `dvc pull {path}`")
     return path
@@ -255,11 +256,11 @@ def _is_number(value: Any) -> bool:
 def _fingerprint(params: Params) -> str:
     """Hash all that is logged: params, and the metrics files of this commit's rungs."""
     rungs = ("fp32", "fp16", *params.rungs())
-    names = [*SUMMARY, *(f"{kind}/{rung}.{form}" for rung in rungs for kind, form in _KINDS)]
     digest = hashlib.sha256(params.model_dump_json().encode())
-    for path in (METRICS / name for name in names):
+    for path in (*SUMMARY, *(path for rung in rungs for path in _logged(RungFiles(rung)))):
         digest.update(path.name.encode() + path.read_bytes() if path.exists() else b"")
     return digest.hexdigest()
 
 
-_KINDS = (("eval", "json"), ("target", "json"), ("qat", "csv"))
+def _logged(files: RungFiles) -> tuple[Path, Path, Path]:
+    return files.off_target, files.on_target, files.qat_history

@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 from ruamel.yaml import YAML, YAMLError
 
 from bitladder.errors import UserError
+from bitladder.paths import LOCK
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "KEPT_LOCK",
-    "LOCK",
     "copy_file",
     "damaged_lock",
     "dvc_hash",
@@ -32,6 +31,7 @@ __all__ = [
     "load_tensors",
     "locked_stages",
     "read_json",
+    "recorded_outs",
     "replacing",
     "save_tensors",
     "write_csv",
@@ -40,14 +40,8 @@ __all__ = [
     "write_yaml",
 ]
 
-LOCK = Path("dvc.lock")
-"""Where DVC records what each stage read and made."""
-
 NOTE = "bitladder"
 """The key of a note in a safetensors file's metadata."""
-
-KEPT_LOCK = Path("build/dvc.lock")
-"""What LOCK was when the last stage began: DVC writes it in place, and may be killed as it does."""
 
 
 @contextmanager
@@ -146,6 +140,14 @@ def locked_stages(lock: Path = LOCK) -> dict[str, Any]:
     if not whole:
         raise damaged_lock(lock)
     return stages
+
+
+def recorded_outs(stages: Mapping[str, Any]) -> dict[str, set[str]]:
+    """Give the hashes that dvc.lock records of each output: several, where a stage that is no more made it before."""
+    found: dict[str, set[str]] = {}
+    for out in (out for stage in stages.values() for out in stage.get("outs", [])):
+        found.setdefault(out["path"], set()).add(str(out["md5"]))
+    return found
 
 
 def damaged_lock(lock: Path) -> UserError:

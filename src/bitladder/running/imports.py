@@ -1,10 +1,12 @@
-"""What a script comes to import of bitladder, followed from file to file: DVC follows no imports.
+"""What a stage's script comes to import of bitladder, followed from file to file: DVC follows no imports.
 
-With a module comes what else lies in its package (`latency/data`, `report/page.html`), but for bitladder's own:
-`socs.yaml` matters to some of those who import `socs.py`, which are all.
+Three things are followed besides imports:
 
-A table such as `TARGETS = {"ai-hub": "bitladder.targets.aihub:AiHub"}` names code that is imported by these names: a
-file that imports the table from another comes to import that code too.
+- A script names its module in bitladder.stages by a string, and so does a table such as
+  `TARGETS = {"ai-hub": "bitladder.targets.aihub:AiHub"}`: a file that imports the table comes to import what it names.
+- A file that is not code (`page.html`, `published_latency.csv`) comes with the modules of its package that name it.
+- `socs.yaml` does not: a pipeline depends on what it says of the SoCs that are measured (`build/soc/`), or a row for a
+  new one would rerun every pipeline.
 """
 
 import ast
@@ -12,51 +14,66 @@ import re
 from functools import cache
 from pathlib import Path
 
-__all__ = ["import_closure"]
+from bitladder.paths import PACKAGE
 
-SRC = Path("src")
+__all__ = ["import_closure", "module_closure"]
 
-DATA = (".csv", ".html", ".json", ".txt", ".yaml")  # and not what editors and systems leave beside them
-
-_ROW = re.compile(r"(bitladder(?:\.\w+)+):\w+")
+_ROW = re.compile(r"(bitladder(?:\.\w+)+)(?::\w+)?")
 
 
-def import_closure(script: Path, root: Path) -> set[str]:
-    """Give the paths, from the project's root, of the script, and of what it comes to import of bitladder."""
-    found: set[str] = set()
-    waiting = [script]
-    while waiting:
-        path = waiting.pop()
-        name = path.relative_to(root).as_posix()
-        if name in found:
-            continue
-        found.add(name)
-        found |= _data(path.parent, root)
-        for module in _imported(path):
-            waiting += _files(module, root)
-            table = module.rpartition(".")
-            for owner in _files(table[0], root):
-                waiting += [code for row in _rows(owner, table[2]) for code in _files(row, root)]
+def import_closure(script: Path, package: Path = PACKAGE) -> dict[str, Path]:
+    """Give the script, and what it comes to import of bitladder, by names that are the same on every machine.
+
+    Args:
+        script: a stage's.
+        package: the folder of the installed package.
+
+    Returns: path by name, such as `stages/ptq.py` and `bitladder/quantize/ptq.py`.
+
+    """
+    named = {row[1] for text in _texts(_parsed(script)) if (row := _ROW.fullmatch(text))}
+    found = {f"{script.parent.name}/{script.name}": script}
+    for module in sorted(_imported(script) | named):
+        found |= module_closure(module, package)
     return found
 
 
 @cache
-def _files(module: str, root: Path) -> list[Path]:
-    """Give a module's file, if there is one, and its packages' own."""
-    parts = module.split(".")
-    packages = [(root / SRC).joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
-    candidates = ((root / SRC).joinpath(*parts).with_suffix(".py"), *packages)
-    return [path for path in candidates if path.exists() and path.stat().st_size]
+def module_closure(module: str, package: Path = PACKAGE) -> dict[str, Path]:
+    """Give a module's file, and what it comes to import of bitladder; nothing for a module of another package."""
+    found: dict[str, Path] = {}
+    waiting = list(_files(module, package)) if module.partition(".")[0] == "bitladder" else []
+    while waiting:
+        path = waiting.pop()
+        name = f"bitladder/{path.relative_to(package).as_posix()}"
+        if name in found:
+            continue
+        found[name] = path
+        found |= {f"bitladder/{data.relative_to(package).as_posix()}": data for data in _data(path, package)}
+        for imported in sorted(_imported(path)):
+            waiting += _files(imported, package)
+            owner, _, table = imported.rpartition(".")
+            rows = {row for file in _files(owner, package) for row in _rows(file, table)}
+            waiting += [code for row in sorted(rows) for code in _files(row, package)]
+    return found
 
 
 @cache
-def _data(package: Path, root: Path) -> set[str]:
-    """Give what is not code in a package within bitladder's own."""
-    if package.parent != root / SRC / "bitladder":
-        return set()
-    names = {path.relative_to(package) for path in package.rglob("*") if path.suffix in DATA and path.is_file()}
-    hidden = {name for name in names if any(part.startswith(".") for part in name.parts)}
-    return {(package / name).relative_to(root).as_posix() for name in names - hidden}
+def _files(module: str, package: Path) -> tuple[Path, ...]:
+    """Give a module's file, if there is one, and its packages' own."""
+    parts = module.split(".")[1:]
+    packages = [package.joinpath(*parts[:depth], "__init__.py") for depth in range(len(parts) + 1)]
+    candidates = (package.joinpath(*parts).with_suffix(".py") if parts else packages[0], *packages)
+    return tuple(path for path in candidates if path.exists() and path.stat().st_size)
+
+
+@cache
+def _data(module: Path, package: Path) -> list[Path]:
+    """Give the files of a module's own package that it names: by their name alone, as a string."""
+    if module.parent == package:
+        return []
+    texts = _texts(_parsed(module))
+    return [path for path in sorted(module.parent.rglob("*")) if path.name in texts and path.is_file()]
 
 
 @cache
@@ -78,9 +95,13 @@ def _imported(path: Path) -> set[str]:
 @cache
 def _rows(path: Path, name: str) -> set[str]:
     """Name the modules in a table of a file, where `name` is one."""
-    found: set[str] = set()
-    for node in _parsed(path).body:
-        if isinstance(node, ast.Assign) and name in {getattr(target, "id", None) for target in node.targets}:
-            texts = {one.value for one in ast.walk(node.value) if isinstance(one, ast.Constant)}
-            found |= {row[1] for text in texts if isinstance(text, str) and (row := _ROW.fullmatch(text))}
-    return found
+    tables = (
+        node.value
+        for node in _parsed(path).body
+        if isinstance(node, ast.Assign) and name in {getattr(target, "id", None) for target in node.targets}
+    )
+    return {row[1] for table in tables for text in _texts(table) if ":" in text and (row := _ROW.fullmatch(text))}
+
+
+def _texts(tree: ast.AST) -> set[str]:
+    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}

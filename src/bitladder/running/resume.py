@@ -11,12 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bitladder.paths import PACKAGE
+from bitladder.paths import PACKAGE, WORK
 from bitladder.running.files import replacing
 
 __all__ = ["fingerprint", "load_state", "save_state", "workspace"]
-
-WORK = Path("build/work")
 
 
 def fingerprint(*values: Any, files: tuple[Path, ...] = ()) -> str:

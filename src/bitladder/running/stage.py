@@ -1,4 +1,4 @@
-"""What every stage script does around its own work: pinning, timing, and errors as one line."""
+"""What every stage's script does around its own work: pinning, timing, and errors as one line."""
 
 import errno
 import gc
@@ -6,37 +6,33 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitladder.errors import UserError
-from bitladder.paths import PACKAGE
+from bitladder.paths import BUILD, KEPT_LOCK, LOCK, PACKAGE, TIMINGS
 from bitladder.running import forkserver
 
 if TYPE_CHECKING:
     from bitladder.params import Params
-else:
-    Params = Any  # which stages name their argument's type by: importing it takes longer than asking for a fork
 
-__all__ = ["LIBRARIES", "TIMINGS", "Params", "run"]
+__all__ = ["LIBRARIES", "run"]
 
 LIBRARIES = r"(aimet_torch|aimet_onnx|torch|onnx)\..*"
 """Whose warnings are theirs: deprecations that they report of each other."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
-TIMINGS = Path("build/timings")
-"""A file a stage, with the seconds it took last. Not an output: seconds are not reproducible."""
 
-
-def run(main: Callable[..., None], torch: bool = False) -> None:
-    """Call a stage's `main(params, *arguments)` with params.yaml and the words of the command line.
+def run(module: str, torch: bool = False) -> None:
+    """Call a module's `main(params, *arguments)` with params.yaml and the words of the command line.
 
     A UserError becomes one line and exit code 1; any other error is ours, and keeps its traceback.
 
     Args:
-        main: what the stage does.
+        module: what the stage does, such as `bitladder.stages.ptq`; it is imported once the bits are pinned.
         torch: whether that needs torch: it is then done in a fork of the process that has loaded it, if one can be had.
 
     """
@@ -64,7 +60,7 @@ def run(main: Callable[..., None], torch: bool = False) -> None:
         determinism.pin(params.compute.threads)
         # Deprecations that libraries report of each other; the user's own code keeps its warnings
         warnings.filterwarnings("ignore", module=LIBRARIES)
-        main(params, *sys.argv[1:])
+        import_module(module).main(params, *sys.argv[1:])
     except UserError as error:
         sys.exit(f"{stage}: {error}")
     except KeyboardInterrupt:
@@ -101,23 +97,22 @@ def _check_inputs(command: list[str]) -> None:
 
     The stages that made them have just been written to dvc.lock, if they ran.
     """
-    from bitladder.running.files import KEPT_LOCK, LOCK, copy_file, dvc_hash, locked_stages
+    from bitladder.running.files import copy_file, dvc_hash, locked_stages, recorded_outs
 
     stages = locked_stages()
     if LOCK.is_file():
         copy_file(LOCK, KEPT_LOCK)
     own: Mapping[str, Any] = next((stage for stage in stages.values() if stage["cmd"] == " ".join(command)), {})
-    read = [dep["path"] for dep in own.get("deps", []) if dep["path"].startswith("build/")]
-    made = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
-    for path, recorded in made.items():
+    read = [dep["path"] for dep in own.get("deps", []) if dep["path"].startswith(f"{BUILD}/")]
+    for path, recorded in recorded_outs(stages).items():
         is_read = any(path == one or path.startswith(f"{one}/") for one in read)
-        if is_read and Path(path).exists() and dvc_hash(Path(path)) != recorded:
+        if is_read and Path(path).exists() and dvc_hash(Path(path)) not in recorded:
             raise UserError(
                 f"{path}: is not what dvc.lock says; run `bitladder heal`, which says why, then `dvc repro`"
             )
 
 
-def _check_rung(params: Params, arguments: list[str]) -> None:
+def _check_rung(params: "Params", arguments: list[str]) -> None:
     for rung in arguments:
         if rung not in {"fp16", *params.ladder, *params.task.files}:
             raise UserError(f"params.yaml has no rung {rung!r} under ladder")

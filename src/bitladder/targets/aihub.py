@@ -19,6 +19,7 @@ import torch
 from bitladder.errors import RefusedError, UserError
 from bitladder.network.evaluate import Outputs
 from bitladder.params import TargetParams
+from bitladder.paths import JOBS
 from bitladder.running.files import copy_file, read_json, write_json
 from bitladder.socs import Soc
 from bitladder.targets.ops import OPS_FILE, weights_bytes, write_ops
@@ -28,9 +29,8 @@ from bitladder.tasks.task import Split
 if TYPE_CHECKING:
     import qai_hub
 
-__all__ = ["JOBS", "AiHub"]
+__all__ = ["AiHub"]
 
-JOBS = Path("build/ai-hub")
 """Ids of the jobs there are, a file for each model, device and set of samples."""
 
 COMPILED_FILE = "model.dlc"

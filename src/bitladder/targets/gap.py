@@ -19,7 +19,7 @@ from bitladder.network.evaluate import sqnr_db
 from bitladder.params import TargetParams
 from bitladder.running.files import replacing
 from bitladder.socs import Soc
-from bitladder.targets.hexagon import compile_model, run
+from bitladder.targets.context import compile_model, run
 from bitladder.tasks.task import Split
 
 __all__ = ["Cause", "LayerGap", "find_gap", "first_departure"]

@@ -1,5 +1,6 @@
 """What a target says of a rung, in one form for every backend: the metrics/target/*.json files."""
 
+import shutil
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 from bitladder.network.evaluate import Outputs, agreement, sqnr_db
 from bitladder.network.model import load_split
 from bitladder.params import TARGETS, Params, TargetParams
-from bitladder.running.files import load_tensors
+from bitladder.paths import FP32_OUTPUTS, TASK, RungFiles, samples
+from bitladder.running.files import hash_path, load_tensors, read_json, write_json
 from bitladder.running.resume import fingerprint, workspace
 from bitladder.socs import Soc
 from bitladder.targets.record import header, memory_table, precision_of
@@ -16,32 +18,50 @@ from bitladder.tasks.task import Metric, load_task
 
 __all__ = ["find_target", "profile", "profile_rung"]
 
+MEASURED, COMPILED = "measured.json", "compiled"
 
-def profile_rung(params: Params, rung: str, soc: Soc, folder: Path, notes: Path) -> dict[str, Any]:
+
+def profile_rung(params: Params, rung: str, soc: Soc) -> dict[str, Any]:
     """Measure an exported rung, or FP16, on a SoC, with what the stages before left in build/.
 
-    Args:
-        params: of the pipeline.
-        rung: its name, or fp16.
-        soc: the chip.
-        folder: takes what is compiled.
-        notes: takes what differs from run to run.
+    What was measured is kept: where another SoC is added, the stage runs again, and only that one is measured.
 
     Returns: a metrics/target record.
-
     """
-    model, data = Path(f"build/export/{rung}/model.onnx"), Path("build/data/evaluation.safetensors")
-    simulated = Path("build/export/fp16" if rung == "fp16" else f"build/qat/{rung}") / "outputs.safetensors"
-    key = fingerprint(soc, params.target.backend, params.target.samples, files=(model, data))
-    with workspace(f"profile-{rung}-{soc.name}", key) as work:
-        split = load_split(data).first(params.target.samples)
-        return profile(
-            Job(model, precision_of(params, rung), split, folder, notes, work),
+    files, data, settings = RungFiles(rung), samples("evaluation"), params.target
+    folder, own = files.compiled / soc.name, (settings.backend, settings.samples, settings.warmup, settings.runs)
+    key = fingerprint(soc, params.task, own, files=(TASK, files.model, files.outputs, FP32_OUTPUTS, data))
+    with workspace(f"profile-{rung}-{soc.name}", key, keep=True) as work:
+        if (record := _kept(work, folder)) is not None:
+            return record
+        (work / "running").mkdir(exist_ok=True)  # what a killed run has measured so far
+        split = load_split(data).first(settings.samples)
+        record = profile(
+            Job(files.model, precision_of(params, rung), split, folder, files.notes / soc.name, work / "running"),
             load_task(params.task.factory, params.task.args).metric,
-            (load_tensors(Path("build/baseline/outputs.safetensors")), load_tensors(simulated)),
+            (load_tensors(FP32_OUTPUTS), load_tensors(files.outputs)),
             soc,
-            params.target,
+            settings,
         )
+        shutil.copytree(folder, work / COMPILED, dirs_exist_ok=True)
+        write_json(work / MEASURED, {"record": record, "compiled": hash_path(folder)}, exact=True)
+        shutil.rmtree(work / "running")
+    return record
+
+
+def _kept(work: Path, folder: Path) -> dict[str, Any] | None:
+    """Give the record of an earlier run of the same, and put what that compiled in its place; None if there was none.
+
+    DVC deletes the folder before the stage runs: to have it stay, DVC would leave the stage out of its run cache.
+    """
+    if not (work / MEASURED).is_file():
+        return None
+    found = read_json(work / MEASURED)
+    if found["compiled"] != hash_path(work / COMPILED):
+        return None
+    shutil.copytree(work / COMPILED, folder, dirs_exist_ok=True)
+    record: dict[str, Any] = found["record"]
+    return record
 
 
 def profile(

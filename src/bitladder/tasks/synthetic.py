@@ -9,7 +9,6 @@ import copy
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from bitladder.errors import UserError
+from bitladder.paths import TASK
 from bitladder.running.resume import fingerprint, load_state, save_state, workspace
 
 __all__ = ["synthesize"]
@@ -122,7 +122,7 @@ def _key(network: nn.Module, *arguments: Any) -> str:
         if isinstance(values, Tensor):
             digest.update(f"{name}:{values.dtype}:{tuple(values.shape)}".encode())
             digest.update(values.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    described = tuple(path for path in (Path("build/task.json"),) if path.is_file())
+    described = tuple(path for path in (TASK,) if path.is_file())
     return fingerprint(digest.hexdigest(), *arguments, torch.get_num_threads(), files=described)
 
 

@@ -26,7 +26,7 @@ from bitladder.quantize.techniques.technique import Setting
 from bitladder.quantize.verify import verify
 from bitladder.running.files import load_tensors
 from bitladder.socs import find_soc
-from bitladder.targets.hexagon import compile_model, run
+from bitladder.targets.context import compile_model, run
 from bitladder.tasks.onnx_model import OnnxModel, check_hashed, no_loss, why_untrained
 from bitladder.tasks.task import SPLITS, Metric, Quantization, Split, Task
 

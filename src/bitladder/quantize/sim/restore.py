@@ -6,6 +6,7 @@ from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 
 from bitladder.params import Params
+from bitladder.paths import PREPARED
 from bitladder.quantize.prepare.prepare import load_prepared
 from bitladder.quantize.sim.torch_sim import build_sim, keep_relu, load_sim, needs_relu, swap_relu6
 from bitladder.tasks.task import Task
@@ -20,7 +21,7 @@ def restore(
 
     Returns: the sim; the network in FP32 that it was built from.
     """
-    model = load_prepared(task, sample, Path("build/baseline/model.safetensors"), params.prepare.exclude)
+    model = load_prepared(task, sample, PREPARED, params.prepare.exclude)
     if needs_relu(saved):
         swap_relu6(model)
         keep_relu(model)

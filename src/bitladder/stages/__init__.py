@@ -1,0 +1,1 @@
+"""What each stage does: a module for each script in stages/, with a function `main`."""

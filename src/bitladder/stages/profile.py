@@ -1,0 +1,45 @@
+"""profile@R: the outputs of the target, and what they cost there, on every SoC. `fp16` is profiled as the rungs are.
+
+A further SoC of target.socs that does not take the rung is refused alone, with the reason.
+"""
+
+import shutil
+from typing import Any
+
+from bitladder.decision.gates import SKIPPED, is_skipped
+from bitladder.errors import RefusedError
+from bitladder.params import Params
+from bitladder.paths import RungFiles
+from bitladder.running.files import write_json, write_text
+from bitladder.socs import Soc
+from bitladder.targets.record import not_profiled, precision_of
+
+__all__ = ["main"]
+
+REFUSED = "not-compiled.txt"
+"""In the folder of a SoC for which nothing was compiled: why."""
+
+
+def main(params: Params, rung: str) -> None:
+    """Write build/target/R, a folder a SoC, and metrics/target/R.json."""
+    files = RungFiles(rung)
+    first, *others = (_measure(params, files, soc) for soc in (params.soc, *params.other_socs))
+    socs = {soc.name: record for soc, record in zip(params.other_socs, others, strict=True)}
+    write_json(files.on_target, {**first, "socs": socs})
+
+
+def _measure(params: Params, files: RungFiles, soc: Soc) -> dict[str, Any]:
+    precision, folder = precision_of(params, files.rung), files.compiled / soc.name
+    reason = f"skipped: {SKIPPED}" if is_skipped(files.model) else f"{soc.name} does not take {precision}"
+    if not is_skipped(files.model) and precision in soc.takes:
+        from bitladder.targets.profile import profile_rung
+
+        try:
+            return profile_rung(params, files.rung, soc)
+        except RefusedError as refusal:
+            if soc == params.soc:
+                raise
+            reason = str(refusal)
+    shutil.rmtree(folder, ignore_errors=True)
+    write_text(folder / REFUSED, f"{reason}\n")
+    return not_profiled(params.target.backend, soc, reason)

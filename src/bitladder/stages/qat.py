@@ -1,0 +1,46 @@
+"""qat@R: a rung trained on where PTQ missed the goal; PTQ's own model where it did not."""
+
+from typing import Any
+
+from bitladder.decision.gates import QAT_COLUMNS, is_skipped, skip_qat
+from bitladder.decision.goals import qat_verdict
+from bitladder.params import Params
+from bitladder.paths import RungFiles, evaluated
+from bitladder.running.files import copy_file, read_json, write_csv, write_json
+
+__all__ = ["main"]
+
+
+def main(params: Params, rung: str) -> None:
+    """Write build/qat/R and metrics/eval/R.json."""
+    files = RungFiles(rung)
+    if is_skipped(files.ptq_sim):
+        skip_qat(rung)
+        return
+    record = read_json(files.ptq_metrics)
+    history: list[dict[str, Any]] = []
+    needed, why = qat_verdict(params.qat.when, params.goals, record, read_json(evaluated("fp32")))
+    if needed:
+        from bitladder.network.model import build_network
+        from bitladder.tasks.onnx_model import why_untrained
+        from bitladder.tasks.task import load_task
+
+        reason = why_untrained(build_network(load_task(params.task.factory, params.task.args)))
+        needed, why = (False, f"not run: {reason}") if reason else (needed, why)
+    if needed:
+        from bitladder.network.devices import is_main, launch
+
+        if launch(params.qat.processes):
+            return  # each of them has run this script
+        from bitladder.quantize.qat import train_rung
+
+        trained, history = train_rung(params, rung)
+        if not is_main():
+            return
+        why += "" if trained else "; no epoch beat PTQ on the calibration split, so PTQ's model stays"
+        record = trained or record
+    if record["technique"] != "qat":
+        copy_file(files.ptq_sim, files.sim)
+        copy_file(files.ptq_outputs, files.outputs)
+    write_csv(files.qat_history, QAT_COLUMNS, history)
+    write_json(files.off_target, {**record, "qat": why})

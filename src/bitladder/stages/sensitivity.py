@@ -1,0 +1,38 @@
+"""sensitivity: which layers cost the metric, weights and activations apart."""
+
+from dataclasses import asdict
+
+from bitladder.network.model import load_split, sample_inputs
+from bitladder.params import Params
+from bitladder.paths import PREPARED, SENSITIVITY, SENSITIVITY_ROWS, samples
+from bitladder.quantize.prepare.prepare import load_prepared
+from bitladder.quantize.sensitivity import measure, summarise
+from bitladder.running.determinism import seed_all
+from bitladder.running.files import write_csv, write_json
+from bitladder.tasks.task import load_task
+
+__all__ = ["main"]
+
+COLUMNS = ("layer", "kind", "what", "bits", "value", "drop", "sqnr_db")
+
+
+def main(params: Params) -> None:
+    """Write metrics/sensitivity.json and .csv."""
+    seed_all(params.seed)
+    task = load_task(params.task.factory, params.task.args)
+    # Not the evaluation split: what is chosen by these figures must not have been seen by the ones that are reported
+    calibration = load_split(samples("calibration"))
+    sample = sample_inputs(calibration)
+    rows = measure(
+        load_prepared(task, sample, PREPARED, params.prepare.exclude),
+        sample,
+        calibration,
+        params.soc.quantsim_config,
+        params.sensitivity,
+        params.evaluate.batch_size,
+        task.metric,
+    )
+    summary = summarise(rows)
+    write_csv(SENSITIVITY_ROWS, COLUMNS, map(asdict, rows))
+    write_json(SENSITIVITY, summary)
+    print(summary["summary"])  # noqa: T201

@@ -1,0 +1,163 @@
+"""Context binaries of the Hexagon backend: compiled from ONNX, and run, in processes that can be given up."""
+
+import shutil
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from pebble import ProcessPool
+from tqdm import tqdm
+
+from bitladder.errors import RefusedError, UserError
+from bitladder.network.evaluate import Outputs
+from bitladder.params import TargetParams
+from bitladder.running.files import load_tensors, save_tensors
+from bitladder.socs import Soc
+from bitladder.targets.backend import CONTEXT_FILE, Placement, Row, answer, answers, compile_context
+from bitladder.targets.binary import read_memory
+from bitladder.targets.workers import result, worker_pool
+from bitladder.tasks.task import Split
+
+__all__ = ["Compiled", "compile_model", "run"]
+
+SAVE_EVERY_S = 10.0  # how much emulation a killed run loses at most
+
+QUICK_S = 0.1  # samples that took less together are asked for twice as many at a time
+TOGETHER = 32  # at most
+AHEAD = 2  # a process, so that none waits
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A context binary: its wrapper ONNX, its size in bytes, how many ops run where, what it says of its memory."""
+
+    context: Path
+    memory_bytes: int
+    ops_npu: int
+    ops_cpu: int
+    memory: dict[str, int] | None = None
+
+
+def compile_model(
+    model: Path, folder: Path, soc: Soc, fp16: bool, limit_s: float, workspace: Path, pool: ProcessPool | None = None
+) -> Compiled:
+    """Compile an ONNX model into `folder` for a SoC's NPU, with nothing left for the CPU, in a process of `pool`.
+
+    Raises RefusedError where the NPU does not take ops (named), UserError where the compiler fails or takes too long.
+    """
+    # What a killed compile left is no context, and the backend refuses to write over one
+    unfinished = workspace / "context"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    work, limit = f"{model}: compiling for {soc.name}", f"target.compile_limit_s = {limit_s:g} s"
+    with nullcontext(pool) if pool else worker_pool(1, workspace) as workers:
+        job = (str(model), str(unfinished), soc.soc_model, fp16)
+        done = workers.schedule(compile_context, args=job, timeout=limit_s)
+        placement: Placement = result(done, work, limit, workspace)
+        if placement["cpu"]:
+            named = ", ".join(placement["cpu"][:5])
+            raise RefusedError(
+                f"{model}: the NPU of {soc.name} does not take {len(placement['cpu'])} of its ops: {named}"
+            )
+        (binary,) = unfinished.glob("*.bin")
+        memory = result(workers.schedule(read_memory, args=(binary,), timeout=limit_s), work, limit, workspace)
+    size = binary.stat().st_size
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(unfinished, folder)
+    return Compiled(folder / CONTEXT_FILE, size, len(placement["npu"]), len(placement["cpu"]), memory)
+
+
+def run(
+    compiled: Compiled,
+    soc: Soc,
+    fp16: bool,
+    split: Split,
+    params: TargetParams,
+    workspace: Path,
+    pool: ProcessPool | None = None,
+) -> Outputs:
+    """Run samples on the emulator one at a time, over the parallel processes of `pool`, or of one of its own.
+
+    Answers are kept in `workspace` as they come, so that a killed run goes on where it was.
+
+    Raises UserError where a sample reaches its limit or the emulator dies on it.
+    """
+    kept = workspace / "answers.safetensors"
+    known: Outputs = load_tensors(kept) if kept.exists() else {}
+    done = len(next(iter(known.values()))) if known else 0
+    if done == len(split):
+        return known
+    rows: list[Row] = []
+    with (
+        nullcontext(pool) if pool else worker_pool(min(params.workers, len(split) - done), workspace) as workers,
+        tqdm(total=len(split), initial=done, desc="emulate", unit="sample") as bar,
+    ):
+        saved = time.monotonic()
+        try:
+            for found in _answers(workers, compiled, soc, fp16, split, done, params, workspace):
+                rows += found
+                bar.update(len(found))
+                if time.monotonic() - saved > SAVE_EVERY_S:
+                    save_tensors(kept, _joined(known, rows))
+                    saved = time.monotonic()
+        except BaseException:
+            workers.stop()
+            if rows:
+                save_tensors(kept, _joined(known, rows))
+            raise
+    return _joined(known, rows)
+
+
+def _answers(
+    pool: ProcessPool,
+    compiled: Compiled,
+    soc: Soc,
+    fp16: bool,
+    split: Split,
+    done: int,
+    params: TargetParams,
+    workspace: Path,
+) -> Iterator[list[Row]]:
+    """Give the answers to the samples from `done` on, some at a time: for quick ones, the way to a process is long.
+
+    Where some together fail, they are asked for one by one, so that the sample is named and its own limit counts.
+    """
+    size, start = 1, done
+    ahead: deque[tuple[range, Future]] = deque()
+
+    def ask(samples: range) -> tuple[range, Future]:
+        given = [split.row(index) for index in samples]
+        arguments = (answer, str(compiled.context), soc.soc_model, fp16, given)
+        return samples, pool.schedule(answers, args=arguments, timeout=params.sample_limit_s)
+
+    while ahead or start < len(split):
+        while start < len(split) and len(ahead) < AHEAD * params.workers:
+            ahead.append(ask(range(start, min(start + size, len(split)))))
+            start = ahead[-1][0].stop
+        samples, future = ahead.popleft()
+        limit = f"target.sample_limit_s = {params.sample_limit_s:g} s"
+        try:
+            found, seconds = result(future, f"sample {samples[0]} on the emulator of {soc.name}", limit, workspace)
+        except UserError:
+            if len(samples) == 1:
+                raise
+            size = 1
+            ahead.extendleft(reversed([ask(range(index, index + 1)) for index in samples]))
+            continue
+        if seconds < QUICK_S:
+            size = min(2 * size, TOGETHER)
+        yield found
+
+
+def _joined(known: Outputs, rows: list[Row]) -> Outputs:
+    if not rows:
+        return known
+    fresh = {name: torch.from_numpy(np.concatenate([row[name] for row in rows])) for name in rows[0]}
+    return {name: torch.cat([known[name], value]) if known else value for name, value in fresh.items()}
