@@ -63,7 +63,7 @@ def technique() -> None:
         work=Path("build"),
     )
     done, tries, _ = quantize(setting)
-    assert done.name == "ptq:bn-fold+min-max+narrow" and [one.idle for one in tries] == [None, None]
+    assert done.name == "ptq:bn-fold+min-max+narrow" and [one.not_applicable for one in tries] == [None, None]
     plain = apply("min-max", setting, None)
     before, after = (
         [dict(layer.param_quantizers)["weight"] for layer in quantized_layers(one.sim, "weight").values()]
@@ -74,8 +74,8 @@ def technique() -> None:
         assert torch.allclose(close.get_max(), 0.9 * wide.get_max())
         assert torch.allclose(close.get_scale(), 0.9 * wide.get_scale())
     assert apply("gptq", setting, done).name == "ptq:bn-fold+min-max+gptq"  # weights are rounded once
-    _, (_, idle), _ = quantize(replace(setting, precision=Precision(8, 8)))
-    assert idle.technique == "narrow" and idle.idle == "it is for weights of at most 4 bits"
+    _, (_, narrow), _ = quantize(replace(setting, precision=Precision(8, 8)))
+    assert narrow.technique == "narrow" and narrow.not_applicable == "it is for weights of at most 4 bits"
 
 
 def target() -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "Figures",
     "Gate",
     "Goals",
+    "Kind",
     "LatencySource",
     "Measurement",
     "Memory",
@@ -221,7 +222,7 @@ class SensitivitySummary(Record):
 
 
 class Gate(Record):
-    """`gates/RUNG.json`: whether the rungs below are tried. No more, so that below nothing reruns for another figure."""
+    """`gates/RUNG.json`: whether the rungs below are tried. No more, so that no other figure reruns them."""
 
     descend: bool
     """Whether to descend."""

@@ -1,7 +1,6 @@
 """What must hold of an exported graph before it is compiled."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -9,10 +8,11 @@ from onnx import numpy_helper
 
 from bitladder.errors import UserError
 from bitladder.network.evaluate import Outputs, agreement, sqnr_db
+from bitladder.records import ExportCheck
 from bitladder.tasks.onnx_model import open_session, run_samples
 from bitladder.tasks.task import Split
 
-__all__ = ["check_answers", "check_bias_scales", "graph_names", "run_unoptimised", "wrong_bias_scales"]
+__all__ = ["check_bias_scales", "check_outputs", "graph_names", "run_unoptimised", "wrong_bias_scales"]
 
 BIASED = {"Conv", "ConvTranspose", "Gemm"}
 
@@ -73,24 +73,24 @@ def run_unoptimised(path: Path, split: Split) -> Outputs:
     return run_samples(session.run, list(split.inputs), names, tuple(split.inputs.values()), "check")
 
 
-def check_answers(path: Path, answers: Outputs, simulated: Outputs, min_sqnr_db: float) -> dict[str, Any]:
-    """Refuse a graph that does not answer as its QuantSim does.
+def check_outputs(path: Path, outputs: Outputs, simulated: Outputs, min_sqnr_db: float) -> ExportCheck:
+    """Refuse a graph whose outputs are not its QuantSim's.
 
     Args:
         path: of the graph, for the message.
-        answers: the graph's, of some samples.
+        outputs: the graph's, of some samples.
         simulated: the QuantSim's, of those samples and maybe more.
         min_sqnr_db: the limit, export.min_sqnr_db in params.yaml.
 
     Returns: a metrics/export record. Raises UserError with the figures.
 
     """
-    samples = len(next(iter(answers.values())))
+    samples = len(next(iter(outputs.values())))
     simulated = {name: values[:samples] for name, values in simulated.items()}
-    found = sqnr_db(simulated, answers)
+    found = sqnr_db(simulated, outputs)
     if not found >= min_sqnr_db:
         raise UserError(
             f"{path}: answers differ from the QuantSim's: {found:.1f} dB on {samples} samples, and"
             f" export.min_sqnr_db is {min_sqnr_db:g}; the graph is not what was simulated, so it is not compiled"
         )
-    return {"samples": samples, "sqnr_db": found, "agreement": agreement(simulated, answers)}
+    return ExportCheck(samples=samples, sqnr_db=found, agreement=agreement(simulated, outputs))

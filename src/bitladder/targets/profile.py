@@ -3,16 +3,16 @@
 import shutil
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
 
 from bitladder.network.evaluate import Outputs, agreement, sqnr_db
 from bitladder.network.model import load_split
 from bitladder.params import TARGETS, Params, TargetParams
 from bitladder.paths import FP32_OUTPUTS, TASK, RungFiles, samples
+from bitladder.records import Measurement
 from bitladder.running.files import hash_path, load_tensors, read_json, write_json
 from bitladder.running.resume import fingerprint, workspace
 from bitladder.socs import Soc
-from bitladder.targets.record import header, memory_table, precision_of
+from bitladder.targets.record import memory_of, precision_of
 from bitladder.targets.target import Job, Target
 from bitladder.tasks.task import Metric, load_task
 
@@ -21,12 +21,10 @@ __all__ = ["find_target", "profile", "profile_rung"]
 MEASURED, COMPILED = "measured.json", "compiled"
 
 
-def profile_rung(params: Params, rung: str, soc: Soc) -> dict[str, Any]:
+def profile_rung(params: Params, rung: str, soc: Soc) -> Measurement:
     """Measure an exported rung, or FP16, on a SoC, with what the stages before left in build/.
 
     What was measured is kept: where another SoC is added, the stage runs again, and only that one is measured.
-
-    Returns: a metrics/target record.
     """
     files, data, settings = RungFiles(rung), samples("evaluation"), params.target
     folder, own = files.compiled / soc.name, (settings.backend, settings.samples, settings.warmup, settings.runs)
@@ -44,12 +42,12 @@ def profile_rung(params: Params, rung: str, soc: Soc) -> dict[str, Any]:
             settings,
         )
         shutil.copytree(folder, work / COMPILED, dirs_exist_ok=True)
-        write_json(work / MEASURED, {"record": record, "compiled": hash_path(folder)}, exact=True)
+        write_json(work / MEASURED, {"record": record.model_dump(), "compiled": hash_path(folder)}, exact=True)
         shutil.rmtree(work / "running")
     return record
 
 
-def _kept(work: Path, folder: Path) -> dict[str, Any] | None:
+def _kept(work: Path, folder: Path) -> Measurement | None:
     """Give the record of an earlier run of the same, and put what that compiled in its place; None if there was none.
 
     DVC deletes the folder before the stage runs: to have it stay, DVC would leave the stage out of its run cache.
@@ -60,24 +58,23 @@ def _kept(work: Path, folder: Path) -> dict[str, Any] | None:
     if found["compiled"] != hash_path(work / COMPILED):
         return None
     shutil.copytree(work / COMPILED, folder, dirs_exist_ok=True)
-    record: dict[str, Any] = found["record"]
-    return record
+    return Measurement.model_validate(found["record"])
 
 
 def profile(
     job: Job, metric: Metric, references: tuple[Outputs, Outputs], soc: Soc, settings: TargetParams
-) -> dict[str, Any]:
-    """Measure a model on the target that `target.backend` names, and compare its answers.
+) -> Measurement:
+    """Measure a model on the target that `target.backend` names, and compare its outputs.
 
     Args:
         job: the model, the samples, and where things go.
         metric: the task's.
-        references: what FP32 and what the simulation (QuantSim, or the FP16 module) answer; of the whole split or
+        references: the outputs of FP32 and of the simulation (QuantSim, or the FP16 module), of the whole split or
             more: the first samples count.
         soc: the chip.
         settings: target and limits.
 
-    Returns: a metrics/target record. `drop` is against FP32, `agreement`, `sqnr_db` and `gap` against the simulation,
+    Returns: the record of this SoC. `drop` is against FP32, `agreement`, `sqnr_db` and `gap` against the simulation,
     all on the same samples; `reference_value` is the simulation's metric on them.
 
     Raises UserError where the target refuses the model, fails, or takes too long.
@@ -85,28 +82,29 @@ def profile(
     """
     found, split = find_target(soc, settings).measure(job), job.split
     fp32, simulated = ({name: values[: len(split)] for name, values in outputs.items()} for outputs in references)
-    value, reference_value = metric(found.answers, split.targets), metric(simulated, split.targets)
-    return {
-        **header(settings.backend, soc),
-        "samples": len(split),
-        "value": value,
-        "drop": metric.drop(metric(fp32, split.targets), value),
-        "reference_value": reference_value,
-        "gap": abs(reference_value - value),
-        "agreement": agreement(simulated, found.answers),
-        "sqnr_db": sqnr_db(simulated, found.answers),
-        "memory_bytes": found.memory_bytes,
-        "weights_bytes": found.weights_bytes,
-        "memory": memory_table(found.memory, "this target gives no context binary that tells"),
-        "ops_npu": found.ops_npu,
-        "ops_cpu": found.ops_cpu,
-        "latency_ms": found.latency.ms,
-        "latency_low_ms": found.latency.low_ms,
-        "latency_high_ms": found.latency.high_ms,
-        "latency_p90_ms": found.latency.p90_ms,
-        "latency_source": found.latency.source,
-        "reason": found.latency.reason,
-    }
+    value, reference_value = metric(found.outputs, split.targets), metric(simulated, split.targets)
+    return Measurement(
+        backend=settings.backend,
+        soc=soc.name,
+        samples=len(split),
+        value=value,
+        drop=metric.drop(metric(fp32, split.targets), value),
+        reference_value=reference_value,
+        gap=abs(reference_value - value),
+        agreement=agreement(simulated, found.outputs),
+        sqnr_db=sqnr_db(simulated, found.outputs),
+        memory_bytes=found.memory_bytes,
+        weights_bytes=found.weights_bytes,
+        memory=memory_of(found.memory, "this target gives no context binary that tells"),
+        ops_npu=found.ops_npu,
+        ops_cpu=found.ops_cpu,
+        latency_ms=found.latency.ms,
+        latency_low_ms=found.latency.low_ms,
+        latency_high_ms=found.latency.high_ms,
+        latency_p90_ms=found.latency.p90_ms,
+        latency_source=found.latency.source,
+        reason=found.latency.reason,
+    )
 
 
 def find_target(soc: Soc, settings: TargetParams) -> Target:
