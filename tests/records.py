@@ -87,11 +87,9 @@ def write_project(folder: Path, socs: Sequence[str] = ()) -> None:
     targets = {rung: {**on(rung, drop), **more} for rung, drop in DROPS.items()}
     for name, record in evals.items():
         write_json(folder / f"metrics/eval/{name}.json", record)
-    for name, record in targets.items():
-        write_json(folder / f"metrics/target/{name}.json", record)
     socs = {rung: {soc.name: on_another(rung, soc) for soc in params.other_socs} for rung in targets}
-    for rung, records in socs.items():
-        write_json(folder / f"metrics/socs/{rung}.json", records)
+    for name, record in targets.items():
+        write_json(folder / f"metrics/target/{name}.json", {**record, "socs": socs[name]})
     decision = asdict(decide(params, evals, targets, socs))
     write_json(folder / "metrics/decision.json", decision)
     decision = json.loads((folder / "metrics/decision.json").read_text())

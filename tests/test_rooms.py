@@ -22,6 +22,7 @@ ROOMS = (
     {"decision"},
     {"report"},
     {"bundle"},
+    {"stages"},
     {"commands"},
 )
 

@@ -139,17 +139,21 @@ def test_a_second_soc_refuses_a_rung_for_itself_and_its_goals_are_held(clone: Cl
     size = record(clone, "metrics/target/fp16.json")["memory_bytes"]
     clone.edit({"goals.min_value": None, "goals.max_drop": 1.0, "goals.max_memory_bytes": size - 1})
     clone.edit({"target.socs": ["rb3-gen-2"]})
+    notes = clone.root / "build/notes/balanced"
+    written = (notes / "SM8650/ops.csv").stat().st_mtime_ns
     ran = repro(clone)
-    assert {"socs-fp16", "socs@balanced", "socs@compact"} <= ran
-    assert not ran & {"profile-fp16", "profile@balanced"}  # what is measured on the first stays
+    assert {"profile-fp16", "profile@balanced", "profile@compact"} <= ran
+    assert (notes / "QCS6490/ops.csv").is_file()
+    assert (notes / "SM8650/ops.csv").stat().st_mtime_ns == written  # nothing was measured again on the first
     assert record(clone, "metrics/decision.json")["chosen"] == "balanced"
-    assert record(clone, "metrics/socs/fp16.json")["QCS6490"]["reason"] == "QCS6490 does not take FP16"
-    second = record(clone, "metrics/socs/balanced.json")["QCS6490"]
+    assert record(clone, "metrics/target/fp16.json")["socs"]["QCS6490"]["reason"] == "QCS6490 does not take FP16"
     first = record(clone, "metrics/target/balanced.json")
+    second = first.pop("socs")["QCS6490"]
+    assert {path.name for path in (clone.root / "build/target/balanced").iterdir()} == {"SM8650", "QCS6490"}
     assert (second["soc"], second["samples"]) == ("QCS6490", 20)
     assert second["memory_bytes"] > 0 and second["sqnr_db"] > 20
     assert set(second) == set(first)
-    assert record(clone, "metrics/socs/compact.json")["QCS6490"]["reason"].startswith("skipped")
+    assert record(clone, "metrics/target/compact.json")["socs"]["QCS6490"]["reason"].startswith("skipped")
     rows = (clone.root / "metrics/comparison-socs.csv").read_text().splitlines()
     assert [row.split(",")[0:3:2] for row in rows[1:]] == [
         [rung, soc] for rung in ("fp16", "balanced", "compact") for soc in ("SM8650", "QCS6490")
@@ -157,7 +161,7 @@ def test_a_second_soc_refuses_a_rung_for_itself_and_its_goals_are_held(clone: Cl
     # Its goals are held too: the first rung that is good on both is the answer, or none
     clone.edit({"goals.per_soc": {"QCS6490": {"max_memory_bytes": 1000}}})
     ran = repro(clone)
-    assert "socs@balanced" not in ran and "judge@balanced" in ran
+    assert "profile@balanced" not in ran and "judge@balanced" in ran
     assert record(clone, "gates/balanced.json") == {"descend": True}
     assert record(clone, "metrics/decision.json")["chosen"] is None
     assert "on QCS6490: context binary in bytes" in then(clone)["balanced"]
@@ -170,7 +174,7 @@ def test_a_second_soc_refuses_a_rung_for_itself_and_its_goals_are_held(clone: Cl
 def test_a_soc_that_refuses_fp16_opens_the_gate_below_it(clone: Clone) -> None:
     clone.edit({"target.soc": "QCS6490"})
     ran = repro(clone, "judge-fp16")
-    assert {"profile-fp16", "judge-fp16"} <= ran <= {"profile-fp16", "socs-fp16", "judge-fp16"}
+    assert {"profile-fp16", "judge-fp16"} <= ran <= {"sources", "profile-fp16", "judge-fp16"}
     assert record(clone, "metrics/target/fp16.json")["reason"] == "QCS6490 does not take FP16"
     assert record(clone, "gates/fp16.json") == {"descend": True}
     assert record(clone, "metrics/rungs/fp16.json")["verdict"].startswith("misses")

@@ -32,9 +32,10 @@ class Results:
 def read_results(params: Params) -> Results:
     """Read the metrics of FP32, FP16 and every rung in params.yaml. Raise UserError where one is missing."""
     rungs = ("fp16", *params.rungs())
+    evals = {name: read_json(evaluated(name)) for name in ("fp32", *rungs)}
     on_target = {name: read_target(params, name) for name in rungs}
     return Results(
-        {name: read_json(evaluated(name)) for name in ("fp32", *rungs)},
+        evals,
         {name: first for name, (first, _) in on_target.items()},
         {name: socs for name, (_, socs) in on_target.items()},
     )
