@@ -81,10 +81,9 @@ class House:
 
     def users(self) -> set[str]:
         """Name the stages that depend on all that was written anew."""
+        new, package = {name.removeprefix("src/") for name in self.new}, self.folder / "src/bitladder"
         scripts = (self.folder / "stages").glob("*.py")
-        return {
-            path.stem for path in scripts if set(self.new) <= set(import_closure(path, self.folder / "src/bitladder"))
-        }
+        return {path.stem for path in scripts if new <= set(import_closure(path, package))}
 
 
 @pytest.fixture
