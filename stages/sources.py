@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bitladder.running import forkserver
+from bitladder.running import forkclient
 from bitladder.running.stage import Params, run
 
 
@@ -16,5 +16,5 @@ def main(params: Params) -> None:
 
 
 if __name__ == "__main__":
-    forkserver.start()  # most stages run anew where the code is new: torch loads while DVC goes on to them
+    forkclient.start()  # most stages run anew where the code is new: torch loads while DVC goes on to them
     run(main)
