@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+
 from schema_tables import keys_of, table
 
 __all__ = ["on_files", "on_page_markdown"]

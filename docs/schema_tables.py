@@ -51,7 +51,8 @@ def _keys(model: Schema, defs: Schema, linked: frozenset[str], prefix: str) -> I
         path, given = prefix + name, schema.get("default")
         inner = dict(_models(path, name, schema, defs, linked))
         summary = next((one.get("description", "") for one in inner.values()), "").split("\n\n")[0]
-        shown = "" if isinstance(given, dict) and given else json.dumps(given)  # keys below show their own
+        shown = given if isinstance(given, str) else json.dumps(given)
+        shown = "" if isinstance(given, dict) and given else shown  # the keys below show their own
         required = name in model.get("required", ()) or "default" not in schema
         default = None if required else shown
         yield Key(path, _values(schema, defs, linked), default, schema.get("description", ""), summary)

@@ -131,6 +131,10 @@ def timings() -> None:
     """Print how long each stage took when it last ran here, in seconds.
 
     Reads `build/timings/`, which no commit has: it tells of this clone alone.
+
+    **Example**
+
+        bitladder timings | sort --numeric-sort --reverse
     """
     from bitladder.running.files import read_json
     from bitladder.running.stage import TIMINGS
