@@ -7,7 +7,7 @@ import typer
 
 from bitladder.commands.options import PARAMS, ParamsFile
 
-__all__ = ["check", "init"]
+__all__ = ["check", "init", "upgrade"]
 
 
 def init(
@@ -75,3 +75,33 @@ def check(
 
         for line in rehearse(loaded):
             typer.echo(line)
+
+
+def upgrade(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
+) -> None:
+    """Bring the pipeline in this folder to the installed version of bitladder, and show the diff.
+
+    Changes `dvc.yaml`, `params.yaml` and `stages/`, by merging what this version changes into what you changed: your
+    values and comments stay, new keys come with their comments, renamed keys are translated. `task.py` is yours. Takes
+    stages that are no more out of `dvc.lock`. Where a change of yours cannot be merged, it is named, and nothing is
+    written. Afterwards `dvc repro` reruns the stages that the new version's changes touch.
+
+    **Example**
+
+        pip install --upgrade bitladder
+        bitladder upgrade
+        git diff                     # review, then: dvc repro
+    """
+    from bitladder.commands.upgrade import plan_upgrade
+    from bitladder.running.version import RELEASE
+
+    plan = plan_upgrade()
+    if plan is None:
+        typer.echo(f"the pipeline is of version {RELEASE}, as installed; nothing to do")
+        return
+    typer.echo(plan.diff())
+    if not dry_run:
+        plan.write()
+    done = "would be" if dry_run else "is now"
+    typer.echo(f"The pipeline was of version {plan.before}, and {done} of {RELEASE}. Next: `dvc repro`")

@@ -5,7 +5,6 @@ cache object that is read-only as unchanged, so one that a disk damaged is hande
 """
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from ruamel.yaml import YAML
 
 from bitladder.errors import UserError
 from bitladder.paths import GATES, KEPT_LOCK, LOCK, METRICS
-from bitladder.running.files import copy_file, damaged_lock, dvc_hash, locked_stages, recorded_outs
+from bitladder.running.files import copy_file, damaged_lock, dvc_hash, locked_stages, recorded_outs, remove_path
 
 __all__ = ["check_lock", "heal", "heal_lock"]
 
@@ -65,7 +64,7 @@ def heal() -> list[str]:
                 cached.unlink()
                 found.append(f"{path}: its cache object {cached.parent.name}{cached.name} is damaged; removed")
         if path.exists() and dvc_hash(path) not in recorded:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            remove_path(path)
             found.append(f"{path}: is not what dvc.lock says; removed")
     return found
 

@@ -1,6 +1,5 @@
 """The metrics files of this commit's rungs, read; and what rungs left that are in params.yaml no longer, removed."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from bitladder.errors import UserError
 from bitladder.params import Params
 from bitladder.paths import RungFiles, evaluated
-from bitladder.running.files import locked_stages, read_json
+from bitladder.running.files import locked_stages, read_json, remove_path
 
 __all__ = ["OF_RUNGS", "Results", "flat", "read_results", "read_target", "remove_dropped"]
 
@@ -64,10 +63,7 @@ def remove_dropped(params: Params) -> None:
             for out in stage.get("outs", ()):
                 # build/export/<rung>/model.onnx: the whole of its folder, in which DVC's .gitignore is left
                 path = Path(*Path(out["path"]).parts[:3])
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
+                remove_path(path)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
