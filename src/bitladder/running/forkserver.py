@@ -64,7 +64,7 @@ KEPT = (
 )
 """Modules of this project's that stay loaded: building the classes of params.py takes longer than all the others."""
 
-HELD = ("quantize/__init__.py", "quantize/sim/__init__.py", "quantize/sim/aimet.py", "socs.yaml")
+HELD = ("quantize/__init__.py", "quantize/sim/__init__.py", "quantize/sim/aimet.py", "running/patches.py", "socs.yaml")
 """What else it has read of this project, and does not forget."""
 
 OF_ONE_STAGE = ("DVC_STAGE", "_")  # environment variables that differ from stage to stage
