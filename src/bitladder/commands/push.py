@@ -1,6 +1,7 @@
 """Results on a DVC remote, so that what one machine has run no other runs again."""
 
 from bitladder.errors import UserError
+from bitladder.running.patches import require
 
 __all__ = ["push"]
 
@@ -15,9 +16,11 @@ def push(remote: str | None = None) -> int:
     Args:
         remote: its name in DVC; None: the default one.
 
-    Returns: how many objects were sent. Raises UserError where there is no such remote, or where it takes nothing.
+    Returns: how many objects were sent. Raises UserError where there is no such remote, where it takes nothing, or
+    where DVC is of a version that this was not checked with.
 
     """
+    require("dvc-push")
     from dvc.config import NoRemoteError
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo

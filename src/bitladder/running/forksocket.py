@@ -32,6 +32,7 @@ HELD = (
     "quantize/__init__.py",
     "quantize/sim/__init__.py",
     "quantize/sim/aimet.py",
+    "running/patches.py",
     "socs.yaml",
 )
 """What else it has read of this project, and does not forget."""
