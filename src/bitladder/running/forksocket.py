@@ -33,6 +33,7 @@ HELD = (
     "quantize/sim/__init__.py",
     "quantize/sim/aimet.py",
     "running/patches.py",
+    "running/version.py",
     "socs.yaml",
 )
 """What else it has read of this project, and does not forget."""
