@@ -30,9 +30,11 @@ class Key:
     summary: str
 
 
-def keys_of(schema: Schema, linked: frozenset[str] = frozenset(), prefix: str = "") -> Iterator[Key]:
+def keys_of(schema: Schema, linked: frozenset[str] = frozenset()) -> Iterator[Key]:
     """Give every key of a model and of the models in it, but for those that are `linked`: they have their own table."""
-    return _keys(schema, schema.get("$defs", {}), linked, prefix)
+    defs = schema.get("$defs", {})
+    own = defs[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema  # a model that holds itself
+    return _keys(own, defs, linked, "")
 
 
 def table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

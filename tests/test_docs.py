@@ -123,3 +123,17 @@ def test_records_are_told_from_their_types():
     assert found["layers.LAYER.bits"] == found["tries[].bits"] == ("integer from 2", "of the weights")
     linked = [key.values for key in keys_of(Outer.model_json_schema(), frozenset({"Inner"}))]
     assert linked == ["text or `null`", "names with [Inner](#inner)", "list of [Inner](#inner)"]
+
+
+class Tree(BaseModel):
+    """A record that holds others of its kind."""
+
+    name: str
+    below: list["Tree"] = []
+
+
+def test_a_record_may_hold_its_own_kind():
+    from schema_tables import keys_of
+
+    found = [(key.path, key.values) for key in keys_of(Tree.model_json_schema(), frozenset({"Tree"}))]
+    assert found == [("name", "text"), ("below", "list of [Tree](#tree)")]
