@@ -11,28 +11,13 @@ import tarfile
 
 import pytest
 
-from clones import Clone
+from clones import ONE_RUNG, Clone
 from support import ROOT
 
 pytestmark = pytest.mark.slow
 
 RELEASED = "3085de745b68080dc0ce54eb79001f42649197ad"
 """The last commit of version 0.1.0."""
-
-SMALL = {
-    "train.epochs": 1,
-    "goals.max_drop": 1.0,
-    "verify": {"max_drop": 1.0, "min_sqnr_db": 0},
-    "ladder": {"tiny": {"weights": 4, "activations": 8, "after": "fp16"}},
-    "sensitivity.samples": 8,
-    "ptq.techniques": ["min-max"],
-    "ptq.samples": 60,
-    "qat.when": "never",
-    "export": {"samples": 8, "min_sqnr_db": 0},
-    "target.samples": 8,
-    "target.max_gap": 1.0,
-    "bundle.samples": 4,
-}
 
 
 class Repository(Clone):
@@ -65,7 +50,7 @@ def repository(tmp_path_factory):
     made.install(folder / "released/src")
     done = made.run("python", "-c", "from pathlib import Path; from bitladder.scaffold import init; init(Path())")
     assert done.returncode == 0, done.stderr
-    made.edit(SMALL)
+    made.edit(ONE_RUNG)
     done = made.repro()
     assert done.code == 0, done.text[-2000:]
     assert json.loads((made.root / "metrics/decision.json").read_text())["trail"][0]["asked"]
