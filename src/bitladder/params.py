@@ -313,7 +313,7 @@ class QatParams(_Block):
 
 
 class ExportParams(_Block):
-    """The check that the exported graph answers as the QuantSim does."""
+    """The check of the exported graph's outputs against the QuantSim's."""
 
     samples: Count = Field(description="of the evaluation split, from its start")
     min_sqnr_db: Finite

@@ -71,9 +71,9 @@ def check(
         ]
         typer.echo(f"{soc.name} too" + (f", but for what it does not take: {', '.join(lacks)}" if lacks else ""))
     if task:
-        from bitladder.commands.check_task import rehearse
+        from bitladder.commands.check_task import check_task
 
-        for line in rehearse(loaded):
+        for line in check_task(loaded):
             typer.echo(line)
 
 

@@ -10,7 +10,7 @@ def push(remote: str | None = None) -> int:
     """Push what `dvc push --run-cache` pushes, and what it leaves out: the results that the run cache speaks of.
 
     DVC 3 pushes the record of each run, but of its results only those that dvc.lock names and that its cache holds by
-    the pipeline's wish. So metrics, which git keeps, are not there for a run that was not committed, and
+    what the pipeline says. So metrics, which git keeps, are not there for a run that was not committed, and
     `dvc repro --pull` elsewhere runs the stage again.
 
     Args:

@@ -12,7 +12,7 @@ from bitladder.network.evaluate import Outputs, agreement, sqnr_db
 from bitladder.tasks.onnx_model import open_session, run_samples
 from bitladder.tasks.task import Split
 
-__all__ = ["check_answers", "check_bias_scales", "graph_names", "run_unoptimised", "wrong_bias_scales"]
+__all__ = ["check_bias_scales", "check_outputs", "graph_names", "run_unoptimised", "wrong_bias_scales"]
 
 BIASED = {"Conv", "ConvTranspose", "Gemm"}
 
@@ -30,7 +30,7 @@ def check_bias_scales(path: Path) -> None:
     """Refuse a graph whose integer biases are not in units of input scale x weight scale.
 
     Runtimes read an int32 bias in those units whatever scale stands beside it, so any other scale makes the layer
-    answer nonsense, in silence. Float biases, and integer ones with the right scale, pass.
+    give wrong outputs, in silence. Float biases, and integer ones with the right scale, pass.
 
     Raises UserError that names the first such layer and how many there are.
     """
@@ -38,7 +38,7 @@ def check_bias_scales(path: Path) -> None:
     if wrong:
         raise UserError(
             f"{path}: the integer bias of {wrong[0]} ({len(wrong)} layers in all) is not in units of input scale x"
-            " weight scale, so the NPU would answer nonsense; export with int32_bias=False, which keeps biases in float"
+            " weight scale, so the NPU's outputs would be wrong; export with int32_bias=False, which keeps biases in float"
         )
 
 
@@ -73,24 +73,24 @@ def run_unoptimised(path: Path, split: Split) -> Outputs:
     return run_samples(session.run, list(split.inputs), names, tuple(split.inputs.values()), "check")
 
 
-def check_answers(path: Path, answers: Outputs, simulated: Outputs, min_sqnr_db: float) -> dict[str, Any]:
-    """Refuse a graph that does not answer as its QuantSim does.
+def check_outputs(path: Path, outputs: Outputs, simulated: Outputs, min_sqnr_db: float) -> dict[str, Any]:
+    """Refuse a graph whose outputs are not its QuantSim's.
 
     Args:
         path: of the graph, for the message.
-        answers: the graph's, of some samples.
+        outputs: the graph's, of some samples.
         simulated: the QuantSim's, of those samples and maybe more.
         min_sqnr_db: the limit, export.min_sqnr_db in params.yaml.
 
     Returns: a metrics/export record. Raises UserError with the figures.
 
     """
-    samples = len(next(iter(answers.values())))
+    samples = len(next(iter(outputs.values())))
     simulated = {name: values[:samples] for name, values in simulated.items()}
-    found = sqnr_db(simulated, answers)
+    found = sqnr_db(simulated, outputs)
     if not found >= min_sqnr_db:
         raise UserError(
-            f"{path}: answers differ from the QuantSim's: {found:.1f} dB on {samples} samples, and"
+            f"{path}: outputs differ from the QuantSim's: {found:.1f} dB on {samples} samples, and"
             f" export.min_sqnr_db is {min_sqnr_db:g}; the graph is not what was simulated, so it is not compiled"
         )
-    return {"samples": samples, "sqnr_db": found, "agreement": agreement(simulated, answers)}
+    return {"samples": samples, "sqnr_db": found, "agreement": agreement(simulated, outputs)}

@@ -14,7 +14,7 @@ def main(params: Params, rung: str) -> None:
     if is_skipped(files.sim):
         skip_export(rung)
         return
-    from bitladder.export.checks import check_answers, check_bias_scales, graph_names, run_unoptimised
+    from bitladder.export.checks import check_bias_scales, check_outputs, graph_names, run_unoptimised
     from bitladder.network.model import load_split, output_names, sample_inputs
     from bitladder.quantize.sim.layers import layer_rows
     from bitladder.quantize.sim.restore import restore
@@ -36,4 +36,4 @@ def main(params: Params, rung: str) -> None:
     export_encodings(sim, sample, names, files.aimet)
     check_bias_scales(files.model)
     outputs = run_unoptimised(files.model, split)
-    write_json(files.export_metrics, check_answers(files.model, outputs, simulated, params.export.min_sqnr_db))
+    write_json(files.export_metrics, check_outputs(files.model, outputs, simulated, params.export.min_sqnr_db))

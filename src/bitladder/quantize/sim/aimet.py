@@ -1,9 +1,9 @@
 """AIMET's import at a third of its time: what it brings along and the pipeline never calls is left out.
 
-Of 10 s, torch apart, TorchDynamo takes 3 (torchvision asks it one question
-about GPUs, AIMET marks functions that it must not compile, and the pipeline compiles none), transformers 2.5, plots by
-Bokeh 1, Triton's kernels, where there is no GPU, 0.3. They stay importable, by a task too: only AIMET's own import is
-answered by stand-ins. Whatever is loaded already is used as it is. With versions that this was not checked with,
+Of 10 s, torch apart, TorchDynamo takes 3 (torchvision asks it one question about GPUs, AIMET marks functions that it
+must not compile, and the pipeline compiles none), transformers 2.5, plots by Bokeh 1, Triton's kernels, where there is
+no GPU, 0.3. They stay importable, by a task too: only AIMET's own import
+meets stand-ins. Whatever is loaded already is used as it is. With versions that this was not checked with,
 `running/patches.py` leaves the import as AIMET has it.
 """
 

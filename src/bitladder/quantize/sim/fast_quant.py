@@ -5,7 +5,7 @@ a chain of differentiable one-element operations; in inference it calls a kernel
 passes are merged: a scale's gradient is a dot product with the rounding error that the forward pass leaves, and where
 nothing is clipped, which is asked once, there is no mask at all.
 
-Answers equal AIMET's, in training (which divides by the scale) and in inference (which multiplies by its inverse), and
+Outputs equal AIMET's, in training (which divides by the scale) and in inference (which multiplies by its inverse), and
 so do the gradients of what is quantized; those of ranges are sums in another order. Whatever is not affine quantization
 of float32 on the CPU, of a whole tensor or symmetric by channel, stays with AIMET: blocks, calibration, tracing,
 export, GPUs (where AIMET has kernels of its own).

@@ -253,7 +253,7 @@ def export_qdq(
     """Write the sim as ONNX with QuantizeLinear and DequantizeLinear nodes, for a batch of one.
 
     Biases stay in float: AIMET's default, int32, gives a bias whose convolution has no quantizer of its own at the
-    input a scale that runtimes do not expect, and the NPU then answers nonsense without a word.
+    input a scale that runtimes do not expect, and the NPU's outputs are then wrong without a message.
 
     Args:
         sim: calibrated.
