@@ -41,6 +41,7 @@ lint: $(STAMP)
 	ruff check
 	ruff format --check
 	mypy
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 # uv installs these 7 GB in a seventh of pip's time. Bytecode is made here: where Python may not write any
 # (PYTHONDONTWRITEBYTECODE, as images for CI have it) every stage would compile AIMET anew.

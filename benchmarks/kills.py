@@ -5,8 +5,8 @@
 Runs a small pipeline (one rung, real AIMET, backend and MLflow) twice in temporary clones with empty caches: once left
 alone, once with each stage killed at `--kills` moments drawn over its own run and DVC's commit of it. Half of the kills
 take DVC and all of its processes, as a power cut would; half take the stage's script alone. Where DVC was killed as it
-wrote dvc.lock, and refuses what it left, `bitladder heal` is run, as README.md says, and counted. Prints a row a kill,
-and exits with 1 if an output differs or MLflow shows a half run as finished or a run twice.
+wrote dvc.lock, and refuses what it left, `bitladder heal` is run, as docs/guides/bad-days.md says, and counted. Prints
+a row a kill, and exits with 1 if an output differs or MLflow shows a half run as finished or a run twice.
 """
 
 import argparse

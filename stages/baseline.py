@@ -1,4 +1,4 @@
-"""baseline: what FP32 answers, and the network made fit for AIMET."""
+"""baseline: the outputs of FP32, and the network made fit for AIMET."""
 
 from bitladder.running.stage import run
 

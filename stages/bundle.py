@@ -1,4 +1,4 @@
-"""bundle: what the target needs of the chosen rung, with what proves where it came from, in deploy/."""
+"""bundle: what ships of the chosen rung, with what proves where it came from, in deploy/."""
 
 from bitladder.running.stage import run
 

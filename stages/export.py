@@ -1,4 +1,4 @@
-"""export@R: the rung as QDQ ONNX and as AIMET encodings, checked against the QuantSim's own answers."""
+"""export@R: the rung as QDQ ONNX and as AIMET encodings, checked against the QuantSim's own outputs."""
 
 from bitladder.running.stage import run
 

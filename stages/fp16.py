@@ -1,4 +1,4 @@
-"""fp16: the network converted to FP16, its answers, and its ONNX."""
+"""fp16: the network in FP16, as ONNX and with its outputs."""
 
 from bitladder.running.stage import run
 

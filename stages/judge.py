@@ -1,4 +1,4 @@
-"""judge@R: what the goals say of a rung, and whether to descend below it. `fp16` is judged as the rungs are."""
+"""judge@R: the goals held against a rung, and whether to descend below it. `fp16` is judged as the rungs are."""
 
 from bitladder.running.stage import run
 

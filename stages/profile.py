@@ -1,4 +1,4 @@
-"""profile@R: what the target answers, and what it costs there. `fp16` is profiled as the rungs are."""
+"""profile@R: the outputs of the target, and what they cost there, on every SoC. `fp16` is profiled as the rungs are."""
 
 from bitladder.running.stage import run
 

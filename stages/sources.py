@@ -1,4 +1,4 @@
-"""sources: each stage's script, and what it comes to import: an edit reruns the stages that it matters to."""
+"""sources: what each stage comes to import of the installed package, and what it knows of this pipeline's SoCs."""
 
 from bitladder.running.stage import run
 

@@ -1,4 +1,4 @@
-"""task: what the task is made of, for the stages below to depend on."""
+"""task@KEY: the hash of one of the files and folders that the task is made of."""
 
 from bitladder.running.stage import run
 

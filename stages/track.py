@@ -1,4 +1,4 @@
-"""track: what the metrics files say, sent to MLflow. `bitladder track` does the same."""
+"""track: the metrics files, sent to MLflow. `bitladder track` does the same."""
 
 from bitladder.running.stage import run
 

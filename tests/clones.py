@@ -32,6 +32,21 @@ SMALL = {
     "target.max_gap": 1.0,
 }
 
+ONE_RUNG = {
+    "train.epochs": 1,
+    "goals.max_drop": 1.0,
+    "verify": {"max_drop": 1.0, "min_sqnr_db": 0},
+    "ladder": {"tiny": {"weights": 4, "activations": 8, "after": "fp16"}},
+    "sensitivity.samples": 8,
+    "ptq.techniques": ["min-max"],
+    "ptq.samples": 60,
+    "qat.when": "never",
+    "export": {"samples": 8, "min_sqnr_db": 0},
+    "target.samples": 8,
+    "target.max_gap": 1.0,
+    "bundle.samples": 4,
+}
+"""For the pipeline of `bitladder init`: one rung, few samples."""
 
 PLANTED = "planted-secret-5c1d"
 """Stands for a secret: every command of a clone has it in its environment, and it must turn up nowhere."""

@@ -77,6 +77,10 @@ def on_another(rung: str, soc: Soc) -> Measurement:
     return refused(rung, f"{soc.name} does not take {precision}", soc=soc.name)
 
 
+def write_on_target(folder: Path, rung: str, first: Measurement, others: dict[str, Measurement]) -> None:
+    write_record(folder / f"metrics/target/{rung}.json", TargetRecord(**dict(first), socs=others))
+
+
 def write_project(folder: Path, socs: Sequence[str] = ()) -> None:
     """Write params.yaml as it comes, and metrics/ as a sweep leaves it: every rung is good, so tiny is chosen."""
     text = (ROOT / "params.yaml").read_text("utf-8")
@@ -91,7 +95,7 @@ def write_project(folder: Path, socs: Sequence[str] = ()) -> None:
     for name, record in evals.items():
         write_record(folder / f"metrics/eval/{name}.json", record)
     for name, first in targets.items():
-        write_record(folder / f"metrics/target/{name}.json", TargetRecord(**dict(first), socs=others[name]))
+        write_on_target(folder, name, first, others[name])
     decision = decide(params, evals, targets, others)
     write_record(folder / "metrics/decision.json", decision)
     write_csv(folder / "metrics/comparison.csv", COLUMNS, comparison_rows(evals, targets, decision))

@@ -18,4 +18,4 @@ def test_a_benchmark_starts_and_is_described(script):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "usage" in done.stdout
-    assert f"python benchmarks/{script}" in (ROOT / "benchmarks/README.md").read_text("utf-8")
+    assert f"python benchmarks/{script}" in (ROOT / "docs/benchmarks.md").read_text("utf-8")

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from bitladder import paths
 from bitladder.decision.results import OF_RUNGS
 from bitladder.params import TARGETS, TECHNIQUES
+from bitladder.paths import ARCH, SOURCES, TASK_FILES, RungFiles, evaluated, samples
 from bitladder.running.imports import import_closure
+from bitladder.tasks.task import SPLITS
 from records import write_project
 from support import ROOT
 
@@ -26,14 +29,28 @@ def test_a_stage_depends_on_the_list_of_its_code(name):
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_declares_the_files_that_its_code_reads(name):
     stage = STAGES[name].get("do", STAGES[name])
-    deps = set(stage["deps"])
-    script = ROOT / stage["cmd"].split()[1]
-    text = script.read_text("utf-8")
-    assert ("load_task(" in text) <= ("build/task.json" in deps)
-    assert ("load_task(" in text) <= (
-        "compute" in stage.get("params", ())
-    )  # what it runs of the task has the threads' bits
-    assert ("params.soc" in text or "verify(" in text) <= ("src/bitladder/socs.yaml" in deps)
+    deps, params = set(stage["deps"]), set(stage.get("params", ()))
+    script = Path(stage["cmd"].split()[1]).stem
+    text = (ROOT / f"src/bitladder/stages/{script}.py").read_text("utf-8")
+    if "load_task(" in text:
+        assert "build/task.json" in deps or "task" in params
+        assert "compute" in params  # what it runs of the task has the threads' bits
+    if "params.soc" in text and script != "sources":
+        assert deps & {"build/soc/arch.json", "build/soc/socs.json"}
+
+
+def test_every_output_has_its_place_in_paths():
+    """So that a path is written in two places alone: there and in dvc.yaml."""
+    rung = RungFiles("R")
+    known = {str(value) for value in vars(paths).values() if isinstance(value, Path)}
+    known |= {str(getattr(rung, name)) for name, one in vars(RungFiles).items() if isinstance(one, property)}
+    known |= {str(samples(split)) for split in SPLITS} | {str(evaluated(name)) for name in ("fp32", "w16a16")}
+    known |= {str(TASK_FILES / "R.json"), str(SOURCES), str(ARCH.parent)}
+    for name, stage in STAGES.items():
+        stage = stage.get("do", stage)
+        for out in (one for kind in ("outs", "metrics", "plots") for one in stage.get(kind, ())):
+            path = (next(iter(out)) if isinstance(out, dict) else out).replace("${key}", "R").replace("fp16", "R")
+            assert path in known or str(RungFiles("R").outputs).replace("qat", "export") == path, f"{name}: {path}"
 
 
 BLOCKS = set(YAML(typ="safe").load((ROOT / "params.yaml").read_text("utf-8")))
@@ -43,10 +60,10 @@ BLOCKS = set(YAML(typ="safe").load((ROOT / "params.yaml").read_text("utf-8")))
 def test_a_verdict_depends_on_every_block_that_it_reads(name):
     """Of a rung all: its label says whether it is mixed, and the advice names what PTQ and QAT were told."""
     stage = STAGES[name].get("do", STAGES[name])
-    modules = import_closure(ROOT / stage["cmd"].split()[1], ROOT) & {
-        f"src/bitladder/decision/{module}.py" for module in ("goals", "decide", "advice")
-    }
-    read = {found for path in modules for found in re.findall(r"params\.(\w+)", (ROOT / path).read_text("utf-8"))}
+    closure = import_closure(ROOT / stage["cmd"].split()[1])
+    names = {f"bitladder/decision/{module}.py" for module in ("goals", "decide", "advice")}
+    texts = [path.read_text("utf-8") for name, path in closure.items() if name in names]
+    read = {found for text in texts for found in re.findall(r"params\.(\w+)", text)}
     read = {block for block in BLOCKS for found in read if found == block or found == f"{block}_of"}
     assert {"goals", "ladder"} <= read
     declared = [word.replace(".${key}", "") for word in stage["params"]]
@@ -93,71 +110,87 @@ def test_no_script_is_without_a_stage():
     assert scripts == {f"stages/{path.name}" for path in (ROOT / "stages").glob("*.py")}
 
 
+def write(root: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+def closure(root: Path, script: str) -> set[str]:
+    return set(import_closure(root / script, root / "site/bitladder"))
+
+
 def test_an_import_is_followed_from_file_to_file(tmp_path):
-    for name, text in {
-        "stages/one.py": "def main():\n    from bitladder.room import door",
-        "src/bitladder/__init__.py": "",
-        "src/bitladder/room/__init__.py": "import bitladder.wall",
-        "src/bitladder/room/door.py": "import torch",
-        "src/bitladder/wall.py": "",
-        "src/bitladder/roof.py": "",
-    }.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert import_closure(tmp_path / "stages/one.py", tmp_path) == {
-        "stages/one.py",
-        "src/bitladder/room/__init__.py",
-        "src/bitladder/room/door.py",
-    }
+    write(tmp_path, {
+        "stages/one.py": 'from bitladder.wall import run\nrun("bitladder.room.door")',
+        "site/bitladder/__init__.py": "",
+        "site/bitladder/room/__init__.py": "import bitladder.wall",
+        "site/bitladder/room/door.py": "def main():\n    import torch\n    from bitladder import hinge",
+        "site/bitladder/wall.py": "run = print",
+        "site/bitladder/hinge.py": "x = 1",
+        "site/bitladder/roof.py": "x = 1",
+    })  # fmt: skip
+    files = {"bitladder/room/__init__.py", "bitladder/room/door.py", "bitladder/wall.py", "bitladder/hinge.py"}
+    assert closure(tmp_path, "stages/one.py") == {"stages/one.py", *files}
 
 
-def test_with_a_module_comes_what_lies_in_its_package(tmp_path):
-    for name in ("src/bitladder/socs.yaml", "src/bitladder/wall.py"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("x = 1")
-    for name in ("door.py", "hinge.py", "page.html", "data/a.csv", "__pycache__/a.pyc", ".door.py.swp", ".old/a.csv"):
-        (tmp_path / "src/bitladder/room" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "src/bitladder/room" / name).write_text("x = 1")
-    (tmp_path / "stages").mkdir()
-    (tmp_path / "stages/one.py").write_text("from bitladder.room.door import key\nfrom bitladder import wall")
-    assert import_closure(tmp_path / "stages/one.py", tmp_path) == {
-        "stages/one.py",
-        "src/bitladder/room/door.py",
-        "src/bitladder/room/page.html",
-        "src/bitladder/room/data/a.csv",
-        "src/bitladder/wall.py",
-    }
-
-
-def test_the_stages_that_estimate_latency_depend_on_what_was_published_and_the_page_on_its_template():
-    for script in ("profile", "socs", "bundle"):
-        assert "src/bitladder/latency/data/published_latency.csv" in import_closure(ROOT / f"stages/{script}.py", ROOT)
-    for script in ("report", "track"):
-        assert "src/bitladder/report/page.html" in import_closure(ROOT / f"stages/{script}.py", ROOT)
+def test_a_file_that_is_no_code_comes_with_the_module_that_names_it(tmp_path):
+    write(tmp_path, {
+        "stages/one.py": "from bitladder.room.door import key\nfrom bitladder.socs import wall",
+        "site/bitladder/socs.py": 'open("socs.yaml")',
+        "site/bitladder/socs.yaml": "x: 1",
+        "site/bitladder/room/door.py": 'open("page.html"), open("a.csv")',
+        "site/bitladder/room/hinge.py": 'open("b.csv")',
+        "site/bitladder/room/page.html": "x",
+        "site/bitladder/room/data/a.csv": "x",
+        "site/bitladder/room/data/b.csv": "x",
+    })  # fmt: skip
+    # socs.yaml is not there: build/soc/ holds what it says of a pipeline's own SoCs
+    room = {"bitladder/room/door.py", "bitladder/room/page.html", "bitladder/room/data/a.csv"}
+    assert closure(tmp_path, "stages/one.py") == {"stages/one.py", "bitladder/socs.py", *room}
 
 
 def test_a_table_brings_the_code_that_it_names_to_who_imports_it_and_to_nobody_else(tmp_path):
-    for name, text in {
+    write(tmp_path, {
         "stages/one.py": "from bitladder.rooms import DOORS",
         "stages/other.py": "import bitladder.rooms\nfrom bitladder.rooms import load",
-        "src/bitladder/rooms.py": 'DOORS = {"front": "bitladder.door:Door"}\nWALLS = {"north": "bitladder.wall:Wall"}',
-        "src/bitladder/door.py": "import bitladder.hinge",
-        "src/bitladder/hinge.py": "import torch",
-        "src/bitladder/wall.py": "import torch",
-    }.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    other = {"stages/other.py", "src/bitladder/rooms.py"}
-    assert import_closure(tmp_path / "stages/other.py", tmp_path) == other
-    one = {"stages/one.py", "src/bitladder/rooms.py", "src/bitladder/door.py", "src/bitladder/hinge.py"}
-    assert import_closure(tmp_path / "stages/one.py", tmp_path) == one
+        "site/bitladder/rooms.py": 'DOORS = {"front": "bitladder.door:Door"}\nWALLS = {"north": "bitladder.wall:Wall"}',
+        "site/bitladder/door.py": "import bitladder.hinge",
+        "site/bitladder/hinge.py": "import torch",
+        "site/bitladder/wall.py": "import torch",
+    })  # fmt: skip
+    other = {"stages/other.py", "bitladder/rooms.py"}
+    assert closure(tmp_path, "stages/other.py") == other
+    one = {"stages/one.py", "bitladder/rooms.py", "bitladder/door.py", "bitladder/hinge.py"}
+    assert closure(tmp_path, "stages/one.py") == one
+
+
+SCRIPTS = {path.stem: set(import_closure(path)) for path in sorted((ROOT / "stages").glob("*.py"))}
+
+
+@pytest.mark.parametrize(
+    ("file", "scripts"),
+    [
+        ("bitladder/report/page.html", {"report"}),
+        ("bitladder/latency/data/published_latency.csv", {"profile"}),
+        ("bitladder/latency/estimate.py", {"profile"}),
+        ("bitladder/quantize/techniques/gptq.py", {"ptq"}),
+        ("bitladder/quantize/qat.py", {"qat"}),
+        ("bitladder/quantize/show_w16a16.py", {"verify"}),
+        ("bitladder/socs.yaml", set()),
+        ("bitladder/commands/cli.py", set()),
+        ("bitladder/params.py", set(SCRIPTS)),
+    ],
+)
+def test_an_edit_reruns_the_stages_that_it_matters_to(file, scripts):
+    assert {name for name, code in SCRIPTS.items() if file in code} == scripts
 
 
 def test_the_stages_that_use_a_table_depend_on_all_that_it_names():
-    for script, table in (("ptq", TECHNIQUES), ("profile", TARGETS), ("socs", TARGETS)):
-        named = {f"src/{row.partition(':')[0].replace('.', '/')}.py" for row in table.values()}
-        assert named <= import_closure(ROOT / f"stages/{script}.py", ROOT)
-        assert all((ROOT / path).is_file() for path in named)
+    for script, table in (("ptq", TECHNIQUES), ("profile", TARGETS)):
+        named = {f"{row.partition(':')[0].replace('.', '/')}.py" for row in table.values()}
+        assert named <= SCRIPTS[script]
+        assert all((ROOT / "src" / path).is_file() for path in named)
 
 
 def test_what_a_dropped_rung_leaves_is_known():

@@ -23,6 +23,7 @@ ROOMS = (
     {"decision"},
     {"report"},
     {"bundle"},
+    {"stages"},
     {"commands"},
 )
 

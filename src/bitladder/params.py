@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -80,7 +80,7 @@ class TaskParams(_Block):
     """Which task the pipeline runs, what its factory is called with, and which files it is made of."""
 
     factory: Annotated[str, Field(pattern=r"^[^:\s]+:[A-Za-z_]\w*$")]
-    args: dict[str, Any] = {}
+    args: Annotated[dict[str, Any], Field(description="what the factory is called with, by name")] = {}
     files: Annotated[
         dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], Annotated[str, Field(min_length=1)]],
         Field(min_length=1),
@@ -121,10 +121,10 @@ class PrepareParams(_Block):
 class TrainParams(_Block):
     """The FP32 training recipe."""
 
-    epochs: Annotated[int, Field(ge=0)]
-    batch_size: Count
+    epochs: Annotated[int, Field(ge=0)] = Field(description="0 keeps the weights that the network brings")
+    batch_size: Count = Field(description="samples of a step")
     learning_rate: Positive
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(description="AdamW's")
 
 
 class EvaluateParams(_Block):
@@ -136,11 +136,11 @@ class EvaluateParams(_Block):
 class SocGoals(_Block):
     """What a rung must hold on one SoC, where that is otherwise than on all: a key that is not set is as in `goals`."""
 
-    max_drop: Fraction | None = None
-    max_relative_drop: Fraction | None = None
-    min_value: Finite | None = None
-    max_memory_bytes: Count | None = None
-    max_latency_ms: Positive | None = None
+    max_drop: Fraction | None = Field(default=None, description="as `goals.max_drop`, on this SoC")
+    max_relative_drop: Fraction | None = Field(default=None, description="as `goals.max_relative_drop`, on this SoC")
+    min_value: Finite | None = Field(default=None, description="as `goals.min_value`, on this SoC")
+    max_memory_bytes: Count | None = Field(default=None, description="as `goals.max_memory_bytes`, on this SoC")
+    max_latency_ms: Positive | None = Field(default=None, description="as `goals.max_latency_ms`, on this SoC")
 
 
 class GoalsParams(_Block):
@@ -180,11 +180,11 @@ class GoalsParams(_Block):
 class VerifyParams(_Block):
     """Limits of the W16A16 check."""
 
-    max_drop: Fraction
+    max_drop: Fraction = Field(description="of the metric")
     min_sqnr_db: Finite
 
 
-Technique = Annotated[str, _one_of(TECHNIQUES)]
+Technique = Annotated[str, _one_of(TECHNIQUES), WithJsonSchema({"enum": list(TECHNIQUES)})]
 
 Techniques = Literal["auto"] | Annotated[list[Technique], Field(min_length=1)]
 
@@ -192,24 +192,26 @@ Techniques = Literal["auto"] | Annotated[list[Technique], Field(min_length=1)]
 class GptqParams(_Block):
     """GPTQ: weights rounded one after the other."""
 
-    samples: Count = 100
+    samples: Count = Field(default=100, description="of the calibration split")
 
 
 class SeqMseParams(_Block):
     """SeqMSE: weight ranges searched layer by layer."""
 
-    candidates: Count = 20
-    samples: Count = 100
+    candidates: Count = Field(default=20, description="ranges that are tried for each weight")
+    samples: Count = Field(default=100, description="of the calibration split")
 
 
 class AdaroundParams(_Block):
     """AdaRound: weights rounded as the layers' outputs ask."""
 
-    iterations: Count = 300
-    samples: Count = 100
-    batch_size: Count = 16
-    learning_rate: Positive = 5e-3
-    regularization: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+    iterations: Count = Field(default=300, description="steps for each layer")
+    samples: Count = Field(default=100, description="of the calibration split")
+    batch_size: Count = Field(default=16, description="samples of a step")
+    learning_rate: Positive = Field(default=5e-3, description="of the weights' roundings")
+    regularization: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=0.01, description="how much the loss pushes each weight to one side"
+    )
 
 
 class PtqParams(_Block):
@@ -218,7 +220,7 @@ class PtqParams(_Block):
     techniques: Techniques
     max_drop: Fraction = 0.005
     samples: Count
-    batch_size: Count
+    batch_size: Count = Field(description="samples at a time")
     gptq: GptqParams = GptqParams()
     seq_mse: SeqMseParams = SeqMseParams()
     adaround: AdaroundParams = AdaroundParams()
@@ -227,17 +229,17 @@ class PtqParams(_Block):
 class PtqOverrides(_Block):
     """What one rung sets otherwise than `ptq`."""
 
-    techniques: Techniques | None = None
-    max_drop: Fraction | None = None
-    samples: Count | None = None
-    batch_size: Count | None = None
+    techniques: Techniques | None = Field(default=None, description="as `ptq.techniques`, for this rung")
+    max_drop: Fraction | None = Field(default=None, description="as `ptq.max_drop`, for this rung")
+    samples: Count | None = Field(default=None, description="as `ptq.samples`, for this rung")
+    batch_size: Count | None = Field(default=None, description="as `ptq.batch_size`, for this rung")
 
 
 class Bits(_Block):
     """Bit-widths of one layer."""
 
-    weights: int
-    activations: int
+    weights: int = Field(description="bits of the weights")
+    activations: int = Field(description="bits of the activations")
 
     @property
     def precision(self) -> Precision:
@@ -248,9 +250,11 @@ class Bits(_Block):
 class MixedParams(_Block):
     """Mixed precision: the fewest layers raised to other bit-widths, until the drop is within max_drop."""
 
-    raise_to: Bits
-    max_drop: Fraction
-    cost: Literal["bytes", "macs"] = "bytes"
+    raise_to: Bits = Field(description="the bit-widths that layers are raised to")
+    max_drop: Fraction = Field(
+        description="of the metric against FP32, on calibration samples that no technique is fitted to"
+    )
+    cost: Literal["bytes", "macs"] = Field(default="bytes", description="what raising a layer costs")
 
 
 class Rung(Bits):
@@ -259,10 +263,10 @@ class Rung(Bits):
     Which layers those are is searched for by `mixed`, or written by hand in `layers`.
     """
 
-    after: str
+    after: str = Field(description="the rung above it; `fp16` for the first")
     ptq: PtqOverrides = PtqOverrides()
     mixed: MixedParams | None = None
-    layers: dict[str, Bits] = {}
+    layers: dict[str, Bits] = Field(default={}, description="bit-widths of layers, by hand")
 
     @property
     def layer_precisions(self) -> dict[str, Precision]:
@@ -284,8 +288,12 @@ class Rung(Bits):
 class SensitivityParams(_Block):
     """Which bit-widths each layer is tried at on its own."""
 
-    weights: Annotated[list[Annotated[int, Field(ge=2, le=16)]], Field(min_length=1)] = [4, 8]
-    activations: Annotated[list[Annotated[int, Field(ge=4, le=16)]], Field(min_length=1)] = [8]
+    weights: Annotated[list[Annotated[int, Field(ge=2, le=16)]], Field(min_length=1)] = Field(
+        default=[4, 8], description="bit-widths of weights"
+    )
+    activations: Annotated[list[Annotated[int, Field(ge=4, le=16)]], Field(min_length=1)] = Field(
+        default=[8], description="bit-widths of activations"
+    )
     samples: Count = 100
 
 
@@ -293,8 +301,8 @@ class QatParams(_Block):
     """Quantization-aware training."""
 
     when: Literal["always", "needed", "never"]
-    epochs: Count
-    batch_size: Count
+    epochs: Count = Field(description="at most")
+    batch_size: Count = Field(description="samples of a step")
     learning_rate: Positive
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     range_learning_rate: Positive | None = None
@@ -305,16 +313,16 @@ class QatParams(_Block):
 
 
 class ExportParams(_Block):
-    """The check that the exported graph answers as the QuantSim does."""
+    """The check of the exported graph's outputs against the QuantSim's."""
 
-    samples: Count
+    samples: Count = Field(description="of the evaluation split, from its start")
     min_sqnr_db: Finite
 
 
 class TargetParams(_Block):
     """Where a model is measured."""
 
-    backend: Annotated[str, _one_of(TARGETS)]
+    backend: Annotated[str, _one_of(TARGETS), WithJsonSchema({"enum": list(TARGETS)})]
     soc: Annotated[str, _checked(find_soc)]
     socs: list[Annotated[str, _checked(find_soc)]] = []
     samples: Count
@@ -343,7 +351,9 @@ class TrackParams(_Block):
 class Params(_Block):
     """All of params.yaml."""
 
-    bitladder: str | None = None
+    bitladder: str | None = Field(
+        default=None, description="the version that wrote this folder; `bitladder init` and `bitladder upgrade` set it"
+    )
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     compute: ComputeParams
     task: TaskParams

@@ -22,11 +22,10 @@ print(json.dumps(sorted({HEAVY!r} & set(sys.modules))))
 
 @pytest.mark.parametrize("stage", ["compare", "track"])
 def test_light_stages_start_without_torch(python, stage, tmp_path):
-    """Their imports are inside main(), so main is called; without metrics it fails, after it has imported."""
+    """Some imports are inside functions, so main is called; without metrics it fails, after it has imported."""
     code = f"""
 import json, sys
-sys.path.insert(0, {str(ROOT / "stages")!r})
-import {stage}
+from bitladder.stages import {stage}
 from bitladder.errors import UserError
 from bitladder.params import load_params
 from pathlib import Path

@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 from bitladder.commands.cli import app
 from bitladder.commands.heal import heal
 from bitladder.errors import UserError
-from bitladder.running.files import KEPT_LOCK, LOCK, locked_stages
+from bitladder.paths import KEPT_LOCK, LOCK
+from bitladder.running.files import locked_stages
 from support import ROOT
 
 

@@ -6,7 +6,7 @@ from ruamel.yaml import YAML
 from bitladder.commands.init import init
 from bitladder.errors import UserError
 from bitladder.params import load_params
-from bitladder.running.version import check_version, own_version
+from bitladder.running.version import RELEASE, check_version
 from support import ROOT
 
 
@@ -16,12 +16,11 @@ def test_a_pipeline_is_written_into_an_empty_folder(tmp_path):
     assert {"dvc.yaml", "params.yaml", "task.py", "stages/data.py"} <= set(written)
     assert (folder / ".git").is_dir() and (folder / ".dvc/config").is_file()
     params = load_params(folder / "params.yaml")
-    assert params.task.factory == "task.py:task" and params.bitladder == own_version()
+    assert params.task.factory == "task.py:task" and params.bitladder == RELEASE
     check_version(params)
     stages = YAML(typ="safe").load((folder / "dvc.yaml").read_text())["stages"]
     for stage in (stage.get("do", stage) for stage in stages.values()):
-        assert "bitladder" in stage["params"]
-        assert not [path for path in stage["deps"] if path.startswith(("src/", "build/sources"))]
+        assert not [path for path in stage["deps"] if path.startswith("src/")]
         assert (folder / stage["cmd"].split()[1]).is_file()
     shown = subprocess.run(["dvc", "stage", "list"], cwd=folder, capture_output=True, text=True, check=False)
     assert "profile@tiny" in shown.stdout, shown.stderr
@@ -29,7 +28,7 @@ def test_a_pipeline_is_written_into_an_empty_folder(tmp_path):
 
 def test_every_stage_is_in_the_template():
     linked = {path.name for path in (ROOT / "src/bitladder/template/stages").glob("*.py")}
-    assert linked == {path.name for path in (ROOT / "stages").glob("*.py")} - {"sources.py"}
+    assert linked == {path.name for path in (ROOT / "stages").glob("*.py")}
 
 
 def test_nothing_is_overwritten_and_then_nothing_is_written(tmp_path):
@@ -52,7 +51,8 @@ def test_an_existing_repository_keeps_what_it_has(tmp_path):
 
 def test_another_bitladder_than_the_pipelines_own_is_refused(params_with):
     with pytest.raises(
-        UserError, match=r"bitladder is 0\.1\.0\+other, and .* is installed; install the first, or write"
+        UserError,
+        match=r"written for version 0\.1\.0\+other, and .* is installed; run `bitladder upgrade`, or install",
     ):
         check_version(load_params(params_with({"bitladder": "0.1.0+other"})))
 

@@ -212,11 +212,11 @@ def test_accuracy_goals_hold_up_to_their_limit(goals: dict[str, Any], good: bool
 
 
 def test_a_relative_drop_is_of_fp32_where_lower_is_better() -> None:
-    lower = {"higher_is_better": False, "value": 2.2, "drop": 0.2}
+    lower, fp32 = {"value": 2.2, "drop": 0.2}, off("fp16", higher_is_better=False, value=2.2, drop=0.2)
     params = with_goals(max_drop=None, max_relative_drop=0.1)
-    assert judge(params, "tiny", off("tiny", **lower), on("tiny", **lower), off("fp16", **lower)).good
+    assert judge(params, "tiny", off("tiny", **lower), on("tiny", **lower), fp32).good
     strict = with_goals(max_drop=None, max_relative_drop=0.099)
-    assert not judge(strict, "tiny", off("tiny", **lower), on("tiny", **lower), off("fp16", **lower)).good
+    assert not judge(strict, "tiny", off("tiny", **lower), on("tiny", **lower), fp32).good
 
 
 def test_min_value_is_refused_where_lower_is_better() -> None:

@@ -98,7 +98,7 @@ def test_the_graph_is_checked_on_the_threads_that_are_pinned(padded, tmp_path, m
 def test_a_graph_that_answers_otherwise_is_refused_with_the_figures(padded, tmp_path):
     _, simulated = padded(tmp_path / "right.onnx", int32_bias=False)
     other = {"output": simulated["output"] * 1.1}
-    with pytest.raises(UserError, match=r"right\.onnx: answers differ .* 20\.0 dB on 8 samples"):
+    with pytest.raises(UserError, match=r"right\.onnx: outputs differ .* 20\.0 dB on 8 samples"):
         check_outputs(tmp_path / "right.onnx", other, simulated, 40)
 
 

@@ -64,7 +64,7 @@ def test_a_comment_and_what_changes_no_result_rerun_nothing(clone):
 def test_a_bit_width_reruns_its_own_rung_and_nothing_else(clone):
     clone.edit({"ladder.tiny.activations": 16})
     done = clone.repro()
-    own = {f"{stage}@tiny" for stage in ("ptq", "qat", "export", "profile", "socs", "judge")}
+    own = {f"{stage}@tiny" for stage in ("ptq", "qat", "export", "profile", "judge")}
     assert done.ran == own | SUMMARY, done.text[-3000:]
     record = json.loads((clone.root / "metrics/eval/tiny.json").read_text())
     assert (record["weights_bits"], record["activations_bits"]) == (4, 16)
@@ -75,7 +75,7 @@ def test_a_bit_width_reruns_its_own_rung_and_nothing_else(clone):
 def test_an_edit_of_qat_does_not_rerun_ptq(clone):
     clone.edit({"qat.learning_rate": 1e-3})
     ran = clone.repro().ran
-    assert of_rungs("qat") <= ran <= of_rungs("qat", "export", "profile", "socs", "judge") | SUMMARY
+    assert of_rungs("qat") <= ran <= of_rungs("qat", "export", "profile", "judge") | SUMMARY
 
 
 def test_a_goal_is_judged_without_quantizing_again(clone):

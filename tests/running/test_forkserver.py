@@ -5,13 +5,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from bitladder.running.forkserver import KEPT
+from bitladder.running.forksocket import HELD, KEPT
 from support import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="stages are forked on Linux alone")
@@ -28,8 +30,11 @@ def main(params, *words):
 
 
 if __name__ == "__main__":
-    run(main, torch=True)
+    run("__main__", torch=True)
 """
+
+
+PARENT = "print(os.getppid())"
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +46,27 @@ def folder(tmp_path_factory):
     return made
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _own_runtime():
+    """Leave the user's own folder alone. This one's path is short, for a socket's has at most 107 bytes."""
+    with tempfile.TemporaryDirectory() as made, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", made)
+        yield
+
+
+@pytest.fixture
+def runtime():
+    """Give a folder for $XDG_RUNTIME_DIR with no sockets in it yet, and so no server."""
+    with tempfile.TemporaryDirectory() as made:
+        yield Path(made)
+
+
 def start(
     folder: Path, body: str, words: tuple[str, ...] = (), ahead: str = "", **variables: str
 ) -> subprocess.Popen[str]:
-    script = folder / "stages/one.py"
-    script.write_text(STAGE.format(ahead=ahead, body=body))
+    written = folder / "stages/one.new"
+    written.write_text(STAGE.format(ahead=ahead, body=body))
+    written.replace(folder / "stages/one.py")  # whole at any moment: another stage may be about to read it
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), **variables}
     environment.pop("PYTEST_CURRENT_TEST", None)  # or each test would have a process of its own load everything
     return subprocess.Popen(
@@ -62,6 +83,25 @@ def start(
 def said(process: subprocess.Popen[str]) -> tuple[str, str, int]:
     out, err = process.communicate(timeout=120)
     return out, err, process.returncode
+
+
+def said_of_server(process: subprocess.Popen[str]) -> tuple[str, int]:
+    """Give "ahead" or "alone", and the stage's parent process: the server that it was forked from."""
+    out, err, code = said(process)
+    assert code == 0, err
+    how, parent = out.split()
+    return how, int(parent)
+
+
+def listening(process: int) -> list[str]:
+    """Name the addresses that a process listens at; those of abstract sockets start with @."""
+    rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    addresses = {f"socket:[{row[6]}]": row[7] for row in rows if len(row) == 8}
+    found = []
+    for descriptor in Path(f"/proc/{process}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since: the process goes on loading
+            found.append(addresses.get(str(descriptor.readlink())))
+    return [address for address in found if address]
 
 
 def is_gone(pid: int) -> bool:
@@ -219,3 +259,141 @@ def test_where_loading_fails_a_stage_runs_on_its_own_and_says_why(folder, tmp_pa
     out, err, code = said(start(tmp_path, "pass"))
     assert (out, code) == ("", 1)
     assert "one: params.yaml: " in err and "Traceback" not in err
+
+
+def test_no_other_user_can_reach_the_socket(folder, runtime):
+    how, server = said_of_server(start(folder, PARENT, XDG_RUNTIME_DIR=str(runtime)))
+    assert how == "ahead"
+    assert (runtime / "bitladder").stat().st_mode & 0o777 == 0o700
+    (path,) = (runtime / "bitladder").iterdir()
+    assert listening(server) == [str(path)]
+
+
+@pytest.mark.parametrize("other", ["", "none", "open"])
+def test_without_a_runtime_folder_the_socket_is_in_the_temporary_folder(folder, runtime, other):
+    (runtime / "open").mkdir()
+    (runtime / "open").chmod(0o755)
+    variables = {"XDG_RUNTIME_DIR": other and str(runtime / other), "TMPDIR": str(runtime)}
+    assert said_of_server(start(folder, PARENT, **variables))[0] == "ahead"
+    made = runtime / f"bitladder-{os.getuid()}"
+    assert made.stat().st_mode & 0o777 == 0o700
+    assert len(list(made.iterdir())) == 1
+
+
+def link(sockets: Path) -> None:
+    sockets.rename(elsewhere := sockets.with_name("elsewhere"))
+    sockets.symlink_to(elsewhere)
+
+
+def file(sockets: Path) -> None:
+    sockets.rmdir()
+    sockets.touch()
+
+
+def another_owner(sockets: Path) -> None:
+    if os.getuid():
+        pytest.skip("only root can give a folder away")
+    os.chown(sockets, 12345, -1)
+
+
+def group(sockets: Path) -> None:
+    sockets.chmod(0o750)
+
+
+def others(sockets: Path) -> None:
+    sockets.chmod(0o701)
+
+
+@pytest.fixture(params=[link, file, another_owner, group, others])
+def unsafe(runtime, request):
+    """Give a folder for sockets that must not be used."""
+    (sockets := runtime / "bitladder").mkdir(mode=0o700)
+    request.param(sockets)
+    return sockets
+
+
+def is_unused(sockets: Path) -> bool:
+    return sockets.is_file() or not list(sockets.iterdir())
+
+
+def test_where_the_sockets_folder_is_not_safe_a_stage_runs_on_its_own(folder, unsafe):
+    assert said_of_server(start(folder, PARENT, XDG_RUNTIME_DIR=str(unsafe.parent))) == ("alone", os.getpid())
+    assert is_unused(unsafe)
+
+
+def test_a_server_whose_folder_was_opened_to_others_is_not_used_any_more(folder, runtime):
+    assert said_of_server(start(folder, PARENT, XDG_RUNTIME_DIR=str(runtime)))[0] == "ahead"
+    (runtime / "bitladder").chmod(0o711)
+    assert said_of_server(start(folder, PARENT, XDG_RUNTIME_DIR=str(runtime))) == ("alone", os.getpid())
+
+
+def test_in_a_folder_that_is_not_safe_the_server_does_not_listen(folder, unsafe):
+    words = [sys.executable, "-P", "-m", "bitladder.running.forkserver", str(unsafe / "name")]
+    server = subprocess.Popen(words, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
+    while server.poll() is None:
+        assert is_unused(unsafe)
+    assert server.returncode == 0
+
+
+def test_where_the_sockets_path_would_be_too_long_a_stage_runs_on_its_own(folder, runtime):
+    (long := runtime / ("x" * 100)).mkdir(mode=0o700)
+    assert said_of_server(start(folder, PARENT, XDG_RUNTIME_DIR=str(long))) == ("alone", os.getpid())
+
+
+def test_the_socket_of_a_server_that_was_killed_is_replaced(folder, runtime):
+    _, first = said_of_server(start(folder, PARENT, XDG_RUNTIME_DIR=str(runtime)))
+    (path,) = (runtime / "bitladder").iterdir()
+    os.kill(first, signal.SIGKILL)
+    assert is_gone(first)
+    assert path.is_socket()
+    how, second = said_of_server(start(folder, PARENT, XDG_RUNTIME_DIR=str(runtime)))
+    assert how == "ahead" and second != first
+    assert list((runtime / "bitladder").iterdir()) == [path]
+
+
+@pytest.mark.parametrize("is_stale", [False, True])
+def test_stages_that_start_at_once_have_one_server(folder, runtime, is_stale):
+    """Hold the lock until the server of each waits for it: so they go on at the same moment."""
+    import fcntl  # which Windows has not
+
+    variables = {"XDG_RUNTIME_DIR": str(runtime)}
+    if is_stale:
+        os.kill(said_of_server(start(folder, PARENT, **variables))[1], signal.SIGKILL)
+    (sockets := runtime / "bitladder").mkdir(mode=0o700, exist_ok=True)
+    before = [path.stat().st_ino for path in sockets.iterdir()]
+    lock = os.open(sockets, os.O_DIRECTORY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    stages = [start(folder, PARENT, **variables) for _ in range(4)]
+    time.sleep(2)
+    assert [path.stat().st_ino for path in sockets.iterdir()] == before
+    os.close(lock)
+    found = [said_of_server(stage) for stage in stages]
+    assert {how for how, _ in found} == {"ahead"}
+    assert len({server for _, server in found}) == 1
+    assert len(list(sockets.iterdir())) == 1
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_server_that_ends_takes_its_own_socket_along_and_no_other(folder, runtime, tmp_path, is_replaced):
+    shutil.copytree(ROOT / "src/bitladder", tmp_path / "bitladder")
+    code = tmp_path / "bitladder/running/forkserver.py"
+    code.write_text(code.read_text().replace("IDLE_S = 10.0", "IDLE_S = 1.0"))
+    variables = {"XDG_RUNTIME_DIR": str(runtime), "PYTHONPATH": str(tmp_path)}
+    _, server = said_of_server(start(folder, PARENT, **variables))
+    (path,) = (runtime / "bitladder").iterdir()
+    if is_replaced:
+        path.unlink()
+        path.touch()
+    assert is_gone(server)
+    assert path.exists() == is_replaced
+
+
+def test_what_the_server_has_loaded_of_this_project_is_part_of_its_address():
+    """Or it would go on with code that has been edited since."""
+    loaded = (
+        "bitladder.running.forkserver, bitladder.running.determinism, bitladder.params, bitladder.quantize.sim.aimet"
+    )
+    code = f"import sys, {loaded}; print(*(name for name in sys.modules if name.partition('.')[0] == 'bitladder'))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT / "src")
+    held = {f"bitladder/{name}".removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in HELD}
+    assert set(found.stdout.split()) == set(KEPT) | held - {"bitladder.socs.yaml"}

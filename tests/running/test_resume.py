@@ -17,8 +17,10 @@ FILES = (
     "build/data/calibration.safetensors",
     "build/baseline/model.safetensors",
     "build/train/weights.safetensors",
-    "build/target/tiny/model_ctx_qnn.bin",
-    "build/socs/tiny/QCS6490/model_ctx_qnn.bin",
+    "build/baseline/outputs.safetensors",
+    "build/qat/tiny/outputs.safetensors",
+    "build/target/tiny/SM8650/model_ctx_qnn.bin",
+    "build/target/tiny/QCS6490/model_ctx_qnn.bin",
     "build/task.json",
 )
 
@@ -36,7 +38,7 @@ def key_of(tmp_path, monkeypatch, params_with):
         (tmp_path / name).write_text(name)
     write_json(tmp_path / "metrics/decision.json", {"chosen": "tiny"})
 
-    def ask(name: str, key: str) -> None:
+    def ask(name: str, key: str, **_: bool) -> None:
         raise Asked(key)
 
     for module in (profile, ptq, write):
@@ -54,7 +56,7 @@ def key_of(tmp_path, monkeypatch, params_with):
 
 
 STAGES = {
-    "profile": lambda params: profile.profile_rung(params, "tiny", find_soc("SM8650"), Path("t"), Path("n")),
+    "profile": lambda params: profile.profile_rung(params, "tiny", find_soc("SM8650")),
     "ptq": lambda params: ptq.quantize_rung(params, "tiny", None),
     "bundle": lambda params: write.write_bundle(params, Path("deploy")),
 }
@@ -81,8 +83,10 @@ def test_other_params_find_nothing(key_of, stage, changes):
         ("profile", "build/export/tiny/model.onnx"),
         ("ptq", "build/data/calibration.safetensors"),
         ("bundle", "build/data/evaluation.safetensors"),
-        ("bundle", "build/target/tiny/model_ctx_qnn.bin"),
-        ("bundle", "build/socs/tiny/QCS6490/model_ctx_qnn.bin"),
+        ("profile", "build/qat/tiny/outputs.safetensors"),  # the gap to them is in the record
+        ("profile", "build/task.json"),  # the metric is the task's
+        ("bundle", "build/target/tiny/SM8650/model_ctx_qnn.bin"),
+        ("bundle", "build/target/tiny/QCS6490/model_ctx_qnn.bin"),
     ],
 )
 def test_other_files_find_nothing(key_of, stage, name):

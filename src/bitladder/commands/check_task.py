@@ -13,12 +13,12 @@ from bitladder.params import Params
 from bitladder.running import determinism
 from bitladder.running.stage import LIBRARIES
 
-__all__ = ["rehearse"]
+__all__ = ["check_task"]
 
 FEW = 8  # samples
 
 
-def rehearse(params: Params) -> Iterator[str]:
+def check_task(params: Params) -> Iterator[str]:
     """Build the task, try loss and metric, prepare the model, export and compile a throwaway W8A8 for the SoC.
 
     Gives a line as each step ends. Raises UserError, with the layer's name and what to change, at the first that fails.
@@ -62,7 +62,7 @@ def rehearse(params: Params) -> Iterator[str]:
     yield good("fp16", f"{sqnr_db(expected, predict(HalfPrecision(model), few, FEW, 'fp16')):.1f} dB against FP32")
     prepared, preparation = prepare(model, sample, params.prepare.exclude, task.quantization)
     check_equal(predict(prepared, few, FEW, "prepared"), expected)
-    yield good("prepare", f"{preparation}; answers as before")
+    yield good("prepare", f"{preparation}; outputs as before")
     bits = Precision(8, 8)
     sim = build_sim(prepared, sample, bits, params.soc.quantsim_config)
     calibrate(sim, few, FEW)
@@ -78,13 +78,13 @@ def rehearse(params: Params) -> Iterator[str]:
         settings = params.target
         try:
             compiled = compile_model(path, Path(folder) / "target", params.soc, False, settings.compile_limit_s, work)
-            answers = run(compiled, params.soc, False, one, settings, work)
+            outputs = run(compiled, params.soc, False, one, settings, work)
         except UserError as error:
             raise UserError(str(error).replace(str(path), f"the task at {bits}")) from None
         yield good(
             "target",
             f"{compiled.ops_npu} ops, all on the NPU of {settings.soc}, {compiled.memory_bytes:,} bytes;"
-            f" {sqnr_db(first, answers):.1f} dB against the QuantSim",
+            f" {sqnr_db(first, outputs):.1f} dB against the QuantSim",
         )
         shutil.rmtree(work)
 

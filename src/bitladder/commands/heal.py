@@ -5,7 +5,6 @@ cache object that is read-only as unchanged, so one that a disk damaged is hande
 """
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,18 @@ from ruamel.yaml import YAML
 
 from bitladder.errors import UserError
 from bitladder.paths import GATES, KEPT_LOCK, LOCK, METRICS
-from bitladder.running.files import copy_file, damaged_lock, dvc_hash, locked_stages, recorded_outs
+from bitladder.running.files import copy_file, damaged_lock, dvc_hash, locked_stages, recorded_outs, remove_path
+from bitladder.running.patches import in_force, require
 
 __all__ = ["check_lock", "heal", "heal_lock"]
 
 
 def check_lock(lock: Path = LOCK) -> None:
     """Raise UserError where DVC would refuse dvc.lock. Where there is none, all is well."""
-    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
-    from voluptuous import Invalid
+    if locked_stages(lock) and in_force("dvc-lock"):
+        from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+        from voluptuous import Invalid
 
-    if locked_stages(lock):
         try:
             COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(lock.read_text("utf-8")))
         except Invalid:
@@ -46,13 +46,15 @@ def heal() -> list[str]:
 
     Outputs that are in git (metrics, gates) are left: git says what changed in them. So is the link to the package.
 
-    Returns: a line for each. Raises UserError where dvc.lock records nothing, or is damaged without a copy.
+    Returns: a line for each. Raises UserError where dvc.lock records nothing, or is damaged without a copy, or where
+    DVC is of a version that this was not checked with.
     """
     if healed := heal_lock():
         return healed
     stages = locked_stages()
     if not stages:
         raise UserError("dvc.lock: records no stages; run this in the folder of the pipeline, after `dvc repro`")
+    require("dvc-cache")
     from dvc.repo import Repo
 
     found, cache = [], Repo(".").cache.local
@@ -65,7 +67,7 @@ def heal() -> list[str]:
                 cached.unlink()
                 found.append(f"{path}: its cache object {cached.parent.name}{cached.name} is damaged; removed")
         if path.exists() and dvc_hash(path) not in recorded:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            remove_path(path)
             found.append(f"{path}: is not what dvc.lock says; removed")
     return found
 

@@ -11,7 +11,7 @@ from bitladder.running.files import write_text
 from bitladder.running.git import ask_git, run_git
 from bitladder.running.version import RELEASE
 
-__all__ = ["init"]
+__all__ = ["init", "pipeline_files"]
 
 DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n"
 
@@ -29,7 +29,7 @@ def init(folder: Path) -> list[str]:
 
     Returns: the files written, from the folder.
     """
-    contents = _contents()
+    contents = pipeline_files()
     if taken := sorted(name for name in contents if (folder / name).exists()):
         more = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
         raise UserError(f"{folder / taken[0]}{more} is there already, and is not overwritten; choose another folder")
@@ -67,7 +67,8 @@ def _user_params(text: str) -> str:
     return text.replace("seed:", f"{version}seed:", 1)
 
 
-def _contents() -> dict[str, str]:
+def pipeline_files() -> dict[str, str]:
+    """Give what `init` writes, by name: dvc.yaml, params.yaml, stages/, task.py."""
     with as_file(files("bitladder").joinpath("template")) as template:
         found = {
             path.relative_to(template).as_posix(): path.read_text("utf-8")

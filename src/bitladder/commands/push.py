@@ -1,6 +1,7 @@
 """Results on a DVC remote, so that what one machine has run no other runs again."""
 
 from bitladder.errors import UserError
+from bitladder.running.patches import require
 
 __all__ = ["push"]
 
@@ -9,15 +10,17 @@ def push(remote: str | None = None) -> int:
     """Push what `dvc push --run-cache` pushes, and what it leaves out: the results that the run cache speaks of.
 
     DVC 3 pushes the record of each run, but of its results only those that dvc.lock names and that its cache holds by
-    the pipeline's wish. So metrics, which git keeps, are not there for a run that was not committed, and
+    what the pipeline says. So metrics, which git keeps, are not there for a run that was not committed, and
     `dvc repro --pull` elsewhere runs the stage again.
 
     Args:
         remote: its name in DVC; None: the default one.
 
-    Returns: how many objects were sent. Raises UserError where there is no such remote, or where it takes nothing.
+    Returns: how many objects were sent. Raises UserError where there is no such remote, where it takes nothing, or
+    where DVC is of a version that this was not checked with.
 
     """
+    require("dvc-push")
     from dvc.config import NoRemoteError
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo

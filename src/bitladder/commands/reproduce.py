@@ -15,12 +15,12 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from bitladder.errors import UserError
-from bitladder.paths import LOCK, METRICS
+from bitladder.paths import INSTALLED, LOCK, METRICS
 from bitladder.report.diff import diff, format_diff
 from bitladder.report.revisions import cached_file, read_revision
-from bitladder.running.files import locked_stages, write_text
+from bitladder.running.files import locked_stages, remove_path, write_text
 from bitladder.running.git import run_git
-from bitladder.running.version import installed
+from bitladder.running.version import RELEASE, installed
 
 __all__ = ["Difference", "compare_locks", "other_versions", "reproduce"]
 
@@ -57,7 +57,13 @@ def reproduce(name: str, quick: bool, any_environment: bool, say: Callable[[str]
     Returns: whether all is identical. Raises UserError where the revision cannot be run.
 
     """
-    revision = read_revision(name).name
+    read = read_revision(name)
+    if (named := read.params.get("bitladder")) and named != RELEASE:
+        raise UserError(
+            f"{name}: written for bitladder {named}, and {RELEASE} is installed; install version"
+            f" {str(named).partition('+')[0]} and run this again"
+        )
+    revision = read.name
     with TemporaryDirectory(prefix="bitladder-") as folder:
         root = _clone(str(revision), Path(folder))
         old = locked_stages(root / LOCK)
@@ -87,7 +93,12 @@ def compare_locks(old: Stages, new: Stages) -> list[Difference]:
     """Name the stages whose outputs differ, those first of which no input does."""
     before = {out["path"]: out["md5"] for stage in old.values() for out in stage.get("outs", [])}
     changed = {
-        name: tuple(out["path"] for out in stage.get("outs", []) if before.get(out["path"]) != out["md5"])
+        name: tuple(
+            out["path"]
+            for out in stage.get("outs", [])
+            # the link is no result: what matters of the package is in the lists of `sources`
+            if before.get(out["path"]) != out["md5"] and out["path"] != str(INSTALLED)
+        )
         for name, stage in new.items()
     }
     differing = {path for files in changed.values() for path in files}
@@ -137,11 +148,7 @@ def _forget(root: Path, old: Stages, kept: Stages) -> None:
     """Leave of dvc.lock, and of outputs that are in git, what is kept: DVC would take the rest as done."""
     for name, stage in old.items():
         for out in stage.get("outs", []) if name not in kept else []:
-            path = root / out["path"]
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            remove_path(root / out["path"])
     (root / LOCK).unlink()
     if kept:
         with (root / LOCK).open("w", encoding="utf-8") as file:

@@ -11,6 +11,7 @@ from tabulate import tabulate
 from bitladder.errors import UserError
 from bitladder.report.revisions import Revision
 from bitladder.report.tables import cell
+from bitladder.running.patches import require
 
 __all__ = ["Outcome", "format_outcomes", "sweep"]
 
@@ -95,6 +96,7 @@ def _value(params: dict, key: str) -> str:
 
 def _experiments() -> dict[str, str]:
     """Give the revision of every experiment that started from this commit, by name."""
+    require("dvc-experiments")
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
     from dvc.scm import SCMError

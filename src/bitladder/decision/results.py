@@ -1,6 +1,5 @@
 """The metrics files of this commit's rungs, read; and what rungs left that are in params.yaml no longer, removed."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from bitladder.errors import UserError
 from bitladder.params import Params
 from bitladder.paths import RungFiles, evaluated
 from bitladder.records import Evaluation, Measurement, TargetRecord, read_record
-from bitladder.running.files import locked_stages
+from bitladder.running.files import locked_stages, remove_path
 
 __all__ = ["OF_RUNGS", "Results", "flat", "read_results", "read_target", "remove_dropped"]
 
@@ -33,9 +32,10 @@ class Results:
 def read_results(params: Params) -> Results:
     """Read the metrics of FP32, FP16 and every rung in params.yaml. Raise UserError where one is missing."""
     rungs = ("fp16", *params.rungs())
+    evals = {name: read_record(Evaluation, evaluated(name)) for name in ("fp32", *rungs)}
     on_target = {name: read_target(params, name) for name in rungs}
     return Results(
-        {name: read_record(Evaluation, evaluated(name)) for name in ("fp32", *rungs)},
+        evals,
         {name: first for name, (first, _) in on_target.items()},
         {name: socs for name, (_, socs) in on_target.items()},
     )
@@ -63,10 +63,7 @@ def remove_dropped(params: Params) -> None:
             for out in stage.get("outs", ()):
                 # build/export/<rung>/model.onnx: the whole of its folder, in which DVC's .gitignore is left
                 path = Path(*Path(out["path"]).parts[:3])
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
+                remove_path(path)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

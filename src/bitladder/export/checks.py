@@ -30,7 +30,7 @@ def check_bias_scales(path: Path) -> None:
     """Refuse a graph whose integer biases are not in units of input scale x weight scale.
 
     Runtimes read an int32 bias in those units whatever scale stands beside it, so any other scale makes the layer
-    answer nonsense, in silence. Float biases, and integer ones with the right scale, pass.
+    give wrong outputs, in silence. Float biases, and integer ones with the right scale, pass.
 
     Raises UserError that names the first such layer and how many there are.
     """
@@ -38,7 +38,8 @@ def check_bias_scales(path: Path) -> None:
     if wrong:
         raise UserError(
             f"{path}: the integer bias of {wrong[0]} ({len(wrong)} layers in all) is not in units of input scale x"
-            " weight scale, so the NPU would answer nonsense; export with int32_bias=False, which keeps biases in float"
+            " weight scale, so the NPU's outputs would be wrong; export with int32_bias=False, which keeps them in"
+            " float"
         )
 
 
@@ -90,7 +91,7 @@ def check_outputs(path: Path, outputs: Outputs, simulated: Outputs, min_sqnr_db:
     found = sqnr_db(simulated, outputs)
     if not found >= min_sqnr_db:
         raise UserError(
-            f"{path}: answers differ from the QuantSim's: {found:.1f} dB on {samples} samples, and"
+            f"{path}: outputs differ from the QuantSim's: {found:.1f} dB on {samples} samples, and"
             f" export.min_sqnr_db is {min_sqnr_db:g}; the graph is not what was simulated, so it is not compiled"
         )
     return ExportCheck(samples=samples, sqnr_db=found, agreement=agreement(simulated, outputs))

@@ -62,7 +62,7 @@ def carry_notes(source: nn.Module, network: nn.Module) -> None:
 
 
 def output_names(model: object) -> tuple[str, ...] | None:
-    """Give the names that were noted on a network; None if its answers name themselves."""
+    """Give the names that were noted on a network; None if it names its outputs itself."""
     return getattr(model, NAMES, None)
 
 

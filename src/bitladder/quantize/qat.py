@@ -16,9 +16,8 @@ from bitladder.network.training import Epoch, Recipe, fit, rank
 from bitladder.params import Params
 from bitladder.paths import FP32_OUTPUTS, TASK, RungFiles, samples
 from bitladder.quantize.distill import distilled
-from bitladder.quantize.sim.fast_quant import plain_tensors
 from bitladder.quantize.sim.restore import restore
-from bitladder.quantize.sim.torch_sim import save_sim
+from bitladder.quantize.sim.torch_sim import plain_tensors, save_sim
 from bitladder.records import Evaluation
 from bitladder.running.determinism import seed_all
 from bitladder.running.files import load_tensors, save_tensors

@@ -43,7 +43,7 @@ def verify(
         metric: the task's.
         split: samples to compare on. Ranges are found from them too: one that other samples left too narrow says
             nothing about the tools, and clipping alone can leave under 40 dB.
-        reference: FP32's answers to them.
+        reference: FP32's outputs on them.
         params: the limits are its `verify`.
         evidence: folder to leave for an AIMET issue where a limit is passed.
 

@@ -31,7 +31,7 @@ def format_ops(rung: str, soc: str | None = None) -> str:
     path = files.notes / record.soc / "ops.csv"
     if not path.is_file():
         raise UserError(
-            f"{path}: no such file; it is written where the rung is profiled: `rm -r {WORK}/profile-{rung}-*`, then"
+            f"{path}: no such file; it is written where the rung is profiled: `rm -r {WORK}/measured-{rung}-*`, then"
             f" `dvc repro --force --single-item profile{'-' if rung == 'fp16' else '@'}{rung}`"
         )
     with path.open(newline="", encoding="utf-8") as file:

@@ -15,6 +15,7 @@ from bitladder.errors import UserError
 from bitladder.paths import DECISION, LOCK, METRICS, PARAMS, RungFiles, evaluated
 from bitladder.records import Decision, Evaluation, Kind, TargetRecord, parse_record
 from bitladder.running.git import ask_git
+from bitladder.running.patches import in_force
 from bitladder.socs import find_soc
 
 __all__ = ["Revision", "cached_file", "read_revision"]
@@ -153,11 +154,11 @@ def _experiment(name: str) -> str | None:
 
 def cached_file(digest: str | None) -> Path | None:
     """Find a file in the DVC cache by its hash, wherever DVC's config puts the cache."""
+    if digest is None or not in_force("dvc-cache"):
+        return None
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    if digest is None:
-        return None
     try:
         path = Path(Repo(".").cache.local.oid_to_path(digest))
     except DvcException:

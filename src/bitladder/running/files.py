@@ -32,6 +32,7 @@ __all__ = [
     "locked_stages",
     "read_json",
     "recorded_outs",
+    "remove_path",
     "replacing",
     "save_tensors",
     "write_csv",
@@ -140,6 +141,14 @@ def locked_stages(lock: Path = LOCK) -> dict[str, Any]:
     if not whole:
         raise damaged_lock(lock)
     return stages
+
+
+def remove_path(path: Path) -> None:
+    """Remove a file, a link or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def recorded_outs(stages: Mapping[str, Any]) -> dict[str, set[str]]:

@@ -42,7 +42,7 @@ def import_closure(script: Path, package: Path = PACKAGE) -> dict[str, Path]:
 def module_closure(module: str, package: Path = PACKAGE) -> dict[str, Path]:
     """Give a module's file, and what it comes to import of bitladder; nothing for a module of another package."""
     found: dict[str, Path] = {}
-    waiting = list(_files(module, package)) if module.partition(".")[0] == "bitladder" else []
+    waiting = _named(module, package) if module.partition(".")[0] == "bitladder" else []
     while waiting:
         path = waiting.pop()
         name = f"bitladder/{path.relative_to(package).as_posix()}"
@@ -51,11 +51,15 @@ def module_closure(module: str, package: Path = PACKAGE) -> dict[str, Path]:
         found[name] = path
         found |= {f"bitladder/{data.relative_to(package).as_posix()}": data for data in _data(path, package)}
         for imported in sorted(_imported(path)):
-            waiting += _files(imported, package)
-            owner, _, table = imported.rpartition(".")
-            rows = {row for file in _files(owner, package) for row in _rows(file, table)}
-            waiting += [code for row in sorted(rows) for code in _files(row, package)]
+            waiting += _named(imported, package)
     return found
+
+
+def _named(name: str, package: Path) -> list[Path]:
+    """Give the files that an import of a name brings: the module's own, and those that it names if it is a table."""
+    owner, _, table = name.rpartition(".")
+    rows = {row for file in _files(owner, package) for row in _rows(file, table)} if owner else set()
+    return [path for module in (name, *sorted(rows)) for path in _files(module, package)]
 
 
 @cache

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitladder.errors import UserError
 from bitladder.paths import BUILD, KEPT_LOCK, LOCK, PACKAGE, TIMINGS
-from bitladder.running import forkserver
+from bitladder.running import forkclient
 
 if TYPE_CHECKING:
     from bitladder.params import Params
@@ -39,7 +39,7 @@ def run(module: str, torch: bool = False) -> None:
     stage = os.environ.get("DVC_STAGE") or "@".join([Path(sys.argv[0]).stem, *sys.argv[1:]])
     interrupted = f"{stage}: interrupted; `dvc repro` goes on from here"
     try:
-        if torch and (code := forkserver.run_script(sys.argv[0], sys.argv[1:])) is not None:
+        if torch and (code := forkclient.run_script(sys.argv[0], sys.argv[1:])) is not None:
             sys.exit(code)
     except KeyboardInterrupt:
         sys.exit(interrupted)

@@ -1,11 +1,12 @@
 """Which bitladder this is, and whether a pipeline was written for it."""
 
+import re
 from importlib.metadata import PackageNotFoundError, version
 
 from bitladder.errors import UserError
 from bitladder.params import Params
 
-__all__ = ["RELEASE", "check_version", "installed"]
+__all__ = ["RELEASE", "check_version", "installed", "version_named"]
 
 RELEASE = "0.2.0"  # here and not in what is installed: the same commit gives the same manifest
 
@@ -16,6 +17,12 @@ def installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def version_named(params: str) -> str | None:
+    """Give the version that the text of a params.yaml names under `bitladder:`; None where it names none."""
+    found = re.search(r"(?m)^bitladder: *[\"']?([^\s\"'#]+)", params)
+    return found[1] if found else None
 
 
 def check_version(params: Params) -> None:

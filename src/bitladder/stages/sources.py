@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bitladder.params import Params
 from bitladder.paths import ARCH, INSTALLED, PACKAGE, SOCS, SOURCES, STAGES
-from bitladder.running import forkserver
+from bitladder.running import forkclient
 from bitladder.running.files import hash_path, write_json
 from bitladder.running.imports import import_closure, module_closure
 
@@ -16,7 +16,7 @@ __all__ = ["main"]
 
 def main(params: Params) -> None:
     """Write build/sources and build/soc, and link the installed package to build/installed."""
-    forkserver.start()  # most stages run anew where the code is new: torch loads while DVC goes on to them
+    forkclient.start()  # most stages run anew where the code is new: torch loads while DVC goes on to them
     own_task = module_closure(params.task.factory.partition(":")[0])  # one of bitladder's own, such as image_folder
     for script in sorted(STAGES.glob("*.py")):
         found = import_closure(script) | (own_task if script.stem == "data" else {})

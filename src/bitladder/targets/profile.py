@@ -7,7 +7,7 @@ from pkgutil import resolve_name
 from bitladder.network.evaluate import Outputs, agreement, sqnr_db
 from bitladder.network.model import load_split
 from bitladder.params import TARGETS, Params, TargetParams
-from bitladder.paths import FP32_OUTPUTS, TASK, RungFiles, samples
+from bitladder.paths import FP32_OUTPUTS, TASK, WORK, RungFiles, samples
 from bitladder.records import Measurement
 from bitladder.running.files import hash_path, load_tensors, read_json, write_json
 from bitladder.running.resume import fingerprint, workspace
@@ -20,6 +20,8 @@ __all__ = ["find_target", "profile", "profile_rung"]
 
 MEASURED, COMPILED = "measured.json", "compiled"
 
+KEPT = 4  # of a rung on a SoC: the one before an edit is asked for again when that is undone
+
 
 def profile_rung(params: Params, rung: str, soc: Soc) -> Measurement:
     """Measure an exported rung, or FP16, on a SoC, with what the stages before left in build/.
@@ -29,35 +31,42 @@ def profile_rung(params: Params, rung: str, soc: Soc) -> Measurement:
     files, data, settings = RungFiles(rung), samples("evaluation"), params.target
     folder, own = files.compiled / soc.name, (settings.backend, settings.samples, settings.warmup, settings.runs)
     key = fingerprint(soc, params.task, own, files=(TASK, files.model, files.outputs, FP32_OUTPUTS, data))
-    with workspace(f"profile-{rung}-{soc.name}", key, keep=True) as work:
-        if (record := _kept(work, folder)) is not None:
-            return record
-        (work / "running").mkdir(exist_ok=True)  # what a killed run has measured so far
+    kept = WORK / f"measured-{rung}-{soc.name}"
+    if (record := _find(kept / key, folder)) is not None:
+        return record
+    with workspace(f"profile-{rung}-{soc.name}", key) as work:
         split = load_split(data).first(settings.samples)
         record = profile(
-            Job(files.model, precision_of(params, rung), split, folder, files.notes / soc.name, work / "running"),
+            Job(files.model, precision_of(params, rung), split, folder, files.notes / soc.name, work),
             load_task(params.task.factory, params.task.args).metric,
             (load_tensors(FP32_OUTPUTS), load_tensors(files.outputs)),
             soc,
             settings,
         )
-        shutil.copytree(folder, work / COMPILED, dirs_exist_ok=True)
-        write_json(work / MEASURED, {"record": record.model_dump(), "compiled": hash_path(folder)}, exact=True)
-        shutil.rmtree(work / "running")
+        _keep(kept, key, record, folder)
     return record
 
 
-def _kept(work: Path, folder: Path) -> Measurement | None:
-    """Give the record of an earlier run of the same, and put what that compiled in its place; None if there was none.
+def _keep(kept: Path, key: str, record: Measurement, folder: Path) -> None:
+    """Keep a record and what was compiled, and of those before only the last few."""
+    shutil.copytree(folder, kept / key / COMPILED, dirs_exist_ok=True)
+    write_json(kept / key / MEASURED, {"record": record.model_dump(), "compiled": hash_path(folder)}, exact=True)
+    newest = sorted(kept.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    for old in newest[:-KEPT]:
+        shutil.rmtree(old)
+
+
+def _find(kept: Path, folder: Path) -> Measurement | None:
+    """Give a record that was kept, and put what was compiled in its place; None if there is none.
 
     DVC deletes the folder before the stage runs: to have it stay, DVC would leave the stage out of its run cache.
     """
-    if not (work / MEASURED).is_file():
+    if not (kept / MEASURED).is_file():
         return None
-    found = read_json(work / MEASURED)
-    if found["compiled"] != hash_path(work / COMPILED):
+    found = read_json(kept / MEASURED)
+    if found["compiled"] != hash_path(kept / COMPILED):
         return None
-    shutil.copytree(work / COMPILED, folder, dirs_exist_ok=True)
+    shutil.copytree(kept / COMPILED, folder, dirs_exist_ok=True)
     return Measurement.model_validate(found["record"])
 
 

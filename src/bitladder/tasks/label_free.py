@@ -1,4 +1,4 @@
-"""Tasks without labels: what FP32 answers takes their place.
+"""Tasks without labels: the outputs of FP32 take their place.
 
 The metric is agreement with FP32, and training a quantized network distils from it. One line makes such a task:
 `return label_free(network, samples)`.
@@ -46,7 +46,7 @@ def label_free(
             if not torch.equal(values, again[name]):
                 raise UserError(f"task: without labels, model() must give trained weights; {name!r} differs each time")
         return {
-            name: Split(inputs, _answers(network, inputs, name))
+            name: Split(inputs, _fp32_outputs(network, inputs, name))
             for name, inputs in samples(seed).items()
             if name in SPLITS
         }
@@ -54,16 +54,16 @@ def label_free(
     return Task(model, splits, loss, metric, quantization=quantization or Quantization())
 
 
-def _answers(network: nn.Module, inputs: dict[str, Tensor], title: str) -> Tensor:
+def _fp32_outputs(network: nn.Module, inputs: dict[str, Tensor], title: str) -> Tensor:
     count = len(next(iter(inputs.values()), ()))
-    answers: list[Tensor] = []
+    found: list[Tensor] = []
     with torch.no_grad():
         for start in tqdm(range(0, count, BATCH), desc=f"fp32 {title}", leave=False):
             outputs = name_outputs(network(*(values[start : start + BATCH] for values in inputs.values())))
             if len(outputs) > 1:
                 raise UserError(f"task: without labels the model must give one tensor, and it gives {len(outputs)}")
-            answers += outputs.values()
-    return torch.cat(answers) if answers else torch.zeros(0)
+            found += outputs.values()
+    return torch.cat(found) if found else torch.zeros(0)
 
 
 def _top1(outputs: Tensor, fp32: Tensor) -> float:

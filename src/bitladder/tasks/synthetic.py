@@ -84,7 +84,7 @@ def synthesize(
                 images = _noise(size, shape, generator).clamp(-1, 1).contiguous(memory_format=layout)
                 kept = {"images": seen(_moved(lambda x: network(seen(x)), images, distances, generator, bar))}
                 if not kept["images"].isfinite().all():
-                    raise UserError("task: the network's answers to synthesized images are not finite numbers")
+                    raise UserError("task: the network's outputs on synthesized images are not finite numbers")
                 save_state(path, kept)
             else:
                 bar.update(STEPS)
@@ -109,8 +109,8 @@ def _trained_norms(network: nn.Module) -> list[Any]:
 def _fastest(network: nn.Module, sample: Tensor) -> torch.memory_format:
     """Give the layout that convolutions are fastest in on a CPU, or the usual one where the network takes no other."""
     try:
-        trial = copy.deepcopy(network).to(memory_format=torch.channels_last)
-        trial(sample.contiguous(memory_format=torch.channels_last))
+        tried = copy.deepcopy(network).to(memory_format=torch.channels_last)
+        tried(sample.contiguous(memory_format=torch.channels_last))
     except RuntimeError:
         return torch.contiguous_format
     return torch.channels_last
@@ -127,9 +127,9 @@ def _key(network: nn.Module, *arguments: Any) -> str:
 
 
 def _moved(
-    answers: Callable[[Tensor], Any], images: Tensor, distances: list[Tensor], generator: torch.Generator, bar: Any
+    run: Callable[[Tensor], Any], images: Tensor, distances: list[Tensor], generator: torch.Generator, bar: Any
 ) -> Tensor:
-    """Give images in [-1, 1] after STEPS of gradient descent; a call of `answers` adds to `distances`."""
+    """Give images in [-1, 1] after STEPS of gradient descent; a call of `run` adds to `distances`."""
     images = images.detach().requires_grad_()
     classes: Tensor | None = None
     optimizer = torch.optim.Adam([images], lr=RATE, betas=(0.5, 0.9))
@@ -141,7 +141,7 @@ def _moved(
         # Moved and mirrored anew in each step, or what is made fits the strides of one position
         shifts = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
         shifted = torch.roll(images, shifts, (2, 3))
-        scores = answers(shifted.flip(3) if step % 2 else shifted)
+        scores = run(shifted.flip(3) if step % 2 else shifted)
         loss = torch.stack(distances).mean() + SMOOTH * _roughness(images)
         if isinstance(scores, Tensor) and scores.ndim == 2:
             if classes is None:

@@ -6,6 +6,8 @@ import torch
 from aimet_torch import model_preparer
 from torch import fx, nn
 
+from bitladder.running.patches import in_force
+
 __all__ = ["teach_preparer"]
 
 
@@ -14,6 +16,8 @@ def teach_preparer() -> None:
 
     Torchvision's LayerNorm2d calls it so, in ConvNeXt and others.
     """
+    if not in_force("layer-norm"):
+        return
     model_preparer.functional_with_special_handling["layer_norm"] = nn.LayerNorm
     model_preparer.special_handler_functions["layer_norm"] = {
         "node_fn": _layer_norm_node,

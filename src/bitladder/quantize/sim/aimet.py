@@ -1,20 +1,23 @@
 """AIMET's import at a third of its time: what it brings along and the pipeline never calls is left out.
 
-Checked on aimet-torch 2.42, torch 2.14. Of 10 s, torch apart, TorchDynamo takes 3 (torchvision asks it one question
-about GPUs, AIMET marks functions that it must not compile, and the pipeline compiles none), transformers 2.5, plots by
-Bokeh 1, Triton's kernels, where there is no GPU, 0.3. They stay importable, by a task too: only AIMET's own import is
-answered by stand-ins. Whatever is loaded already is used as it is.
+Of 10 s, torch apart, TorchDynamo takes 3 (torchvision asks it one question about GPUs, AIMET marks functions that it
+must not compile, and the pipeline compiles none), transformers 2.5, plots by Bokeh 1, Triton's kernels, where there is
+no GPU, 0.3. They stay importable, by a task too: only AIMET's own import
+meets stand-ins. Whatever is loaded already is used as it is. With versions that this was not checked with,
+`running/patches.py` leaves the import as AIMET has it.
 """
 
 import importlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
+
+from bitladder.running.patches import in_force
 
 __all__ = ["learn_types", "without_transformers"]
 
@@ -46,7 +49,7 @@ def learn_types(model: nn.Module) -> None:
 
 def without_transformers() -> AbstractContextManager[None]:
     """Let AIMET build a sim without asking transformers what its networks are, where none is loaded."""
-    return _standing_in(["transformers"])
+    return _standing_in(["transformers"]) if in_force("aimet-import") else nullcontext()
 
 
 @contextmanager
@@ -87,17 +90,16 @@ def _as_it_is(function: Any = None, *_: Any, **__: Any) -> Any:
 if not torch.cuda.is_available():
     _STAND_INS["triton"] = None  # AIMET's kernels for GPUs
 
-with _without_what_is_not_called():
+with _without_what_is_not_called() if in_force("aimet-import") else nullcontext():
     import aimet_torch.onnx
     import aimet_torch.v2  # which sims are built with
 
-_check = aimet_torch.onnx._check_unsupported_args
+if in_force("aimet-export"):
+    _check = aimet_torch.onnx._check_unsupported_args
 
+    def _check_without_dynamo(*words: Any) -> None:
+        """Check what AIMET is asked to export, without loading TorchDynamo to ask whether it compiled the network."""
+        with _standing_in(["torch._dynamo"]):
+            _check(*words)
 
-def _check_without_dynamo(*words: Any) -> None:
-    """Check what AIMET is asked to export, without loading TorchDynamo to ask whether it has compiled the network."""
-    with _standing_in(["torch._dynamo"]):
-        _check(*words)
-
-
-aimet_torch.onnx._check_unsupported_args = _check_without_dynamo
+    aimet_torch.onnx._check_unsupported_args = _check_without_dynamo

@@ -1,14 +1,16 @@
 """A leaner QuantizeDequantize than AIMET's on the CPU, with AIMET's results.
 
-Checked on aimet-torch 2.42. In training AIMET's takes nine passes over a tensor forward and about twelve back, and
-derives every scale and offset by a chain of differentiable one-element operations; in inference it calls a kernel that
-works element by element. Here passes are merged: a scale's gradient is a dot product with the rounding error that the
-forward pass leaves, and where nothing is clipped, which is asked once, there is no mask at all.
+In training AIMET's takes nine passes over a tensor forward and about twelve back, and derives every scale and offset by
+a chain of differentiable one-element operations; in inference it calls a kernel that works element by element. Here
+passes are merged: a scale's gradient is a dot product with the rounding error that the forward pass leaves, and where
+nothing is clipped, which is asked once, there is no mask at all.
 
-Answers equal AIMET's, in training (which divides by the scale) and in inference (which multiplies by its inverse), and
+Outputs equal AIMET's, in training (which divides by the scale) and in inference (which multiplies by its inverse), and
 so do the gradients of what is quantized; those of ranges are sums in another order. Whatever is not affine quantization
 of float32 on the CPU, of a whole tensor or symmetric by channel, stays with AIMET: blocks, calibration, tracing,
 export, GPUs (where AIMET has kernels of its own).
+
+`running/patches.py` says with which versions it is in force.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,7 @@
 """AIMET's QuantSim: built, calibrated, carried between stages, and exported."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,11 +18,11 @@ from bitladder.network.evaluate import predict
 from bitladder.network.model import carry_notes
 from bitladder.precision import OPSET, Precision
 from bitladder.quantize.prepare.task_quantization import task_quantization_of
-from bitladder.quantize.sim import fast_quant
 from bitladder.quantize.sim.aimet import learn_types, without_transformers
 from bitladder.quantize.sim.missing import check_layers, check_ranges, leave_unknown, refusal, without_tensors
 from bitladder.quantize.sim.onnx_sim import OnnxSim
 from bitladder.running.files import load_tensors, replacing, save_tensors
+from bitladder.running.patches import in_force
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.task import Split
 
@@ -37,6 +38,7 @@ __all__ = [
     "keep_relu",
     "load_sim",
     "needs_relu",
+    "plain_tensors",
     "save_sim",
     "set_layers",
     "swap_relu6",
@@ -65,7 +67,10 @@ def build_sim(
     """
     if isinstance(model, OnnxNetwork):
         return OnnxSim(model, precision, config, range_setting)
-    fast_quant.install()
+    if in_force("lean-quantizers"):
+        from bitladder.quantize.sim import fast_quant  # here: another AIMET may lack what it imports
+
+        fast_quant.install()
     learn_types(model)
     quantization = task_quantization_of(model)
     leave_unknown(model, quantization.exclude)
@@ -85,6 +90,15 @@ def build_sim(
     carry_notes(model, sim.model)
     check_layers(sim, quantization.exclude)
     return sim
+
+
+def plain_tensors() -> AbstractContextManager[None]:
+    """Give the context in which quantizers return plain tensors, where the lean quantizers are in force."""
+    if not in_force("lean-quantizers"):
+        return nullcontext()
+    from bitladder.quantize.sim import fast_quant
+
+    return fast_quant.plain_tensors()
 
 
 def copy_sim(
@@ -239,7 +253,7 @@ def export_qdq(
     """Write the sim as ONNX with QuantizeLinear and DequantizeLinear nodes, for a batch of one.
 
     Biases stay in float: AIMET's default, int32, gives a bias whose convolution has no quantizer of its own at the
-    input a scale that runtimes do not expect, and the NPU then answers nonsense without a word.
+    input a scale that runtimes do not expect, and the NPU's outputs are then wrong without a message.
 
     Args:
         sim: calibrated.

@@ -1,0 +1,162 @@
+"""Commands that say what a SoC and its NPU make of a graph: `gap`, `ops`, `latency`, `socs`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitladder.commands.options import PARAMS, ParamsFile
+from bitladder.errors import UserError
+
+__all__ = ["gap", "latency", "ops", "socs"]
+
+
+def gap(
+    rung: Annotated[str, typer.Argument(metavar="RUNG", help="A rung of the ladder, as params.yaml names it.")],
+    params: ParamsFile = PARAMS,
+    samples: Annotated[int, typer.Option(min=1, metavar="N", help="Samples of the evaluation split.")] = 2,
+    limit_db: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DB",
+            help="SQNR under which a layer has diverged; if left out, 15 where it has 8-bit activations, 30 at 16.",
+        ),
+    ] = None,
+    on: Annotated[str | None, typer.Option("--soc", metavar="SOC", help="Another SoC than target.soc.")] = None,
+) -> None:
+    """Find the first layer of a rung at which the NPU diverges from the simulation (AIMET's QuantSim).
+
+    Both get the same input, and are compared tensor by tensor. Prints the SQNR at each layer, the first layer that
+    diverges, and what is known of such layers.
+
+    Reads `params.yaml`, `build/data/` and `build/export/RUNG/model.onnx`, which `dvc repro export@RUNG` makes. Writes
+    nothing. The exit code is 0 whether or not a layer diverges.
+
+    **Examples**
+
+        bitladder gap tiny
+        bitladder gap compact --samples 8 --soc QCS6490
+    """
+    from tempfile import TemporaryDirectory
+
+    from bitladder.network.model import load_split
+    from bitladder.params import load_params
+    from bitladder.paths import RungFiles
+    from bitladder.paths import samples as samples_of
+    from bitladder.report.gap import format_gap
+    from bitladder.socs import find_soc
+    from bitladder.targets.gap import find_gap
+
+    loaded = load_params(params)
+    if rung == "fp16":
+        raise UserError("FP16 has no simulation that its outputs could diverge from; `bitladder show` has its figures")
+    if rung not in loaded.ladder:
+        raise UserError(f"{params} has no rung {rung!r} under ladder; use one of {', '.join(loaded.ladder)}")
+    model = RungFiles(rung).model
+    if not model.is_file():
+        raise UserError(f"{model}: no such file; run `dvc repro export@{rung}`")
+    split = load_split(samples_of("evaluation")).first(samples)
+    with TemporaryDirectory() as folder:
+        soc = find_soc(on) if on else loaded.soc
+        layers = find_gap(model, split, soc, loaded.target, Path(folder))
+    typer.echo(format_gap(layers, soc.name, limit_db))
+
+
+def ops(
+    rung: Annotated[str, typer.Argument(metavar="RUNG", help="A rung of the ladder, or fp16.")],
+    soc: Annotated[str | None, typer.Option(metavar="SOC", help="One of target.socs; target.soc if left out.")] = None,
+) -> None:
+    """Print what the backend said of a rung's ops and memory when it was profiled here.
+
+    A row for each op: where it runs, and its share of the cycles. Then memory: spill and fill in DDR, VTCM, constants,
+    inputs and outputs. Emulated cycles are the host's, not the device's; bytes are those of the context binary.
+
+    Reads `build/notes/` and `metrics/target/`, runs nothing and writes nothing.
+
+    **Example**
+
+        bitladder ops tiny
+    """
+    from bitladder.report.ops import format_ops
+    from bitladder.socs import find_soc
+
+    typer.echo(format_ops(rung, find_soc(soc).name if soc else None))
+
+
+def latency(
+    model: Annotated[Path | None, typer.Argument(metavar="MODEL", help="An ONNX file: float, FP16 or QDQ.")] = None,
+    device: Annotated[
+        str, typer.Option(metavar="NAME", help="A device or a SoC; --fit-report lists the devices.")
+    ] = "SM8650",
+    precision: Annotated[str, typer.Option(metavar="NAME", help="fp16, w8a8 or w8a16.")] = "fp16",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    report: Annotated[
+        bool, typer.Option("--fit-report", help="How far off it is on published networks that it has not seen.")
+    ] = False,
+) -> None:
+    """Estimate an ONNX model's latency on a device that is not at hand.
+
+    The estimate is the work of each kind of op, times unit costs that were fitted to latencies that Qualcomm published.
+    It comes with the interval that holds 80 % of published networks which the fit had not seen. Writes nothing.
+
+    **Examples**
+
+        bitladder latency model.onnx --device galaxy-s24 --precision w8a8
+        bitladder latency --fit-report
+    """
+    from dataclasses import asdict
+
+    from bitladder.latency.estimate import COVERAGE, estimate, fit_report
+    from bitladder.report.latency import format_report
+
+    if report == (model is not None):
+        raise UserError("give one ONNX file, or --fit-report")
+    if model is None:
+        rows = fit_report()
+        typer.echo(json.dumps(rows, indent=2) if as_json else format_report(rows))
+        return
+    found = estimate(model, device, precision)
+    if as_json:
+        typer.echo(json.dumps({**asdict(found), "latency_source": "estimated"}, indent=2))
+        return
+    typer.echo(
+        f"{found.latency_ms:.3f} ms estimated on {found.device} ({found.runtime}, {found.precision});"
+        f" {COVERAGE:.0%} interval {found.low_ms:.3f} to {found.high_ms:.3f} ms"
+    )
+
+
+def socs(
+    probe: Annotated[
+        str | None, typer.Option(metavar="SOC", help="Ask the backend what this SoC takes, by compiling toy networks.")
+    ] = None,
+) -> None:
+    """List the SoCs by the names people use: which Hexagon generation each has, and which precisions it takes.
+
+    With `--probe` the backend itself is asked: a toy network is compiled for the SoC at every precision, with nothing
+    left to the CPU. Where it does not say what the table says, the line ends with `(the table says otherwise)`.
+    Reads no file of yours and writes nothing.
+
+    **Examples**
+
+        bitladder socs
+        bitladder socs --probe "Snapdragon 7 Gen 4"
+    """
+    from tabulate import tabulate
+
+    from bitladder.socs import all_socs, find_soc
+
+    if probe is None:
+        rows = [
+            [soc.name, soc.arch, " ".join(soc.takes), ", ".join(soc.aliases), soc.device or "-"]
+            for soc in all_socs().values()
+        ]
+        typer.echo(tabulate(rows, ["SoC", "Hexagon", "takes", "also called", "published latencies of"], "github"))
+        return
+    soc = find_soc(probe)
+    from bitladder.targets.probe import probe as ask
+
+    for verdict in ask(soc):
+        known = "" if verdict.takes == (verdict.precision in soc.takes) else "  (the table says otherwise)"
+        found = f"yes, as {verdict.chip}" if verdict.takes else f"no: {verdict.reason}"
+        typer.echo(f"{soc.name} {verdict.precision:7}{found}{known}")

@@ -1,0 +1,107 @@
+"""Commands that start a pipeline: `init`, `check`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitladder.commands.options import PARAMS, ParamsFile
+
+__all__ = ["check", "init", "upgrade"]
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where; it may be a git repository already.")],
+) -> None:
+    """Write a pipeline that is ready to run into DIR, with a commented task file to put your model into.
+
+    Writes `dvc.yaml`, `params.yaml`, `stages/` and `task.py`. Makes DIR a git and DVC repository where it is none, and
+    adds lines to `.gitignore` and `.dvcignore`. No other file that is there is changed: where one of these names is
+    taken, nothing is written.
+
+    **Example**
+
+        bitladder init ../my-model
+        cd ../my-model               # edit task.py
+        bitladder check --task
+        dvc repro
+    """
+    from bitladder.commands.init import init as write
+
+    written = write(folder)
+    typer.echo(f"{folder}: wrote {', '.join(name for name in written if '/' not in name)} and stages/")
+    typer.echo(f"Next: `cd {folder}`, edit task.py, then `bitladder check --task` and `dvc repro`")
+
+
+def check(
+    params: ParamsFile = PARAMS,
+    task: Annotated[bool, typer.Option("--task", help="Also try the task: through AIMET, ONNX and the NPU.")] = False,
+) -> None:
+    """Validate params.yaml, in a second: every key and value, and whether the SoC takes each rung's precision.
+
+    Reads `params.yaml` and `dvc.lock`, and writes nothing. Prints the SoC, the target and the rungs. The first thing
+    that is wrong is named by its key.
+
+    With `--task` it builds your network, tries loss and metric on a few samples, prepares the network for AIMET,
+    quantizes it to W8A8, exports it and compiles it for the SoC. It says what it reached after each step, and stops at
+    the first that fails, with the layer's name and what to change.
+
+    **Examples**
+
+        bitladder check
+        bitladder check --task
+    """
+    from bitladder.commands.heal import check_lock
+    from bitladder.params import load_params
+    from bitladder.running.version import check_version
+
+    loaded = load_params(params)
+    check_version(loaded)
+    check_lock()
+    rungs = ", ".join(f"{name} {loaded.ladder[name].precision}" for name in loaded.rungs())
+    typer.echo(f"{params}: good. {loaded.target.soc} on {loaded.target.backend}; rungs: {rungs}")
+    for soc in loaded.other_socs:
+        lacks = [
+            f"{name} ({kind})"
+            for name, kind in {
+                "fp16": "FP16",
+                **{name: str(rung.precision) for name, rung in loaded.ladder.items()},
+            }.items()
+            if kind not in soc.takes
+        ]
+        typer.echo(f"{soc.name} too" + (f", but for what it does not take: {', '.join(lacks)}" if lacks else ""))
+    if task:
+        from bitladder.commands.check_task import check_task
+
+        for line in check_task(loaded):
+            typer.echo(line)
+
+
+def upgrade(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
+) -> None:
+    """Bring the pipeline in this folder to the installed version of bitladder, and show the diff.
+
+    Changes `dvc.yaml`, `params.yaml` and `stages/`, by merging what this version changes into what you changed: your
+    values and comments stay, new keys come with their comments, renamed keys are translated. `task.py` is yours. Takes
+    stages that are no more out of `dvc.lock`. Where a change of yours cannot be merged, it is named, and nothing is
+    written. Afterwards `dvc repro` reruns the stages that the new version's changes touch.
+
+    **Example**
+
+        pip install --upgrade bitladder
+        bitladder upgrade
+        git diff                     # review, then: dvc repro
+    """
+    from bitladder.commands.upgrade import plan_upgrade
+    from bitladder.running.version import RELEASE
+
+    plan = plan_upgrade()
+    if plan is None:
+        typer.echo(f"the pipeline is of version {RELEASE}, as installed; nothing to do")
+        return
+    typer.echo(plan.diff())
+    if not dry_run:
+        plan.write()
+    done = "would be" if dry_run else "is now"
+    typer.echo(f"The pipeline was of version {plan.before}, and {done} of {RELEASE}. Next: `dvc repro`")

@@ -1,0 +1,151 @@
+"""Where other packages' code is replaced, or called by names that they keep to themselves, and for which versions.
+
+A release of theirs may change such code without a word. So each place asks here first: with a version that it was not
+checked with, a patch is off, and says so once in a line. PRIVATE lists what is only called: a name that has gone fails
+by itself. `tests/running/test_patches.py` finds what is replaced or called and not listed.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+
+from bitladder.errors import UserError
+from bitladder.running.version import installed
+
+__all__ = ["PATCHES", "PRIVATE", "Patch", "in_force", "require"]
+
+
+@dataclass(frozen=True)
+class Patch:
+    """What is replaced, or called where nothing is; why; versions that it was checked with; what is lost without it."""
+
+    why: str
+    checked: Mapping[str, str]
+    off: str
+    replaces: tuple[str, ...] = ()
+    calls: tuple[str, ...] = ()
+
+
+_AIMET, _DVC = {"aimet-torch": "2.42.*", "torch": "2.14.*"}, {"dvc": "3.67.*"}
+
+PATCHES = {
+    "aimet-import": Patch(
+        why="most of the time of AIMET's import goes into what the pipeline never calls; stand-ins take its place",
+        checked={**_AIMET, "torchvision": "0.29.*"},
+        off="AIMET's import takes about 10 s instead of 3",
+        replaces=(
+            "torch.compile",
+            "torch.compiler.disable",
+            "torch._dynamo",
+            "torch._dynamo.utils",
+            "bokeh",
+            "bokeh.application",
+            "bokeh.server",
+            "bokeh.server.server",
+            "aimet_torch.visualization_tools",
+            "transformers",
+            "triton",
+        ),
+    ),
+    "aimet-export": Patch(
+        why="AIMET loads TorchDynamo to ask whether the network that it exports was compiled, which none is",
+        checked=_AIMET,
+        off="the first export of a process takes longer",
+        replaces=("aimet_torch.onnx._check_unsupported_args",),
+    ),
+    "lean-quantizers": Patch(
+        why="the same quantization in fewer passes over each tensor",
+        checked=_AIMET,
+        # gradients of ranges are sums in another order
+        off="QAT on a CPU takes longer, and its results differ from the patch's in the last bits",
+        replaces=("aimet_torch.quantization.affine.QuantizeDequantize.forward",),
+    ),
+    "layer-norm": Patch(
+        why="AIMET's preparer makes no module of functional.layer_norm, which torchvision's ConvNeXt calls",
+        checked=_AIMET,
+        off="a model that calls functional.layer_norm is refused, unless prepare.exclude names the module that does",
+        replaces=(
+            "aimet_torch.model_preparer.functional_with_special_handling",
+            "aimet_torch.model_preparer.special_handler_functions",
+        ),
+    ),
+    "ai-hub-submit": Patch(
+        why="the client repeats a submission whose answer was lost, and AI Hub would run the job twice",
+        checked={"qai-hub": "0.56.*"},
+        off="a submission whose answer is lost may run twice",
+        replaces=("qai_hub.util.session.MAX_RETRIES",),
+    ),
+    "dvc-push": Patch(
+        why="DVC pushes of its run cache only the results that dvc.lock names",
+        checked=_DVC,
+        off="`dvc push --run-cache` sends all but the metrics of runs that were not committed",
+        calls=(
+            "dvc.data_cloud.DataCloud.push",
+            "dvc.stage.cache.StageCache.get_used_objs",
+            "dvc.stage.cache.StageCache.push",
+            "dvc_data.hashfile.db.HashFileDB.exists",
+        ),
+    ),
+    "dvc-lock": Patch(
+        why="DVC's own schema says whether it would take dvc.lock",
+        checked=_DVC,
+        off="dvc.lock is checked less strictly",
+        calls=("dvc.schema.COMPILED_LOCKFILE_SCHEMA",),
+    ),
+    "dvc-cache": Patch(
+        why="DVC has no command that says where its cache holds an object",
+        checked=_DVC,
+        off="objects in DVC's cache are not found",
+        calls=("dvc_data.hashfile.db.HashFileDB.oid_to_path",),
+    ),
+    "dvc-experiments": Patch(
+        why="a table of outcomes needs each experiment's commit",
+        checked=_DVC,
+        off="`dvc queue start` and `dvc exp show` run and list experiments",
+        calls=("dvc.repo.experiments.Experiments.ls",),
+    ),
+}
+
+PRIVATE = {
+    "aimet_torch.adaround.adaround_optimizer.AdaroundOptimizer._compute_output_with_adarounded_weights": "AdaRound",
+    "aimet_torch.adaround.adaround_weight.Adaround._replace_quantization_layer": "AdaRound",
+    "aimet_torch.nn.QuantizationMixin._remove_output_quantizers": "outputs for bias correction",
+    "aimet_torch.quantization.affine.QuantizeDequantize._is_overwrite_allowed": "ranges that stay, in a copied sim",
+    "aimet_torch.quantization.affine.QuantizeDequantize._symmetric": "lean-quantizers",
+    "aimet_torch.quantization.affine.backends.torch_builtins._round_fn": "lean-quantizers",
+    "aimet_torch.utils._enable_qtensor_casting": "lean-quantizers",
+    "aimet_torch.utils._is_qtensor_casting_enabled": "lean-quantizers",
+    "atexit._run_exitfuncs": "the end of a forked stage",
+    "threading._shutdown": "the end of a forked stage",
+    "torch.Tensor._version": "whether a tensor was changed in place",
+    "torch.nn.Conv2d._parameters": "a layer's own weight, which AIMET may hide",
+    "torch.nn.Conv2d._reversed_padding_repeated_twice": "what a convolution sees",
+}
+"""What is called and not replaced, and what for."""
+
+
+@cache
+def in_force(name: str) -> bool:
+    """Tell whether a patch is checked with what is installed. Where it is not, say so on stderr, once a process."""
+    difference = _difference(name)
+    if difference:
+        sys.stderr.write(f"patch {difference}\n")
+    return difference is None
+
+
+def require(name: str) -> None:
+    """Raise UserError where a patch that nothing can do without is not checked with what is installed."""
+    if difference := _difference(name):
+        wanted = " ".join(f"'{package}=={pattern}'" for package, pattern in PATCHES[name].checked.items())
+        raise UserError(f"{difference}; or pip install {wanted}")
+
+
+def _difference(name: str) -> str | None:
+    patch = PATCHES[name]
+    for package, pattern in patch.checked.items():
+        found = installed(package)
+        if found is None or not fnmatchcase(found, pattern):
+            return f"{name} is off: checked with {package} {pattern}, and {found or 'none'} is installed; {patch.off}"
+    return None
