@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from bitladder import params
+from bitladder import params, records
 from bitladder.commands.cli import app
 from bitladder.socs import all_socs
 from support import ROOT
@@ -101,6 +101,16 @@ def test_every_soc_is_on_its_page(page):
     text = page("reference/socs.html")
     assert not [name for soc in all_socs().values() for name in (soc.name, *soc.aliases) if name not in text]
     assert "bitladder socs --probe NAME repeats it" in text
+
+
+def test_every_key_of_a_metrics_file_has_a_row_with_a_meaning(page):
+    text = page("reference/records.html")
+    public = [getattr(records, name) for name in records.__all__]
+    models = [one for one in public if isinstance(one, type) and issubclass(one, BaseModel) and one.model_fields]
+    for model in models:
+        section = text.partition(f"\n{model.__name__}¶\n")[2].partition("¶")[0]
+        rows = dict(re.findall(r"\n\n(\w+)\n.*\n(.*)\n", section))
+        assert rows.keys() - {"key"} == model.model_fields.keys() and all(rows.values()), model
 
 
 def test_records_are_told_from_their_types():

@@ -7,7 +7,7 @@ import pytest
 from bitladder.bundle import write
 from bitladder.params import load_params
 from bitladder.quantize import ptq
-from bitladder.running.files import write_json
+from bitladder.records import Decision, write_record
 from bitladder.socs import find_soc
 from bitladder.targets import profile
 
@@ -36,7 +36,8 @@ def key_of(tmp_path, monkeypatch, params_with):
     for name in FILES:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
-    write_json(tmp_path / "metrics/decision.json", {"chosen": "tiny"})
+    decision = Decision(chosen="tiny", reason="", policy="sweep", objective="smallest", nearest=None, next=(), trail=())
+    write_record(tmp_path / "metrics/decision.json", decision)
 
     def ask(name: str, key: str, **_: bool) -> None:
         raise Asked(key)
