@@ -57,7 +57,7 @@ for name in ("lean-quantizers", "aimet-export"):
         print(replaced, resolve_name(replaced).__module__.partition(".")[0])
 for replaced in PATCHES["layer-norm"].replaces:
     print(replaced, "bitladder" if "layer_norm" in resolve_name(replaced) else "aimet_torch")
-print("loaded", "torch._dynamo" in sys.modules)
+print("loaded", "bokeh" in sys.modules)
 """
 
 
@@ -116,7 +116,7 @@ def test_what_a_patch_says_it_replaces_is_replaced_in_force_and_left_alone_when_
         for name in ("lean-quantizers", "aimet-export", "layer-norm"):
             for replaced in PATCHES[name].replaces:
                 assert lines[replaced] == way, found[way].stderr
-        # AIMET's own loads TorchDynamo as it is imported and as it exports; torch.compile is torch's again
+        # which AIMET's import brings along
         assert lines["loaded"] == str(way == "aimet_torch")
     ours, aimets = found.values()
     assert "is off" not in ours.stderr
