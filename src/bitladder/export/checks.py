@@ -38,7 +38,7 @@ def check_bias_scales(path: Path) -> None:
     if wrong:
         raise UserError(
             f"{path}: the integer bias of {wrong[0]} ({len(wrong)} layers in all) is not in units of input scale x"
-            " weight scale, so the NPU's outputs would be wrong; export with int32_bias=False, which keeps them in float"
+            " weight scale, so outputs of the NPU would be wrong; export with int32_bias=False: they stay in float"
         )
 
 
