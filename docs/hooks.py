@@ -93,7 +93,7 @@ def records() -> str:
         for name, model in vars(module).items()
         if isinstance(model, type) and issubclass(model, BaseModel) and model.__module__ == module.__name__
     }
-    public = {name: model for name, model in models.items() if not name.startswith("_")}
+    public = {name: model for name, model in models.items() if not name.startswith("_") and model.model_fields}
     sections = []
     for name, model in public.items():
         keys = keys_of(model.model_json_schema(mode="serialization"), frozenset(public))

@@ -62,7 +62,7 @@ def technique() -> None:
         work=Path("build"),
     )
     done, tries, _ = quantize(setting)
-    assert done.name == "ptq:bn-fold+min-max+narrow" and [one.idle for one in tries] == [None, None]
+    assert done.name == "ptq:bn-fold+min-max+narrow" and [one.not_applicable for one in tries] == [None, None]
     plain = apply("min-max", setting, None)
     before, after = (
         [dict(layer.param_quantizers)["weight"] for layer in quantized_layers(one.sim, "weight").values()]
@@ -73,8 +73,8 @@ def technique() -> None:
         assert torch.allclose(close.get_max(), 0.9 * wide.get_max())
         assert torch.allclose(close.get_scale(), 0.9 * wide.get_scale())
     assert apply("gptq", setting, done).name == "ptq:bn-fold+min-max+gptq"  # weights are rounded once
-    _, (_, idle), _ = quantize(replace(setting, precision=Precision(8, 8)))
-    assert idle.technique == "narrow" and idle.idle == "it is for weights of at most 4 bits"
+    _, (_, narrow), _ = quantize(replace(setting, precision=Precision(8, 8)))
+    assert narrow.technique == "narrow" and narrow.not_applicable == "it is for weights of at most 4 bits"
 
 
 def target() -> None:
@@ -84,9 +84,9 @@ def target() -> None:
     from bitladder.export.checks import run_unoptimised
     from bitladder.network.model import save_split
     from bitladder.params import load_params
-    from bitladder.running.files import read_json, save_tensors
+    from bitladder.records import TargetRecord, read_record
+    from bitladder.running.files import save_tensors
     from bitladder.stages import profile
-    from bitladder.targets.record import not_profiled
 
     params, split = load_params(), samples(20)
     model = Path("build/export/compact/model.onnx")
@@ -98,9 +98,8 @@ def target() -> None:
     for path in ("build/baseline/outputs.safetensors", "build/qat/compact/outputs.safetensors"):
         save_tensors(Path(path), answers)
     profile.main(params, "compact")
-    record = read_json(Path("metrics/target/compact.json"))
-    assert set(record) - {"socs"} == set(not_profiled("cpu", params.soc, "why"))
-    assert (record["backend"], record["samples"], record["gap"], record["agreement"]) == ("cpu", 20, 0, 1)
-    assert record["memory_bytes"] is record["latency_ms"] is None and record["latency_source"] == "none"
-    assert "SM8650" in record["reason"] and record["ops_cpu"] > 0 and record["weights_bytes"] > 0
+    record = read_record(TargetRecord, Path("metrics/target/compact.json"))
+    assert (record.backend, record.samples, record.gap, record.agreement) == ("cpu", 20, 0, 1)
+    assert record.memory_bytes is record.latency_ms is None and record.latency_source == "none"
+    assert "SM8650" in record.reason and record.ops_cpu > 0 and record.weights_bytes > 0
     assert Path("build/target/compact/SM8650").is_dir()

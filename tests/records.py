@@ -1,15 +1,14 @@
 """Records as the stages write them, for tests that need figures but no run."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from bitladder.decision.decide import decide
 from bitladder.params import Params, load_params
+from bitladder.records import Evaluation, Measurement, Memory, TargetRecord, write_record
 from bitladder.report.tables import COLUMNS, SOC_COLUMNS, comparison_rows
-from bitladder.running.files import write_csv, write_json
+from bitladder.running.files import write_csv
 from bitladder.socs import Soc
 
 ROOT = Path(__file__).parents[1]
@@ -26,9 +25,9 @@ def with_goals(soc: str = "SM8650", socs: Sequence[str] = (), **goals: Any) -> P
     return Params.model_validate(data)
 
 
-def off(rung: str, drop: float = 0.0, **more: Any) -> dict[str, Any]:
+def off(rung: str, drop: float = 0.0, **more: Any) -> Evaluation:
     weights, activations = BITS[rung]
-    return {
+    values = {
         "metric": "accuracy",
         "higher_is_better": True,
         "value": 0.9 - drop,
@@ -39,10 +38,11 @@ def off(rung: str, drop: float = 0.0, **more: Any) -> dict[str, Any]:
         "activations_bits": activations,
         **more,
     }
+    return Evaluation(**values)
 
 
-def on(rung: str, drop: float = 0.0, **more: Any) -> dict[str, Any]:
-    return {
+def on(rung: str, drop: float = 0.0, **more: Any) -> Measurement:
+    values = {
         "backend": "hexagon-emulator",
         "soc": "SM8650",
         "samples": 100,
@@ -50,28 +50,35 @@ def on(rung: str, drop: float = 0.0, **more: Any) -> dict[str, Any]:
         "drop": drop,
         "gap": 0.0,
         "memory_bytes": SIZES[rung],
+        "memory": Memory(source="context binary"),
         "latency_ms": None,
         "latency_source": "none",
         "reason": "latency: the emulator's time is the host's",
         **more,
     }
+    return Measurement(**values)
 
 
-def skipped_off(rung: str) -> dict[str, Any]:
-    return {**off(rung), "value": None, "drop": None, "technique": None, "samples": 0, "skipped": "stopped above"}
+def skipped_off(rung: str) -> Evaluation:
+    nothing = {"value": None, "drop": None, "technique": None}
+    return off(rung, samples=0, skipped="stopped above").model_copy(update=nothing)
 
 
-def refused(rung: str, reason: str) -> dict[str, Any]:
-    return {**on(rung), "value": None, "drop": None, "gap": None, "memory_bytes": None, "samples": 0, "reason": reason}
+def refused(rung: str, reason: str, **more: Any) -> Measurement:
+    nothing = dict.fromkeys(("value", "drop", "gap", "memory_bytes"))
+    return on(rung, samples=0, reason=reason, **more).model_copy(update=nothing)
 
 
-def on_another(rung: str, soc: Soc) -> dict[str, Any]:
+def on_another(rung: str, soc: Soc) -> Measurement:
     """Give a record of a further SoC, refused where it does not take the rung."""
     precision = "FP16" if rung == "fp16" else "W{}A{}".format(*BITS[rung])
-    more = {"sqnr_db": 38.0, "agreement": 0.98, "ops_npu": 35, "ops_cpu": 0, "soc": soc.name}
     if precision in soc.takes:
-        return {**on(rung, DROPS[rung] + 0.002), **more}
-    return {**refused(rung, f"{soc.name} does not take {precision}"), **dict.fromkeys(more), "soc": soc.name}
+        return on(rung, DROPS[rung] + 0.002, sqnr_db=38.0, agreement=0.98, ops_npu=35, ops_cpu=0, soc=soc.name)
+    return refused(rung, f"{soc.name} does not take {precision}", soc=soc.name)
+
+
+def write_on_target(folder: Path, rung: str, first: Measurement, others: dict[str, Measurement]) -> None:
+    write_record(folder / f"metrics/target/{rung}.json", TargetRecord(**dict(first), socs=others))
 
 
 def write_project(folder: Path, socs: Sequence[str] = ()) -> None:
@@ -80,19 +87,17 @@ def write_project(folder: Path, socs: Sequence[str] = ()) -> None:
     (folder / "params.yaml").write_text(text.replace("  socs: []", f"  socs: [{', '.join(socs)}]"), "utf-8")
     params = load_params(folder / "params.yaml")
     assert params.rungs() == RUNGS[1:]
-    evals = {"fp32": {**off("fp16"), "technique": "as it came", "weights_bits": 32, "activations_bits": 32}}
-    evals |= {rung: {**off(rung, drop), "sqnr_db": 30.0, "agreement": 0.99} for rung, drop in DROPS.items()}
-    evals["fp32"] |= {"sqnr_db": None, "agreement": None}
+    evals = {"fp32": off("fp16", technique="as it came", weights_bits=32, activations_bits=32)}
+    evals |= {rung: off(rung, drop, sqnr_db=30.0, agreement=0.99) for rung, drop in DROPS.items()}
     more = {"sqnr_db": 40.0, "agreement": 0.99, "ops_npu": 35, "ops_cpu": 0}
-    targets = {rung: {**on(rung, drop), **more} for rung, drop in DROPS.items()}
+    targets = {rung: on(rung, drop, **more) for rung, drop in DROPS.items()}
+    others = {rung: {soc.name: on_another(rung, soc) for soc in params.other_socs} for rung in targets}
     for name, record in evals.items():
-        write_json(folder / f"metrics/eval/{name}.json", record)
-    socs = {rung: {soc.name: on_another(rung, soc) for soc in params.other_socs} for rung in targets}
-    for name, record in targets.items():
-        write_json(folder / f"metrics/target/{name}.json", {**record, "socs": socs[name]})
-    decision = asdict(decide(params, evals, targets, socs))
-    write_json(folder / "metrics/decision.json", decision)
-    decision = json.loads((folder / "metrics/decision.json").read_text())
+        write_record(folder / f"metrics/eval/{name}.json", record)
+    for name, first in targets.items():
+        write_on_target(folder, name, first, others[name])
+    decision = decide(params, evals, targets, others)
+    write_record(folder / "metrics/decision.json", decision)
     write_csv(folder / "metrics/comparison.csv", COLUMNS, comparison_rows(evals, targets, decision))
     write_csv(folder / "metrics/comparison-socs.csv", SOC_COLUMNS, ())
 

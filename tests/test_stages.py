@@ -212,6 +212,6 @@ def test_a_decision_is_of_the_metrics_that_are_there_now(project, tmp_path):
         compare.main(load_params())
     decision = record(tmp_path, "metrics/decision.json")
     assert decision["chosen"] == "wide"
-    assert "drop on target 0.9 over goals.max_drop" in decision["trail"][-1]["then"]
+    assert "drop on target 0.9 over goals.max_drop" in decision["trail"][-1]["outcome"]
     assert "narrow,W4A8,accuracy" in (tmp_path / "metrics/comparison.csv").read_text()
     assert ",0.05,0.9," in (tmp_path / "metrics/comparison.csv").read_text()

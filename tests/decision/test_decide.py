@@ -4,41 +4,42 @@ from typing import Any
 
 import pytest
 
-from bitladder.decision.decide import Decision, decide
+from bitladder.decision.decide import decide
 from bitladder.decision.goals import judge, qat_verdict
 from bitladder.errors import UserError
 from bitladder.params import GoalsParams, Params
+from bitladder.records import Decision, Evaluation, Measurement
 from records import RUNGS, off, on, refused, skipped_off, with_goals
 
 
 def decided(
     params: Params,
     drops: dict[str, float] | None = None,
-    evals: dict[str, dict] | None = None,
-    targets: dict[str, dict] | None = None,
-    socs: dict[str, dict] | None = None,
+    evals: dict[str, Evaluation] | None = None,
+    targets: dict[str, Measurement] | None = None,
+    socs: dict[str, dict[str, Measurement]] | None = None,
 ) -> Decision:
     """Decide over good records, but for the drops and the records given."""
     drops = drops or {}
     all_evals = {rung: off(rung, drops.get(rung, 0.0)) for rung in RUNGS} | (evals or {})
-    all_evals["fp32"] = {**off("fp16"), "technique": "as it came"}
+    all_evals["fp32"] = off("fp16", technique="as it came")
     all_targets = {rung: on(rung, drops.get(rung, 0.0)) for rung in RUNGS} | (targets or {})
     return decide(params, all_evals, all_targets, socs)
 
 
-def then(decision: Decision, rung: str) -> str:
-    return next(entry["then"] for entry in decision.trail if entry["rung"] == rung)
+def outcome(decision: Decision, rung: str) -> str:
+    return next(entry.outcome for entry in decision.trail if entry.rung == rung)
 
 
-def measured(values: dict[str, float], source: str = "measured") -> dict[str, dict]:
+def measured(values: dict[str, float], source: str = "measured") -> dict[str, Measurement]:
     return {rung: on(rung, latency_ms=ms, latency_source=source) for rung, ms in values.items()}
 
 
 def test_a_sweep_takes_the_smallest_rung_that_meets_the_goals() -> None:
     decision = decided(with_goals(), {"tiny": 0.02})
     assert decision.chosen == "compact"
-    assert "drop off target 0.02 over goals.max_drop 0.01" in then(decision, "tiny")
-    assert then(decision, "balanced") == (
+    assert "drop off target 0.02 over goals.max_drop 0.01" in outcome(decision, "tiny")
+    assert outcome(decision, "balanced") == (
         "not chosen: meets the goals, but compact is the smallest rung that meets every goal"
     )
 
@@ -68,8 +69,8 @@ def test_step_down_ends_at_the_first_good_rung() -> None:
     )
     assert decision.chosen == "fp16"
     assert "first rung from the top" in decision.reason
-    assert then(decision, "tiny") == "skipped: fp16 (FP16) meets every goal, and goals.policy is step-down"
-    assert {entry["sources"]["on_target"] for entry in decision.trail[1:]} == {"none: skipped"}
+    assert outcome(decision, "tiny") == "skipped: fp16 (FP16) meets every goal, and goals.policy is step-down"
+    assert {entry.sources.on_target for entry in decision.trail[1:]} == {"none: skipped"}
 
 
 def test_step_down_goes_below_a_rung_that_is_too_big() -> None:
@@ -79,7 +80,7 @@ def test_step_down_goes_below_a_rung_that_is_too_big() -> None:
         targets={rung: refused(rung, "skipped") for rung in ("compact", "tiny")},
     )
     assert decision.chosen == "balanced"
-    assert "context binary in bytes 4,000 over goals.max_memory_bytes 3,500" in then(decision, "fp16")
+    assert "context binary in bytes 4,000 over goals.max_memory_bytes 3,500" in outcome(decision, "fp16")
 
 
 def test_a_rung_that_qat_saved_is_chosen_and_says_so() -> None:
@@ -87,7 +88,7 @@ def test_a_rung_that_qat_saved_is_chosen_and_says_so() -> None:
     decision = decided(with_goals(), evals={"tiny": off("tiny", 0.002, technique="qat", qat=why)})
     assert decision.chosen == "tiny"
     assert "tiny (W4A8, qat)" in decision.reason
-    assert decision.trail[-1]["qat"] == why
+    assert decision.trail[-1].qat == why
 
 
 def test_where_nothing_is_good_the_nearest_rung_and_the_next_step_are_named() -> None:
@@ -119,17 +120,17 @@ def test_a_measured_latency_over_the_limit_refuses_the_rung() -> None:
     targets = measured({"fp16": 5.0, "balanced": 1.0, "compact": 5.0, "tiny": 5.0})
     decision = decided(with_goals(max_latency_ms=2.0), targets=targets)
     assert decision.chosen == "balanced"
-    assert "latency in ms (measured) 5 over goals.max_latency_ms 2" in then(decision, "tiny")
+    assert "latency in ms (measured) 5 over goals.max_latency_ms 2" in outcome(decision, "tiny")
 
 
 def test_a_soc_that_refuses_a_rung_is_named_as_the_reason() -> None:
     params = with_goals("QCS6490", policy="step-down")
     decision = decided(params, targets={"fp16": refused("fp16", "QCS6490 does not take FP16")})
     assert decision.chosen == "balanced"
-    assert then(decision, "fp16") == "not chosen: not measured on target: QCS6490 does not take FP16"
+    assert outcome(decision, "fp16") == "not chosen: not measured on target: QCS6490 does not take FP16"
 
 
-def on_second(**latencies: float | None) -> dict[str, dict]:
+def on_second(**latencies: float | None) -> dict[str, dict[str, Measurement]]:
     """Give records of QCS6490 that are as good as the first SoC's; None: it does not take the rung."""
     return {
         rung: {
@@ -147,7 +148,7 @@ SECOND = on_second(fp16=None, balanced=9.0, compact=4.0, tiny=6.0)
 def test_a_soc_that_has_no_goals_is_measured_and_not_judged() -> None:
     decision = decided(with_goals(socs=["QCS6490"]), socs=SECOND)
     assert decision.chosen == "tiny"
-    assert decision.trail[-1]["found"]["socs"]["QCS6490"]["latency_ms"] == 6.0
+    assert decision.trail[-1].measured.socs["QCS6490"].latency_ms == 6.0
     assert "QCS6490" not in decision.reason
 
 
@@ -157,16 +158,16 @@ def test_a_decision_holds_on_every_soc_that_goals_name_and_the_trail_says_which_
     assert decision.chosen == "compact"
     assert decision.reason.endswith("; the goals hold on QCS6490 too")
     late = "on QCS6490: latency in ms (measured) 6 over goals.per_soc.QCS6490.max_latency_ms 5"
-    assert then(decision, "tiny") == f"not chosen: {late}"
-    assert "on QCS6490: not measured on target: QCS6490 does not take fp16" in then(decision, "fp16")
-    assert decision.trail[0]["asked"]["per_soc"] == {"qcs6490": {"max_latency_ms": 5.0}}
+    assert outcome(decision, "tiny") == f"not chosen: {late}"
+    assert "on QCS6490: not measured on target: QCS6490 does not take fp16" in outcome(decision, "fp16")
+    assert decision.trail[0].goals.per_soc == {"qcs6490": {"max_latency_ms": 5.0}}
 
 
 def test_goals_hold_on_a_named_soc_as_they_stand_where_it_asks_nothing_else() -> None:
     bad = {rung: {"QCS6490": on(rung, 0.02 if rung == "tiny" else 0.0, soc="QCS6490")} for rung in RUNGS}
     decision = decided(with_goals(socs=["QCS6490"], per_soc={"QCS6490": {}}), socs=bad)
     assert decision.chosen == "compact"
-    assert "on QCS6490: drop on target 0.02 over goals.max_drop 0.01" in then(decision, "tiny")
+    assert "on QCS6490: drop on target 0.02 over goals.max_drop 0.01" in outcome(decision, "tiny")
     waived = with_goals(socs=["QCS6490"], per_soc={"QCS6490": {"max_drop": None, "min_value": 0.5}})
     assert decided(waived, socs=bad).chosen == "tiny"
 
@@ -175,7 +176,7 @@ def test_the_first_soc_may_have_goals_of_its_own_on_target() -> None:
     params = with_goals(per_soc={"SM8650": {"max_memory_bytes": 3500}})
     decision = decided(params)
     over = "context binary in bytes 4,000 over goals.per_soc.SM8650.max_memory_bytes 3,500"
-    assert then(decision, "fp16") == f"not chosen: {over}"
+    assert outcome(decision, "fp16") == f"not chosen: {over}"
 
 
 def test_where_a_named_soc_takes_nothing_the_next_step_names_it() -> None:
@@ -188,7 +189,7 @@ def test_where_a_named_soc_takes_nothing_the_next_step_names_it() -> None:
 def test_a_gap_between_target_and_simulation_refuses_a_rung() -> None:
     decision = decided(with_goals(), targets={"tiny": on("tiny", gap=0.2)})
     assert decision.chosen == "compact"
-    assert "over target.max_gap" in then(decision, "tiny")
+    assert "over target.max_gap" in outcome(decision, "tiny")
 
 
 @pytest.mark.parametrize(
@@ -211,11 +212,11 @@ def test_accuracy_goals_hold_up_to_their_limit(goals: dict[str, Any], good: bool
 
 
 def test_a_relative_drop_is_of_fp32_where_lower_is_better() -> None:
-    lower = {"higher_is_better": False, "value": 2.2, "drop": 0.2}
+    lower, fp32 = {"value": 2.2, "drop": 0.2}, off("fp16", higher_is_better=False, value=2.2, drop=0.2)
     params = with_goals(max_drop=None, max_relative_drop=0.1)
-    assert judge(params, "tiny", off("tiny", **lower), on("tiny", **lower), off("fp16", **lower)).good
+    assert judge(params, "tiny", off("tiny", **lower), on("tiny", **lower), fp32).good
     strict = with_goals(max_drop=None, max_relative_drop=0.099)
-    assert not judge(strict, "tiny", off("tiny", **lower), on("tiny", **lower), off("fp16", **lower)).good
+    assert not judge(strict, "tiny", off("tiny", **lower), on("tiny", **lower), fp32).good
 
 
 def test_min_value_is_refused_where_lower_is_better() -> None:
@@ -249,4 +250,4 @@ def test_the_gate_below_a_skipped_rung_stays_shut() -> None:
 
 def test_the_pareto_front_has_no_rung_that_another_beats() -> None:
     decision = decided(with_goals(), {"fp16": 0.001, "balanced": 0.0, "compact": 0.003, "tiny": 0.003})
-    assert [entry["rung"] for entry in decision.trail if entry["pareto"]] == ["balanced", "tiny"]
+    assert [entry.rung for entry in decision.trail if entry.pareto] == ["balanced", "tiny"]

@@ -60,6 +60,6 @@ def test_a_skipped_rung_says_so_and_keeps_the_gate_below_it_shut(shut: Path) -> 
     target = json.loads((shut / "metrics/target/balanced.json").read_text())
     assert (target["value"], target["latency_source"], target["samples"]) == (None, "none", 0)
     assert json.loads((shut / "metrics/rungs/balanced.json").read_text())["verdict"] == "skipped"
-    assert json.loads((shut / "gates/balanced.json").read_text()) == {"descend": False}
+    assert json.loads((shut / "gates/balanced.json").read_text()) == {"schema": 2, "descend": False}
     run(shut, "ptq", "compact")
     assert json.loads((shut / "metrics/ptq/compact.json").read_text())["value"] is None

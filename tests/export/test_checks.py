@@ -68,7 +68,7 @@ def test_the_right_export_passes_and_the_npu_answers_as_the_simulation(padded, t
     path = tmp_path / "right.onnx"
     split, simulated = padded(path, int32_bias=False)
     check_bias_scales(path)
-    assert check_outputs(path, run_unoptimised(path, split), simulated, 60)["sqnr_db"] > 60
+    assert check_outputs(path, run_unoptimised(path, split), simulated, 60).sqnr_db > 60
     assert npu_sqnr(path, split, simulated, tmp_path / "t", load_params(params_with({}))) > 60
 
 

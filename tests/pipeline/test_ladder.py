@@ -44,8 +44,8 @@ def record(clone: Clone, path: str) -> dict[str, Any]:
     return found
 
 
-def then(clone: Clone) -> dict[str, str]:
-    return {entry["rung"]: entry["then"] for entry in record(clone, "metrics/decision.json")["trail"]}
+def outcome(clone: Clone) -> dict[str, str]:
+    return {entry["rung"]: entry["outcome"] for entry in record(clone, "metrics/decision.json")["trail"]}
 
 
 def work_of(rung: str) -> set[str]:
@@ -56,9 +56,9 @@ def test_first_rung_good_so_the_rest_is_skipped_and_says_so(clone: Clone) -> Non
     ran = repro(clone)
     assert work_of("balanced") | work_of("compact") <= ran
     assert record(clone, "metrics/decision.json")["chosen"] == "fp16"
-    assert record(clone, "gates/fp16.json") == record(clone, "gates/compact.json") == {"descend": False}
+    assert record(clone, "gates/fp16.json") == record(clone, "gates/compact.json") == {"schema": 2, "descend": False}
     reason = "skipped: fp16 (FP16) meets every goal, and goals.policy is step-down"
-    assert then(clone)["balanced"] == then(clone)["compact"] == reason
+    assert outcome(clone)["balanced"] == outcome(clone)["compact"] == reason
     for path in ("metrics/ptq/compact.json", "metrics/eval/compact.json", "metrics/export/compact.json"):
         assert "goals.policy is step-down" in record(clone, path)["skipped"]
     skipped = record(clone, "metrics/target/compact.json")
@@ -79,8 +79,8 @@ def test_first_rung_too_big_so_the_second_is_tried(clone: Clone) -> None:
     ran = repro(clone)
     decision = record(clone, "metrics/decision.json")
     assert decision["chosen"] == "balanced"
-    assert "over goals.max_memory_bytes" in then(clone)["fp16"]
-    assert then(clone)["compact"].startswith("skipped: balanced")
+    assert "over goals.max_memory_bytes" in outcome(clone)["fp16"]
+    assert outcome(clone)["compact"].startswith("skipped: balanced")
     assert {"ptq@balanced", "profile@balanced"} <= ran
     assert set(decision) == set(Decision.__annotations__)
     # Goals are judged apart from profiling: an edit of one emulates nothing again
@@ -102,7 +102,7 @@ def test_nothing_good_exits_0_and_says_what_came_nearest(clone: Clone) -> None:
     decision = record(clone, "metrics/decision.json")
     assert (decision["chosen"], decision["nearest"]) == (None, "compact")
     # Each rung's latency is estimated, and under the limit; estimates count only where the user says so
-    assert all("goals.accept_latency_estimates is false" in text for text in then(clone).values())
+    assert all("goals.accept_latency_estimates is false" in text for text in outcome(clone).values())
     assert any("8-bit" in step or "4-bit" in step for step in decision["next"])
     assert "No rung meets the goals" in (clone.root / "reports/index.html").read_text()
 
@@ -111,7 +111,7 @@ def test_estimates_count_only_where_the_user_says_so(clone: Clone) -> None:
     clone.edit({"goals.max_memory_bytes": None})
     assert repro(clone) <= JUDGED
     assert record(clone, "metrics/decision.json")["chosen"] is None
-    assert "is an estimate, goals.max_latency_ms asks for 5 and" in then(clone)["fp16"]
+    assert "is an estimate, goals.max_latency_ms asks for 5 and" in outcome(clone)["fp16"]
     clone.edit({"goals.accept_latency_estimates": True})
     repro(clone)
     decision = record(clone, "metrics/decision.json")
@@ -131,8 +131,8 @@ def test_ptq_bad_then_qat_good(clone: Clone) -> None:
     assert decision["chosen"] == "balanced"
     entry = decision["trail"][1]
     assert (entry["technique"], entry["qat"].partition(":")[0]) == ("qat", "run")
-    assert then(clone)["fp16"].startswith("not chosen: accuracy off target")
-    assert then(clone)["compact"].startswith("skipped: balanced")
+    assert outcome(clone)["fp16"].startswith("not chosen: accuracy off target")
+    assert outcome(clone)["compact"].startswith("skipped: balanced")
 
 
 def test_a_second_soc_refuses_a_rung_for_itself_and_its_goals_are_held(clone: Clone) -> None:
@@ -162,11 +162,11 @@ def test_a_second_soc_refuses_a_rung_for_itself_and_its_goals_are_held(clone: Cl
     clone.edit({"goals.per_soc": {"QCS6490": {"max_memory_bytes": 1000}}})
     ran = repro(clone)
     assert "profile@balanced" not in ran and "judge@balanced" in ran
-    assert record(clone, "gates/balanced.json") == {"descend": True}
+    assert record(clone, "gates/balanced.json") == {"schema": 2, "descend": True}
     assert record(clone, "metrics/decision.json")["chosen"] is None
-    assert "on QCS6490: context binary in bytes" in then(clone)["balanced"]
-    assert "over goals.per_soc.QCS6490.max_memory_bytes 1,000" in then(clone)["compact"]
-    assert "on QCS6490: not measured on target: QCS6490 does not take FP16" in then(clone)["fp16"]
+    assert "on QCS6490: context binary in bytes" in outcome(clone)["balanced"]
+    assert "over goals.per_soc.QCS6490.max_memory_bytes 1,000" in outcome(clone)["compact"]
+    assert "on QCS6490: not measured on target: QCS6490 does not take FP16" in outcome(clone)["fp16"]
     clone.edit({"goals.per_soc": {}})
     clone.edit({"target.socs": []})
 
@@ -176,7 +176,7 @@ def test_a_soc_that_refuses_fp16_opens_the_gate_below_it(clone: Clone) -> None:
     ran = repro(clone, "judge-fp16")
     assert {"profile-fp16", "judge-fp16"} <= ran <= {"sources", "profile-fp16", "judge-fp16"}
     assert record(clone, "metrics/target/fp16.json")["reason"] == "QCS6490 does not take FP16"
-    assert record(clone, "gates/fp16.json") == {"descend": True}
+    assert record(clone, "gates/fp16.json") == {"schema": 2, "descend": True}
     assert record(clone, "metrics/rungs/fp16.json")["verdict"].startswith("misses")
 
 

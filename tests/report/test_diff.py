@@ -105,6 +105,36 @@ def test_a_one_number_edit_fits_on_a_screen_and_says_what_matters(repository: Pa
     assert len(found.splitlines()) <= 40
 
 
+def test_a_revision_of_0_1_0_is_compared_with_one_of_today(repository: Path) -> None:
+    """Whose decision had other keys, and whose further SoCs a file of their own."""
+    write_project(repository, ["QCS6490"])
+    for path in Path("metrics/eval").glob("*.json"):
+        edit_json(str(path), lambda record: record.pop("schema"))
+    Path("metrics/socs").mkdir()
+    for path in Path("metrics/target").glob("*.json"):
+        old = json.loads(path.read_text())
+        del old["schema"]
+        Path(f"metrics/socs/{path.name}").write_text(json.dumps(old.pop("socs")))
+        path.write_text(json.dumps(old))
+    text_of = Path("metrics/decision.json").read_text()
+    for now, then in (("goals", "asked"), ("measured", "found"), ("outcome", "then")):
+        text_of = text_of.replace(f'"{now}":', f'"{then}":')
+    Path("metrics/decision.json").write_text(text_of.replace('"schema": 2,', ""))
+    git("add", "-A")
+    git("commit", "-qm", "0.1.0")
+    shutil.rmtree("metrics/socs")
+    write_project(repository, ["QCS6490"])
+    assert "Nothing else changed." in text("HEAD")
+    edit_json("metrics/target/tiny.json", lambda record: record["socs"]["QCS6490"].update(memory_bytes=1500))
+    edit_json(
+        "metrics/decision.json", lambda record: record["trail"][1].update(misses=["late"], outcome="not chosen: late")
+    )
+    found = text("HEAD")
+    assert "tiny    QCS6490: context binary, bytes  1,000     1,500    +500 (+50.0%)" in found
+    assert "balanced: meets every goal -> not chosen: late." in found
+    assert "Not compared" not in found
+
+
 def test_two_revisions_are_compared_as_they_were_committed(repository: Path) -> None:
     widen_tiny()
     git("commit", "-qam", "wider")

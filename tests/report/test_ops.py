@@ -4,7 +4,7 @@ import pytest
 
 from bitladder.errors import UserError
 from bitladder.report.ops import format_ops
-from bitladder.running.files import write_json
+from records import on, write_on_target
 
 
 def test_a_rung_that_was_not_profiled_here_says_what_to_run(tmp_path, monkeypatch):
@@ -12,7 +12,7 @@ def test_a_rung_that_was_not_profiled_here_says_what_to_run(tmp_path, monkeypatc
     with pytest.raises(UserError, match=r"metrics/target/tiny\.json: no such file; run `dvc repro`"):
         format_ops("tiny")
     for rung in ("tiny", "fp16"):
-        write_json(tmp_path / f"metrics/target/{rung}.json", {"soc": "SM8650", "socs": {"QCS6490": {"soc": "QCS6490"}}})
+        write_on_target(tmp_path, rung, on(rung), {"QCS6490": on(rung, soc="QCS6490")})
     with pytest.raises(UserError, match=r"SM8650/ops\.csv: no such file.* --single-item profile@tiny`"):
         format_ops("tiny")
     with pytest.raises(UserError, match=r"fp16/QCS6490/ops\.csv: no such file.*--single-item profile-fp16`"):
@@ -25,12 +25,11 @@ def test_ops_and_memory_are_those_of_the_soc_that_is_asked_for(tmp_path, monkeyp
         path = tmp_path / "build/notes/tiny" / folder / "ops.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"op,unit,cycles,share,source\nconv (Conv),HVX,{cycles},0.5,emulated\n")
-    record = {"soc": "SM8650", "memory_bytes": 110592, "memory": {"spill_fill_bytes": None}}
-    others = {"QCS6490": {**record, "soc": "QCS6490"}}
-    write_json(tmp_path / "metrics/target/tiny.json", {**record, "socs": others})
+    record = on("tiny", memory_bytes=110592)
+    write_on_target(tmp_path, "tiny", record, {"QCS6490": on("tiny", memory_bytes=110592, soc="QCS6490")})
     first, second = format_ops("tiny"), format_ops("tiny", "QCS6490")
     assert "|       70 | 50.0%" in first and "SM8650" in first and "110,592" in first
     assert "|       90 | 50.0%" in second and "QCS6490" in second
-    write_json(tmp_path / "metrics/target/tiny.json", {**record, "socs": {}})
+    write_on_target(tmp_path, "tiny", record, {})
     with pytest.raises(UserError, match=r"target/tiny\.json: has nothing of QCS6490; put it into target\.socs"):
         format_ops("tiny", "QCS6490")

@@ -79,7 +79,7 @@ def kept() -> dict:
 
 def test_success_and_a_rerun_that_submits_nothing(server, job):
     found = target().measure(job)
-    assert found.answers["output"].tolist() == [[0.0] * 4, [1.0] * 4]
+    assert found.outputs["output"].tolist() == [[0.0] * 4, [1.0] * 4]
     assert (found.latency.source, found.latency.ms) == ("measured", 1.5)
     assert found.latency.p90_ms == pytest.approx(1.58)
     assert (found.ops_npu, found.ops_cpu, found.memory_bytes) == (1, 1, 800)
@@ -201,8 +201,8 @@ def test_a_missing_client_is_named(server, job, monkeypatch):
 
 def test_outputs_go_by_name_where_the_service_keeps_the_names_and_by_order_where_not(job):
     one, other = [np.zeros((1, 4), np.float32)], [np.ones((1, 4), np.float32)]
-    assert aihub._answers({"more": other, "output": one}, job.model)["output"].sum() == 0
-    assert aihub._answers({"renamed": other}, job.model)["output"].sum() == 4
+    assert aihub._outputs({"more": other, "output": one}, job.model)["output"].sum() == 0
+    assert aihub._outputs({"renamed": other}, job.model)["output"].sum() == 4
 
 
 def test_a_profile_without_single_times_has_no_p90():

@@ -3,7 +3,6 @@
 import inspect
 import platform
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from bitladder.network.evaluate import Outputs
 from bitladder.network.model import load_split
 from bitladder.params import Params
 from bitladder.paths import BUILD, DECISION, TASK, RungFiles, evaluated, samples
+from bitladder.records import Decision, Evaluation, ExportCheck, Record, RungDecision, TargetRecord, read_record
 from bitladder.running.files import copy_file, hash_path, read_json
 from bitladder.running.resume import fingerprint, workspace
 from bitladder.running.version import RELEASE, installed
@@ -48,24 +48,24 @@ def write_bundle(params: Params, folder: Path) -> None:
     Where it chose none, the bundle is a manifest that says so. Raises UserError where something is missing, or the
     emulator does not load what was compiled.
     """
-    decision = read_json(DECISION)
+    decision = read_record(Decision, DECISION)
+    entry = decision.of(decision.chosen)
     binaries = sorted((BUILD / "target").rglob("*.bin"))
     key = fingerprint(params, decision, files=(samples("evaluation"), *binaries))
     with workspace("bundle", key) as work:
         made = work / folder.name
         shutil.rmtree(made, ignore_errors=True)
         made.mkdir()
-        if decision["chosen"] is None:
-            write_manifest(made, _nothing(params, decision))
+        if entry is None:
+            write_manifest(made, _nothing(params, decision.reason))
         else:
-            _fill(made, params, decision, work)
+            _fill(made, params, decision.reason, entry, work)
         shutil.rmtree(folder, ignore_errors=True)
         made.rename(folder)
 
 
-def _fill(folder: Path, params: Params, decision: Mapping[str, Any], work: Path) -> None:
-    entry = next(entry for entry in decision["trail"] if entry["rung"] == decision["chosen"])
-    files = RungFiles(entry["rung"])
+def _fill(folder: Path, params: Params, reason: str, entry: RungDecision, work: Path) -> None:
+    files = RungFiles(entry.rung)
     copy_file(files.model, folder / "model.onnx")
     for path in sorted(files.aimet.glob("*")):
         copy_file(path, folder / "aimet" / path.name)
@@ -82,13 +82,13 @@ def _fill(folder: Path, params: Params, decision: Mapping[str, Any], work: Path)
         socs[name]["value"] = None if answers is None else task.metric(answers, split.targets)
     values = {
         "rung": files.rung,
-        "reason": decision["reason"],
-        "precision": entry["precision"],
-        "technique": entry["technique"],
+        "reason": reason,
+        "precision": entry.precision,
+        "technique": entry.technique,
         "socs": socs,
         "recorded": {"file": SAMPLES, "targets": TARGETS, "samples": len(split), "metric": task.metric.name},
-        "metrics": {path.as_posix(): read_json(path) for path in _records(files)},
-        "sources": entry["sources"],
+        "metrics": {path.as_posix(): read_record(kind, path).content() for path, kind in _records(files).items()},
+        "sources": entry.sources.model_dump(),
         **_circumstances(params),
     }
     copy_file(Path(runner.__file__), folder / "runner.py")
@@ -97,7 +97,7 @@ def _fill(folder: Path, params: Params, decision: Mapping[str, Any], work: Path)
     write_manifest(folder, values)
 
 
-def _chip(folder: Path, soc: Soc, entry: Mapping[str, Any], params: Params, split: Split, work: Path) -> dict[str, Any]:
+def _chip(folder: Path, soc: Soc, entry: RungDecision, params: Params, split: Split, work: Path) -> dict[str, Any]:
     """Run the recorded samples on what was compiled for one SoC, from the bundle itself."""
     context = folder / soc.name / CONTEXT_FILE
     chip = {"soc_model": soc.soc_model, "arch": soc.arch, "value": None, "reason": None, "outputs": None}
@@ -106,7 +106,7 @@ def _chip(folder: Path, soc: Soc, entry: Mapping[str, Any], params: Params, spli
         return {**chip, "qairt": None, "context": None, "answers": None, "reason": reason}
     work.mkdir(parents=True, exist_ok=True)
     compiled = Compiled(context, 0, 0, 0)
-    outputs: Outputs = run(compiled, soc, entry["precision"] == "FP16", split, params.target, work)
+    outputs: Outputs = run(compiled, soc, entry.precision == "FP16", split, params.target, work)
     save_arrays(context.with_name(ANSWERS), {name: values.numpy() for name, values in outputs.items()})
     inside = {"context": f"{soc.name}/{CONTEXT_FILE}", "answers": f"{soc.name}/{ANSWERS}"}
     return {**chip, **inside, "qairt": _qairt(context), "outputs": outputs}
@@ -123,19 +123,19 @@ def _qairt(context: Path) -> str | None:
 
 def _compiled(files: RungFiles, params: Params) -> list[str]:
     """Name the SoCs that something was compiled for, target.soc first: further ones may not take the rung."""
-    record = read_json(files.on_target)
-    further = [name for name, other in sorted(record["socs"].items()) if other["value"] is not None]
+    record = read_record(TargetRecord, files.on_target)
+    further = [name for name, other in sorted(record.socs.items()) if other.value is not None]
     return [params.soc.name, *further]
 
 
-def _records(files: RungFiles) -> list[Path]:
-    quantized = [files.export_metrics] if files.rung != "fp16" else []
-    return [evaluated("fp32"), files.off_target, *quantized, files.on_target]
+def _records(files: RungFiles) -> dict[Path, type[Record]]:
+    quantized = {files.export_metrics: ExportCheck} if files.rung != "fp16" else {}
+    return {evaluated("fp32"): Evaluation, files.off_target: Evaluation, **quantized, files.on_target: TargetRecord}
 
 
-def _nothing(params: Params, decision: Mapping[str, Any]) -> dict[str, Any]:
+def _nothing(params: Params, reason: str) -> dict[str, Any]:
     empty = {"rung": None, "precision": None, "technique": None, "recorded": None}
-    return {**empty, "reason": decision["reason"], "socs": {}, "metrics": {}, "sources": {}, **_circumstances(params)}
+    return {**empty, "reason": reason, "socs": {}, "metrics": {}, "sources": {}, **_circumstances(params)}
 
 
 def _circumstances(params: Params) -> dict[str, Any]:

@@ -41,21 +41,21 @@ def show(
     from bitladder.decision.results import read_results
     from bitladder.params import load_params
     from bitladder.paths import DECISION
+    from bitladder.records import Decision, read_record
     from bitladder.report.tables import comparison_rows, format_soc_table, format_table, soc_rows
-    from bitladder.running.files import read_json
 
     results = read_results(load_params(params))
-    decision = read_json(DECISION)
+    decision = read_record(Decision, DECISION)
     if as_json:
-        typer.echo(json.dumps(decision, indent=2))
+        typer.echo(json.dumps(decision.content(), indent=2))
         return
     typer.echo(format_table(comparison_rows(results.evals, results.targets, decision)))
     if any(results.socs.values()):
         typer.echo("\n" + format_soc_table(soc_rows(results.evals, results.targets, results.socs)))
-    typer.echo(f"\nDecision: {decision['reason']}.")
-    for entry in decision["trail"]:
-        typer.echo(f"  {entry['rung']} ({entry['precision']}): {entry['then']}")
-    for step in decision["next"]:
+    typer.echo(f"\nDecision: {decision.reason}.")
+    for entry in decision.trail:
+        typer.echo(f"  {entry.rung} ({entry.precision}): {entry.outcome}")
+    for step in decision.next:
         typer.echo(f"Next: {step}.")
 
 

@@ -75,16 +75,15 @@ def format_outcomes(outcomes: Sequence[Outcome], overrides: Sequence[str]) -> st
 
 def _outcome(name: str, revision: str, keys: Sequence[str]) -> Outcome:
     found = Revision(revision, name)
-    chosen = found.decision.get("chosen")
-    entry = next((entry for entry in found.decision.get("trail", []) if entry["rung"] == chosen), None)
-    figures = entry["found"] if entry else {}
+    entry = found.decision.of(found.decision.chosen) if found.decision else None
+    measured = entry.measured if entry else None
     return Outcome(
         name,
         tuple(_value(found.params, key) for key in keys),
-        f"{chosen} ({entry['precision']})" if entry else "none",
-        figures.get("target_value"),
-        figures.get("memory_bytes"),
-        figures.get("latency_ms"),
+        f"{entry.rung} ({entry.precision})" if entry else "none",
+        measured.target_value if measured else None,
+        measured.memory_bytes if measured else None,
+        measured.latency_ms if measured else None,
     )
 
 

@@ -23,11 +23,11 @@ def advise(params: Params, nearest: Verdict) -> tuple[str, ...]:
     if "goals.max_memory_bytes" in missed:
         steps.append(_lower_rung(params, nearest))
     if "goals.max_latency_ms" in missed:
-        found = nearest.found["socs"][late] if late else nearest.found
-        latency = found["latency_ms"]
+        measured = nearest.measured.socs[late] if late else nearest.measured
+        latency = measured.latency_ms
         if latency is None:
             steps.append("measure latency on a device (target.backend), or leave goals.max_latency_ms at null")
-        elif found["latency_source"] == "estimated" and not params.goals.accept_latency_estimates:
+        elif measured.latency_source == "estimated" and not params.goals.accept_latency_estimates:
             steps.append(
                 f"set goals.accept_latency_estimates: true to go by the estimate ({latency:.3g} ms), or measure on a"
                 " device (target.backend)"

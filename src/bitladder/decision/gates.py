@@ -6,11 +6,11 @@ them that there is nothing to do.
 """
 
 from pathlib import Path
-from typing import Any
 
 from bitladder.params import Params
 from bitladder.paths import RungFiles, evaluated
-from bitladder.running.files import read_json, write_csv, write_json, write_text, write_yaml
+from bitladder.records import Evaluation, ExportCheck, Gate, read_record, write_record
+from bitladder.running.files import write_csv, write_json, write_text, write_yaml
 
 __all__ = [
     "LAYER_COLUMNS",
@@ -37,12 +37,12 @@ QAT_COLUMNS = ("epoch", "train_loss", "value", "loss", "range_drift_mean", "rang
 
 def write_gate(rung: str, descend: bool) -> None:
     """Write gates/<rung>.json."""
-    write_json(RungFiles(rung).gate, {"descend": descend})
+    write_record(RungFiles(rung).gate, Gate(descend=descend))
 
 
 def descends(rung: str) -> bool:
     """Whether the rungs after this one are to be tried."""
-    return bool(read_json(RungFiles(rung).gate)["descend"])
+    return read_record(Gate, RungFiles(rung).gate).descend
 
 
 def is_skipped(path: Path) -> bool:
@@ -57,7 +57,7 @@ def skip_ptq(params: Params, rung: str) -> None:
     write_json(files.ptq_encodings, {})
     write_csv(files.ptq_layers, LAYER_COLUMNS, ())
     write_yaml(files.raised, {})
-    write_json(files.ptq_metrics, {**_record(params, rung), "tries": []})
+    write_record(files.ptq_metrics, _skipped(params, rung))
 
 
 def skip_qat(rung: str) -> None:
@@ -65,7 +65,8 @@ def skip_qat(rung: str) -> None:
     files = RungFiles(rung)
     _leave_empty(files.sim, files.outputs)
     write_csv(files.qat_history, QAT_COLUMNS, ())
-    write_json(files.off_target, {**read_json(files.ptq_metrics), "qat": "not run: the rung is skipped"})
+    record = read_record(Evaluation, files.ptq_metrics)
+    write_record(files.off_target, record.model_copy(update={"qat": "not run: the rung is skipped"}))
 
 
 def skip_export(rung: str) -> None:
@@ -74,8 +75,7 @@ def skip_export(rung: str) -> None:
     _leave_empty(files.model, files.aimet / "skipped")
     write_json(files.encodings, {})
     write_csv(files.layers, LAYER_COLUMNS, ())
-    nothing = {"samples": 0, "sqnr_db": None, "agreement": None}
-    write_json(files.export_metrics, {**nothing, "skipped": SKIPPED})
+    write_record(files.export_metrics, ExportCheck(samples=0, sqnr_db=None, agreement=None, skipped=SKIPPED))
 
 
 def _leave_empty(*paths: Path) -> None:
@@ -83,16 +83,16 @@ def _leave_empty(*paths: Path) -> None:
         write_text(path, "")
 
 
-def _record(params: Params, rung: str) -> dict[str, Any]:
-    """Give the metrics/eval record of a skipped rung: nothing measured, and why."""
-    check, bits = read_json(evaluated("w16a16")), params.ladder[rung].precision
-    return {
-        "metric": check["metric"],
-        "higher_is_better": check["higher_is_better"],
-        **dict.fromkeys(("value", "drop", "sqnr_db", "agreement")),
-        "samples": 0,
-        "technique": None,
-        "weights_bits": bits.weights,
-        "activations_bits": bits.activations,
-        "skipped": SKIPPED,
-    }
+def _skipped(params: Params, rung: str) -> Evaluation:
+    """Give the record of a skipped rung: nothing measured, and why."""
+    check, bits = read_record(Evaluation, evaluated("w16a16")), params.ladder[rung].precision
+    return Evaluation(
+        metric=check.metric,
+        higher_is_better=check.higher_is_better,
+        samples=0,
+        technique=None,
+        weights_bits=bits.weights,
+        activations_bits=bits.activations,
+        skipped=SKIPPED,
+        tries=(),
+    )

@@ -1,18 +1,16 @@
-"""What the goals ask of one rung, and what was found. Plain numbers from metrics files; no torch."""
+"""What the goals ask of one rung, and what was measured. Plain numbers from metrics files; no torch."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from bitladder.errors import UserError
 from bitladder.params import GoalsParams, Params
+from bitladder.records import Evaluation, Figures, Goals, Measurement, RungSummary, SocFigures, Sources
 
 __all__ = ["Miss", "Verdict", "judge", "qat_verdict", "summary"]
 
-Record = Mapping[str, Any]
-
-SOC_FIGURES = ("value", "drop", "gap", "memory_bytes", "latency_ms", "latency_source")
+_SOC_FIGURES = set(SocFigures.model_fields)
 
 TOLERANCE = 5e-7  # metrics files hold 6 decimals: a drop of exactly max_drop must pass
 
@@ -32,15 +30,15 @@ class Miss:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was asked of a rung and what was found. `skipped` is the reason where nothing was measured on purpose."""
+    """What was asked of a rung and what was measured. `skipped` is the reason where nothing was measured on purpose."""
 
     rung: str
     precision: str
     technique: str | None
     qat: str | None
-    asked: dict[str, Any]
-    found: dict[str, Any]
-    sources: dict[str, str]
+    goals: Goals
+    measured: Figures
+    sources: Sources
     misses: tuple[Miss, ...]
     skipped: str | None
 
@@ -60,41 +58,54 @@ class Verdict:
 
 
 def judge(
-    params: Params, rung: str, off: Record, on: Record, fp32: Record, socs: Mapping[str, Record] | None = None
+    params: Params,
+    rung: str,
+    off: Evaluation,
+    on: Measurement,
+    fp32: Evaluation,
+    socs: Mapping[str, Measurement] | None = None,
 ) -> Verdict:
     """Hold a rung against the goals.
 
     Args:
         params: goals and target.max_gap.
         rung: its name, or fp16.
-        off: its metrics/eval record.
-        on: its metrics/target record.
-        fp32: FP32's metrics/eval record.
-        socs: its metrics/target records on further SoCs; those in goals.per_soc must hold the goals as well.
+        off: what was measured off target.
+        on: what was measured on target.soc.
+        fp32: FP32's record.
+        socs: what was measured on further SoCs; those in goals.per_soc must hold the goals as well.
 
     """
     goals, settings, socs = params.goals, params.target, socs or {}
-    asked = {**_asked(goals), "max_gap": settings.max_gap}
-    found = {
-        "value": off["value"],
-        "drop": off["drop"],
-        "target_value": on["value"],
-        "target_drop": on["drop"],
-        "target_gap": on["gap"],
-        "memory_bytes": on["memory_bytes"],
-        "latency_ms": on["latency_ms"],
-        "latency_source": on["latency_source"],
-        "socs": {name: {key: record[key] for key in SOC_FIGURES} for name, record in socs.items()},
-    }
-    skipped = off.get("skipped")
+    measured = Figures(
+        value=off.value,
+        drop=off.drop,
+        target_value=on.value,
+        target_drop=on.drop,
+        target_gap=on.gap,
+        memory_bytes=on.memory_bytes,
+        latency_ms=on.latency_ms,
+        latency_source=on.latency_source,
+        socs={name: SocFigures(**record.model_dump(include=_SOC_FIGURES)) for name, record in socs.items()},
+    )
     misses: tuple[Miss, ...] = ()
-    if not skipped:
+    if not off.skipped:
         misses = (*_accuracy(goals, "off target", off, fp32), *_on_socs(params, {params.soc.name: on, **socs}, fp32))
     precision = "FP16" if rung == "fp16" else params.ladder[rung].label
-    return Verdict(rung, precision, off["technique"], off.get("qat"), asked, found, _sources(off, on), misses, skipped)
+    return Verdict(
+        rung,
+        precision,
+        off.technique,
+        off.qat,
+        _asked(goals, settings.max_gap),
+        measured,
+        _sources(off, on),
+        misses,
+        off.skipped,
+    )
 
 
-def qat_verdict(when: str, goals: GoalsParams, ptq: Record, fp32: Record) -> tuple[bool, str]:
+def qat_verdict(when: str, goals: GoalsParams, ptq: Evaluation, fp32: Evaluation) -> tuple[bool, str]:
     """Say whether a rung is trained, from `qat.when` and what PTQ left of the metric; and why."""
     if when == "never":
         return False, "not run: qat.when is never"
@@ -103,41 +114,40 @@ def qat_verdict(when: str, goals: GoalsParams, ptq: Record, fp32: Record) -> tup
     misses = _accuracy(goals, "of PTQ", ptq, fp32)
     if misses:
         return True, f"run: {misses[0].text}"
-    return False, f"not needed: PTQ meets the accuracy goals (drop {ptq['drop']:.4f})"
+    return False, f"not needed: PTQ meets the accuracy goals (drop {ptq.drop:.4f})"
 
 
-def summary(verdict: Verdict) -> dict[str, Any]:
+def summary(verdict: Verdict) -> RungSummary:
     """Give the figures of a rung in one row, as `dvc metrics show` and `dvc metrics diff` print them."""
     if verdict.skipped:
         says = "skipped"
     else:
         says = f"misses {len(verdict.misses)} goals" if verdict.misses else "meets every goal"
-    columns = ("value", "drop", "target_value", "target_drop", "target_gap", "memory_bytes", "latency_ms")
-    return {
-        "precision": verdict.precision,
-        "technique": verdict.technique,
-        **{column: verdict.found[column] for column in columns},
-        **({"socs": verdict.found["socs"]} if verdict.found["socs"] else {}),
-        "verdict": says.replace("misses 1 goals", "misses 1 goal"),
-    }
+    measured = verdict.measured
+    return RungSummary(
+        precision=verdict.precision,
+        technique=verdict.technique,
+        **measured.model_dump(exclude={"latency_source", "socs"}),
+        socs=measured.socs or None,
+        verdict=says.replace("misses 1 goals", "misses 1 goal"),
+    )
 
 
-def _accuracy(goals: GoalsParams, where: str, record: Record, fp32: Record) -> list[Miss]:
-    higher = fp32["higher_is_better"]
+def _accuracy(goals: GoalsParams, where: str, record: Evaluation | Measurement, fp32: Evaluation) -> list[Miss]:
+    higher, value, drop = fp32.higher_is_better, record.value, record.drop
+    assert value is not None and drop is not None  # of one that was measured
     if goals.min_value is not None and not higher:
-        raise UserError(
-            f"params.yaml: goals.min_value: of {fp32['metric']} lower is better; use goals.max_drop instead"
-        )
-    reference = abs(record["value"] + (record["drop"] if higher else -record["drop"]))
-    relative = record["drop"] / reference if reference else math.inf
+        raise UserError(f"params.yaml: goals.min_value: of {fp32.metric} lower is better; use goals.max_drop instead")
+    reference = abs(value + (drop if higher else -drop))
+    relative = drop / reference if reference else math.inf
     return [
-        *_over(f"drop {where}", record["drop"], goals.max_drop, "goals.max_drop"),
+        *_over(f"drop {where}", drop, goals.max_drop, "goals.max_drop"),
         *_over(f"relative drop {where}", relative, goals.max_relative_drop, "goals.max_relative_drop"),
-        *_under(f"{fp32['metric']} {where}", record["value"], goals.min_value, "goals.min_value"),
+        *_under(f"{fp32.metric} {where}", value, goals.min_value, "goals.min_value"),
     ]
 
 
-def _on_socs(params: Params, records: Mapping[str, Record], fp32: Record) -> list[Miss]:
+def _on_socs(params: Params, records: Mapping[str, Measurement], fp32: Evaluation) -> list[Miss]:
     """Judge target.soc, and the further SoCs that goals.per_soc names, each by what it says of that one."""
     goals, primary = params.goals, params.soc.name
     misses: list[Miss] = []
@@ -158,39 +168,46 @@ def _on_socs(params: Params, records: Mapping[str, Record], fp32: Record) -> lis
     return misses
 
 
-def _asked(goals: GoalsParams) -> dict[str, Any]:
-    asked = goals.model_dump(exclude={"policy", "objective", "per_soc"}, exclude_none=True)
-    if goals.max_latency_ms is None and all(own.max_latency_ms is None for own in goals.per_soc.values()):
-        del asked["accept_latency_estimates"]
-    if goals.per_soc:
-        asked["per_soc"] = {name: own.model_dump(exclude_unset=True) for name, own in goals.per_soc.items()}
-    return asked
+def _asked(goals: GoalsParams, max_gap: float) -> Goals:
+    latencies = [goals.max_latency_ms, *(own.max_latency_ms for own in goals.per_soc.values())]
+    asks_latency = any(limit is not None for limit in latencies)
+    per_soc = {name: own.model_dump(exclude_unset=True) for name, own in goals.per_soc.items()}
+    return Goals(
+        max_drop=goals.max_drop,
+        max_relative_drop=goals.max_relative_drop,
+        min_value=goals.min_value,
+        max_memory_bytes=goals.max_memory_bytes,
+        max_latency_ms=goals.max_latency_ms,
+        accept_latency_estimates=goals.accept_latency_estimates if asks_latency else None,
+        per_soc=per_soc or None,
+        max_gap=max_gap,
+    )
 
 
-def _on_target(goals: GoalsParams, max_gap: float, on: Record, fp32: Record) -> list[Miss]:
-    if on["value"] is None:
-        return [Miss("target", f"not measured on target: {on['reason']}", math.inf)]
+def _on_target(goals: GoalsParams, max_gap: float, on: Measurement, fp32: Evaluation) -> list[Miss]:
+    if on.value is None:
+        return [Miss("target", f"not measured on target: {on.reason}", math.inf)]
     return [
         *_accuracy(goals, "on target", on, fp32),
-        *_over("gap between target and simulation", on["gap"], max_gap, "target.max_gap"),
-        *_over("context binary in bytes", on["memory_bytes"], goals.max_memory_bytes, "goals.max_memory_bytes"),
+        *_over("gap between target and simulation", on.gap, max_gap, "target.max_gap"),
+        *_over("context binary in bytes", on.memory_bytes, goals.max_memory_bytes, "goals.max_memory_bytes"),
         *_latency(goals, on),
     ]
 
 
-def _latency(goals: GoalsParams, on: Record) -> list[Miss]:
+def _latency(goals: GoalsParams, on: Measurement) -> list[Miss]:
     """Judge the latency where a limit or the objective asks for one."""
     key, limit = "goals.max_latency_ms", goals.max_latency_ms
     fastest = goals.policy == "sweep" and goals.objective == "fastest"
     if limit is None and not fastest:
         return []
     asks = f"{key} asks for {limit:g}" if limit is not None else "goals.objective is fastest"
-    if on["latency_ms"] is None:
+    if on.latency_ms is None:
         return [Miss(key, f"latency in ms not measured, and {asks}", math.inf)]
-    if on["latency_source"] == "estimated" and not goals.accept_latency_estimates:
-        text = f"latency {on['latency_ms']:.3g} ms is an estimate, {asks} and goals.accept_latency_estimates is false"
+    if on.latency_source == "estimated" and not goals.accept_latency_estimates:
+        text = f"latency {on.latency_ms:.3g} ms is an estimate, {asks} and goals.accept_latency_estimates is false"
         return [Miss(key, text, math.inf)]
-    return _over(f"latency in ms ({on['latency_source']})", on["latency_ms"], limit, key)
+    return _over(f"latency in ms ({on.latency_source})", on.latency_ms, limit, key)
 
 
 def _over(what: str, value: float | None, limit: float | None, key: str) -> list[Miss]:
@@ -211,20 +228,20 @@ def _under(what: str, value: float, limit: float | None, key: str) -> list[Miss]
     return [Miss(key, f"{what} {value:,.6g} under {key} {limit:,.6g}", excess)]
 
 
-def _sources(off: Record, on: Record) -> dict[str, str]:
-    if off.get("skipped"):
-        return dict.fromkeys(("off_target", "on_target", "memory", "latency"), "none: skipped")
-    simulated = "FP16 module" if off["technique"] == "fp16" else "QuantSim"
-    if on["value"] is None:
-        target = memory = f"none: {on['reason']}"
+def _sources(off: Evaluation, on: Measurement) -> Sources:
+    if off.skipped:
+        skipped = "none: skipped"
+        return Sources(off_target=skipped, on_target=skipped, memory=skipped, latency=skipped)
+    simulated = "FP16 module" if off.technique == "fp16" else "QuantSim"
+    if on.value is None:
+        target = memory = f"none: {on.reason}"
     else:
-        target = f"{on['backend']}, {on['soc']}, {on['samples']} samples"
-        memory = f"context binary compiled for {on['soc']}"
-    why = on["reason"].removeprefix("latency: ")
-    latency = on["latency_source"] if on["latency_ms"] is not None else f"none: {why}"
-    return {
-        "off_target": f"{simulated} on the CPU, {off['samples']} samples",
-        "on_target": target,
-        "memory": memory,
-        "latency": latency,
-    }
+        target = f"{on.backend}, {on.soc}, {on.samples} samples"
+        memory = f"context binary compiled for {on.soc}"
+    why = on.reason.removeprefix("latency: ")
+    return Sources(
+        off_target=f"{simulated} on the CPU, {off.samples} samples",
+        on_target=target,
+        memory=memory,
+        latency=on.latency_source if on.latency_ms is not None else f"none: {why}",
+    )

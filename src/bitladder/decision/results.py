@@ -8,7 +8,8 @@ from typing import Any
 from bitladder.errors import UserError
 from bitladder.params import Params
 from bitladder.paths import RungFiles, evaluated
-from bitladder.running.files import locked_stages, read_json, remove_path
+from bitladder.records import Evaluation, Measurement, TargetRecord, read_record
+from bitladder.running.files import locked_stages, remove_path
 
 __all__ = ["OF_RUNGS", "Results", "flat", "read_results", "read_target", "remove_dropped"]
 
@@ -23,15 +24,15 @@ class Results:
     `targets` is of target.soc; `socs` of the further SoCs of target.socs, by rung and then by SoC.
     """
 
-    evals: dict[str, dict[str, Any]]
-    targets: dict[str, dict[str, Any]]
-    socs: dict[str, dict[str, dict[str, Any]]]
+    evals: Mapping[str, Evaluation]
+    targets: Mapping[str, Measurement]
+    socs: Mapping[str, Mapping[str, Measurement]]
 
 
 def read_results(params: Params) -> Results:
     """Read the metrics of FP32, FP16 and every rung in params.yaml. Raise UserError where one is missing."""
     rungs = ("fp16", *params.rungs())
-    evals = {name: read_json(evaluated(name)) for name in ("fp32", *rungs)}
+    evals = {name: read_record(Evaluation, evaluated(name)) for name in ("fp32", *rungs)}
     on_target = {name: read_target(params, name) for name in rungs}
     return Results(
         evals,
@@ -40,15 +41,14 @@ def read_results(params: Params) -> Results:
     )
 
 
-def read_target(params: Params, rung: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+def read_target(params: Params, rung: str) -> tuple[Measurement, dict[str, Measurement]]:
     """Read a rung's records on target.soc, and on the further SoCs. Raise UserError where one is missing."""
     path = RungFiles(rung).on_target
-    record = read_json(path)
-    found = record.pop("socs", {})
+    record = read_record(TargetRecord, path)
     for soc in params.other_socs:
-        if soc.name not in found:
+        if soc.name not in record.socs:
             raise UserError(f"{path}: has nothing of {soc.name}; run `dvc repro`")
-    return record, {soc.name: found[soc.name] for soc in params.other_socs}
+    return record, {soc.name: record.socs[soc.name] for soc in params.other_socs}
 
 
 def remove_dropped(params: Params) -> None:

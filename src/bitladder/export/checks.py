@@ -1,7 +1,6 @@
 """What must hold of an exported graph before it is compiled."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -9,6 +8,7 @@ from onnx import numpy_helper
 
 from bitladder.errors import UserError
 from bitladder.network.evaluate import Outputs, agreement, sqnr_db
+from bitladder.records import ExportCheck
 from bitladder.tasks.onnx_model import open_session, run_samples
 from bitladder.tasks.task import Split
 
@@ -73,7 +73,7 @@ def run_unoptimised(path: Path, split: Split) -> Outputs:
     return run_samples(session.run, list(split.inputs), names, tuple(split.inputs.values()), "check")
 
 
-def check_outputs(path: Path, outputs: Outputs, simulated: Outputs, min_sqnr_db: float) -> dict[str, Any]:
+def check_outputs(path: Path, outputs: Outputs, simulated: Outputs, min_sqnr_db: float) -> ExportCheck:
     """Refuse a graph whose outputs are not its QuantSim's.
 
     Args:
@@ -93,4 +93,4 @@ def check_outputs(path: Path, outputs: Outputs, simulated: Outputs, min_sqnr_db:
             f"{path}: outputs differ from the QuantSim's: {found:.1f} dB on {samples} samples, and"
             f" export.min_sqnr_db is {min_sqnr_db:g}; the graph is not what was simulated, so it is not compiled"
         )
-    return {"samples": samples, "sqnr_db": found, "agreement": agreement(simulated, outputs)}
+    return ExportCheck(samples=samples, sqnr_db=found, agreement=agreement(simulated, outputs))

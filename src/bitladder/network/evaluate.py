@@ -6,13 +6,13 @@ Outputs of a split are held by name; each tensor's first dimension is the number
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from bitladder.network.model import output_names
+from bitladder.records import Evaluation
 from bitladder.tasks.task import Metric, Split, name_outputs
 
 __all__ = ["EQUAL_DB", "Comparison", "Outputs", "agreement", "compare", "predict", "sqnr_db"]
@@ -37,16 +37,16 @@ class Comparison:
     agreement: float | None
     samples: int
 
-    def record(self, metric: Metric, technique: str, weights_bits: int, activations_bits: int) -> dict[str, Any]:
+    def record(self, metric: Metric, technique: str, weights_bits: int, activations_bits: int) -> Evaluation:
         """Give what a metrics/eval/*.json file holds."""
-        return {
-            "metric": metric.name,
-            "higher_is_better": metric.higher_is_better,
+        return Evaluation(
+            metric=metric.name,
+            higher_is_better=metric.higher_is_better,
             **asdict(self),
-            "technique": technique,
-            "weights_bits": weights_bits,
-            "activations_bits": activations_bits,
-        }
+            technique=technique,
+            weights_bits=weights_bits,
+            activations_bits=activations_bits,
+        )
 
 
 def predict(model: nn.Module | Callable, split: Split, batch_size: int, title: str) -> Outputs:

@@ -1,9 +1,7 @@
 """Post-training quantization of one rung: the techniques that params.yaml lists, or the cheapest that is enough."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from time import perf_counter
-from typing import Any
 
 from torch import nn
 
@@ -15,38 +13,23 @@ from bitladder.paths import PREPARED, TASK, TRAINED, RungFiles, samples
 from bitladder.quantize.mixed import raise_layers
 from bitladder.quantize.prepare.prepare import load_prepared, load_unfolded
 from bitladder.quantize.techniques.technique import ORDER, NotApplicable, Quantized, Setting, apply
+from bitladder.records import Try
 from bitladder.running.files import write_json
 from bitladder.running.resume import fingerprint, workspace
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.task import Metric, Split, Task
 
-__all__ = ["Try", "divide", "quantize", "quantize_rung"]
+__all__ = ["divide", "quantize", "quantize_rung"]
 
 Score = Callable[[nn.Module], Comparison]
 
 
-@dataclass(frozen=True)
-class Try:
-    """One technique put on top of those that were kept before it, and what it came to on samples it was not fitted to.
-
-    `idle` is the reason where it can do nothing; nothing is measured then. Without samples left to score on, `value`,
-    `drop` and `sqnr_db` are None.
-    """
-
-    technique: str
-    value: float | None
-    drop: float | None
-    sqnr_db: float | None
-    kept: bool
-    idle: str | None = None
-
-
-def quantize_rung(params: Params, rung: str, task: Task) -> tuple[Quantized, nn.Module, dict[str, Any]]:
+def quantize_rung(params: Params, rung: str, task: Task) -> tuple[Quantized, nn.Module, list[Try], dict[str, str]]:
     """Quantize a rung from what the stages before have left in build/.
 
-    Returns: the quantized network; the prepared network in FP32; what metrics/ptq/<rung>.json says of the way there:
-    `tries`, and `raised`, the layers of a mixed rung that were given more bits. The seconds of each try go to
-    build/notes/<rung>/ptq-seconds.json, which is no output of DVC's, since they are never twice the same.
+    Returns: the quantized network; the prepared network in FP32; what was tried; the layers of a mixed rung that were
+    given more bits. The seconds of each try go to build/notes/<rung>/ptq-seconds.json, which is no output of DVC's,
+    since they are never twice the same.
     """
     calibration = load_split(samples("calibration"))
     own, sample, exclude = params.ptq_of(rung), sample_inputs(calibration), params.prepare.exclude
@@ -77,7 +60,7 @@ def quantize_rung(params: Params, rung: str, task: Task) -> tuple[Quantized, nn.
             assert score is not None
             quantized, raised = raise_layers(quantized, setting, mixed, score)
     write_json(RungFiles(rung).notes / "ptq-seconds.json", seconds)
-    return quantized, model, {"tries": [asdict(one) for one in tries], "raised": raised}
+    return quantized, model, tries, raised
 
 
 def quantize(setting: Setting, score: Score | None = None) -> tuple[Quantized, list[Try], dict[str, float]]:
@@ -103,12 +86,14 @@ def quantize(setting: Setting, score: Score | None = None) -> tuple[Quantized, l
         try:
             candidate = apply(name, setting, best)
         except NotApplicable as reason:
-            tries.append(Try(name, None, None, None, False, str(reason)))
+            tries.append(Try(technique=name, kept=False, not_applicable=str(reason)))
             continue
         found = score(candidate.sim.model) if score else None
         kept = not auto or standing is None or (found is not None and _rank(found) > _rank(standing))
-        figures = asdict(found) if found else {}
-        tries.append(Try(name, figures.get("value"), figures.get("drop"), figures.get("sqnr_db"), kept))
+        if found:
+            tries.append(Try(technique=name, value=found.value, drop=found.drop, sqnr_db=found.sqnr_db, kept=kept))
+        else:
+            tries.append(Try(technique=name, kept=kept))
         seconds[name] = round(perf_counter() - start, 1)
         if kept:
             best, standing = candidate, found

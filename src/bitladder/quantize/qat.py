@@ -18,6 +18,7 @@ from bitladder.paths import FP32_OUTPUTS, TASK, RungFiles, samples
 from bitladder.quantize.distill import distilled
 from bitladder.quantize.sim.restore import restore
 from bitladder.quantize.sim.torch_sim import plain_tensors, save_sim
+from bitladder.records import Evaluation
 from bitladder.running.determinism import seed_all
 from bitladder.running.files import load_tensors, save_tensors
 from bitladder.running.resume import fingerprint, load_state, save_state, workspace
@@ -34,7 +35,7 @@ class QatResult:
     history: list[Epoch]
 
 
-def train_rung(params: Params, rung: str) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+def train_rung(params: Params, rung: str) -> tuple[Evaluation | None, list[dict[str, Any]]]:
     """Train a rung from where PTQ left it, and write the trained sim and its outputs.
 
     Of several processes that train together only the main one writes.

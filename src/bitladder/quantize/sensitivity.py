@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -12,6 +11,7 @@ from bitladder.params import SensitivityParams
 from bitladder.precision import Precision
 from bitladder.quantize.sim.isolated import What, isolated, quantized_layers
 from bitladder.quantize.sim.torch_sim import build_sim, calibrate
+from bitladder.records import SensitivitySummary
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.task import Metric, Split
 
@@ -83,14 +83,14 @@ def measure(
     return rows
 
 
-def summarise(rows: list[Sensitivity]) -> dict[str, Any]:
+def summarise(rows: list[Sensitivity]) -> SensitivitySummary:
     """Say what a user needs to know first: whether weights or activations cost more, and the five worst layers.
 
     Compared are the fewest bits that were asked for of each.
     """
     if not rows:
         says = "not measured: the model came as ONNX, and layers are isolated in a network of PyTorch's"
-        return {"sensitive_to": None, "summary": says, "worst": []}
+        return SensitivitySummary(sensitive_to=None, summary=says, worst=())
     fewest = {what: min(row.bits for row in rows if row.what == what) for what in ("weight", "activation")}
     at = [row for row in rows if row.bits == fewest[row.what]]
     whole = {row.what: row for row in at if row.layer == ALL}
@@ -102,4 +102,4 @@ def summarise(rows: list[Sensitivity]) -> dict[str, Any]:
         f" (drop {whole['weight'].drop:+.4f}), {fewest['activation']}-bit activations alone"
         f" {whole['activation'].sqnr_db:.1f} dB (drop {whole['activation'].drop:+.4f}). Worst: {named}."
     )
-    return {"sensitive_to": worse, "summary": says, "worst": [row.layer for row in worst]}
+    return SensitivitySummary(sensitive_to=worse, summary=says, worst=tuple(row.layer for row in worst))

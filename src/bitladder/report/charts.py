@@ -49,7 +49,7 @@ def pareto(rows: Rows, rungs: Sequence[str], floor: float | None, max_memory_byt
         color=alt.Color("rung:N", scale=_rung_scale(rungs), legend=None),
         shape=alt.condition("datum.chosen", alt.value("diamond"), alt.value("circle")),
         size=alt.condition("datum.chosen", alt.value(260), alt.value(110)),
-        tooltip=_tips("rung", "precision", "technique", "target_value", "target_drop", "memory_bytes", "then"),
+        tooltip=_tips("rung", "precision", "technique", "target_value", "target_drop", "memory_bytes", "outcome"),
     )
     names = base.mark_text(dy=-14, fontSize=12).encode(
         text="rung:N", color=alt.Color("rung:N", scale=_rung_scale(rungs), legend=None)

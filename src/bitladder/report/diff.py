@@ -1,6 +1,6 @@
 """What changed between two revisions, for people: decision, params, figures, layers, files."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from statistics import median
@@ -9,22 +9,21 @@ from typing import Any
 from tabulate import tabulate
 
 from bitladder.decision.results import flat
-from bitladder.paths import BUILD, METRICS, RungFiles, evaluated
+from bitladder.paths import BUILD, RungFiles
+from bitladder.records import RungDecision
 from bitladder.report.revisions import Revision
 
 __all__ = ["Diff", "diff", "format_diff", "lost"]
 
 Row = tuple[str, ...]
 
-FIGURES = {
-    "eval": {"technique": "technique", "value": "{metric} off target", "sqnr_db": "SQNR dB off target"},
-    "target": {
-        "value": "{metric} on target",
-        "gap": "gap to simulation",
-        "memory_bytes": "context binary, bytes",
-        "latency_ms": "latency, ms",
-        "latency_source": "latency source",
-    },
+OFF_TARGET = {"technique": "technique", "value": "{metric} off target", "sqnr_db": "SQNR dB off target"}
+ON_TARGET = {
+    "value": "{metric} on target",
+    "gap": "gap to simulation",
+    "memory_bytes": "context binary, bytes",
+    "latency_ms": "latency, ms",
+    "latency_source": "latency source",
 }
 
 SHIPPED = tuple(f"{BUILD}/{kind}/" for kind in ("export", "target", "socs", "train"))  # socs: up to version 0.1
@@ -74,12 +73,12 @@ def lost(before: Revision, after: Revision) -> str | None:
 
     A goal is lost where nothing meets the goals any more, or where the rung chosen before is still tried and misses.
     """
-    was, now = before.decision.get("chosen"), after.decision.get("chosen")
+    was, now = (side.decision.chosen if side.decision else None for side in (before, after))
     if was is None:
         return None
-    entry = _trail(after).get(was, {})
-    if entry.get("misses"):
-        return f"{was}, chosen at {before.label}, no longer meets the goals: {'; '.join(entry['misses'])}"
+    entry = after.decision.of(was) if after.decision else None
+    if entry and entry.misses:
+        return f"{was}, chosen at {before.label}, no longer meets the goals: {'; '.join(entry.misses)}"
     return None if now else f"no rung meets the goals any more; at {before.label} {was} did"
 
 
@@ -101,30 +100,27 @@ def format_diff(found: Diff, form: str) -> str:
 
 
 def _summary(before: Revision, after: Revision) -> Iterator[str]:
-    was, now = before.decision.get("chosen"), after.decision.get("chosen")
-    if not before.decision or not after.decision:
+    old, new = before.decision, after.decision
+    if not old or not new:
         yield "Decision: not known on both sides."
         return
+    was, now = old.chosen, new.chosen
     if was == now:
-        yield f"Decision: {now or 'no rung'}, as before. {after.decision['reason']}."
+        yield f"Decision: {now or 'no rung'}, as before. {new.reason}."
     else:
-        yield f"Decision: {was or 'no rung'} -> {now or 'no rung'}. {after.decision['reason']}."
+        yield f"Decision: {was or 'no rung'} -> {now or 'no rung'}. {new.reason}."
     if missed := lost(before, after):
         yield f"Lost: {missed}."
-    old, new = _trail(before), _trail(after)
-    for rung in (rung for rung in new if rung in old and rung not in {was, now}):
-        if _state(old[rung]) != _state(new[rung]):
-            yield f"{rung}: {_state(old[rung])} -> {new[rung]['then']}."
+    for entry in (entry for entry in new.trail if entry.rung not in {was, now}):
+        earlier = old.of(entry.rung)
+        if earlier and _state(earlier) != _state(entry):
+            yield f"{entry.rung}: {_state(earlier)} -> {entry.outcome}."
 
 
-def _state(entry: Mapping[str, Any]) -> str:
-    if entry["then"].startswith("skipped"):
+def _state(entry: RungDecision) -> str:
+    if entry.outcome.startswith("skipped"):
         return "skipped"
-    return "misses goals" if entry["misses"] else "meets every goal"
-
-
-def _trail(revision: Revision) -> dict[str, Any]:
-    return {entry["rung"]: entry for entry in revision.decision.get("trail", [])}
+    return "misses goals" if entry.misses else "meets every goal"
 
 
 def _params(before: Revision, after: Revision) -> Iterator[Row]:
@@ -136,26 +132,21 @@ def _params(before: Revision, after: Revision) -> Iterator[Row]:
 
 def _figures(before: Revision, after: Revision, rungs: Row) -> Iterator[Row]:
     for rung in rungs:
-        for kind, names in FIGURES.items():
-            path = f"{METRICS}/{kind}/{rung}.json"
-            old, new = (side.record(path) if rung in side.rungs else {} for side in (before, after))
-            metric = str((before.record(str(evaluated("fp32"))) or {}).get("metric", "metric"))
-            for key, name in names.items():
-                if old.get(key) != new.get(key):
-                    cells = _number(old.get(key)), _number(new.get(key)), _change(old.get(key), new.get(key))
-                    yield rung, name.format(metric=metric), *cells
-        yield from _on_socs(before, after, rung)
+        on = [side.on_target(rung) for side in (before, after)]
+        found = [*_compared(OFF_TARGET, [side.off_target(rung) for side in (before, after)])]
+        found += _compared(ON_TARGET, on)
+        old, new = (record.socs if record else {} for record in on)
+        for soc in dict.fromkeys((*old, *new)):
+            both = _compared(ON_TARGET, (old.get(soc), new.get(soc)))
+            found += [(f"{soc}: {figure}", *cells) for figure, *cells in both]
+        yield from ((rung, figure.format(metric=before.metric), *cells) for figure, *cells in found)
 
 
-def _on_socs(before: Revision, after: Revision, rung: str) -> Iterator[Row]:
-    """Compare a rung on the further SoCs that either side names."""
-    old, new = (side.socs(rung) if rung in side.rungs else {} for side in (before, after))
-    metric = str(before.record(str(evaluated("fp32"))).get("metric", "metric"))
-    for soc in dict.fromkeys((*old, *new)):
-        for key, name in FIGURES["target"].items():
-            was, now = old.get(soc, {}).get(key), new.get(soc, {}).get(key)
-            if was != now:
-                yield rung, f"{soc}: {name.format(metric=metric)}", _number(was), _number(now), _change(was, now)
+def _compared(names: Mapping[str, str], both: Sequence[object]) -> Iterator[Row]:
+    for key, name in names.items():
+        was, now = (getattr(record, key, None) for record in both)
+        if was != now:
+            yield name, _number(was), _number(now), _change(was, now)
 
 
 def _layers(before: Revision, after: Revision, rungs: Row) -> Iterator[Row]:

@@ -6,7 +6,7 @@ from tabulate import tabulate
 
 from bitladder.errors import UserError
 from bitladder.paths import WORK, RungFiles
-from bitladder.running.files import read_json
+from bitladder.records import Measurement, TargetRecord, read_record
 
 __all__ = ["format_ops"]
 
@@ -22,12 +22,13 @@ def format_ops(rung: str, soc: str | None = None) -> str:
 
     """
     files = RungFiles(rung)
-    record = read_json(files.on_target)
-    if soc and soc != record["soc"]:
-        if soc not in record["socs"]:
+    first = read_record(TargetRecord, files.on_target)
+    record: Measurement = first
+    if soc and soc != first.soc:
+        if soc not in first.socs:
             raise UserError(f"{files.on_target}: has nothing of {soc}; put it into target.socs and run `dvc repro`")
-        record = record["socs"][soc]
-    path = files.notes / record["soc"] / "ops.csv"
+        record = first.socs[soc]
+    path = files.notes / record.soc / "ops.csv"
     if not path.is_file():
         raise UserError(
             f"{path}: no such file; it is written where the rung is profiled: `rm -r {WORK}/measured-{rung}-*`, then"
@@ -39,6 +40,6 @@ def format_ops(rung: str, soc: str | None = None) -> str:
             for row in csv.DictReader(file)
         ]
     ops = tabulate(rows, ["op", "runs on", "cycles", "share", "cycles are"], "github")
-    memory = {"context_binary_bytes": record["memory_bytes"], **record["memory"]}
+    memory = {"context_binary_bytes": record.memory_bytes, **record.memory.model_dump()}
     cells = [(key, f"{value:,}" if isinstance(value, int) else value or "-") for key, value in memory.items()]
-    return f"{ops}\n\n" + tabulate(cells, ["memory", record["soc"]], "github", disable_numparse=True)
+    return f"{ops}\n\n" + tabulate(cells, ["memory", record.soc], "github", disable_numparse=True)

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from bitladder.decision.results import read_results
 from bitladder.params import Params
 from bitladder.paths import BUILD, DECISION, PARAMS, SENSITIVITY_ROWS, RungFiles, evaluated
+from bitladder.records import Decision, Evaluation, read_record
 from bitladder.report import charts
 from bitladder.report.tables import cell, comparison_rows, latency_cell, mark, soc_rows
 from bitladder.running import git
@@ -35,7 +36,7 @@ def render(params: Params) -> str:
 
     What only the DVC cache holds (weights channel by channel) is left out where it is not there, and the page says so.
     """
-    results, decision = read_results(params), read_json(DECISION)
+    results, decision = read_results(params), read_record(Decision, DECISION)
     rows = comparison_rows(results.evals, results.targets, decision)
     by_soc = soc_rows(results.evals, results.targets, results.socs) if any(results.socs.values()) else []
     plots, specs = _plots(params, rows, decision, by_soc)
@@ -46,7 +47,7 @@ def render(params: Params) -> str:
         title=params.task.factory,
         headline=_headline(chosen, params),
         decision=decision,
-        goals=_goals(decision["trail"][0]["asked"]),
+        goals=_goals(decision.trail[0].goals.model_dump()),
         metric=rows[0]["metric"],
         table=[{"state": _state(row), "cells": _cells(row)} for row in rows],
         socs=[_soc_cells(row) for row in by_soc],
@@ -123,7 +124,7 @@ def _costs(row: Mapping[str, Any]) -> tuple[str, str]:
     return cell(memory and memory / charts.KIB, ",.0f"), latency_cell(row)
 
 
-def _plots(params: Params, rows: Rows, decision: Mapping[str, Any], by_soc: Rows) -> tuple[Rows, dict[str, Any]]:
+def _plots(params: Params, rows: Rows, decision: Decision, by_soc: Rows) -> tuple[Rows, dict[str, Any]]:
     """Give the page's plots (title, ids of charts, note) and the specs of the charts by id."""
     plots: Rows = []
     specs: dict[str, Any] = {}
@@ -163,7 +164,7 @@ def _plots(params: Params, rows: Rows, decision: Mapping[str, Any], by_soc: Rows
             add("Sensitivity by layer", {"sensitivity": charts.sensitivity(found, column, title)}, note)
             break
     if layers:
-        _add_ranges(add, layers, rungs, decision["chosen"])
+        _add_ranges(add, layers, rungs, decision.chosen)
     return plots, specs
 
 
@@ -192,7 +193,7 @@ def _hand_back_fused(layers: Rows) -> None:
 def _floor(params: Params, rows: Rows) -> float | None:
     """Give the value at which goals.max_drop ends, on target, by the first rung measured there."""
     row = next(row for row in rows if row["target_value"] is not None)
-    higher = read_json(evaluated("fp32"))["higher_is_better"]
+    higher = read_record(Evaluation, evaluated("fp32")).higher_is_better
     limit = params.goals.max_drop
     if limit is None:
         return params.goals.min_value

@@ -12,7 +12,8 @@ from typing import Any
 from ruamel.yaml import YAML, YAMLError
 
 from bitladder.errors import UserError
-from bitladder.paths import DECISION, LOCK, METRICS, PARAMS, RungFiles
+from bitladder.paths import DECISION, LOCK, METRICS, PARAMS, RungFiles, evaluated
+from bitladder.records import Decision, Evaluation, Kind, TargetRecord, parse_record
 from bitladder.running.git import ask_git
 from bitladder.running.patches import in_force
 from bitladder.socs import find_soc
@@ -39,9 +40,15 @@ class Revision:
         return ("fp16", *(self.params.get("ladder") or {}))
 
     @cached_property
-    def decision(self) -> dict[str, Any]:
-        """What metrics/decision.json holds; empty if there is none."""
-        return self.record(str(DECISION))
+    def decision(self) -> Decision | None:
+        """What metrics/decision.json holds, of whatever version; None if there is none."""
+        return self._record(Decision, DECISION)
+
+    @cached_property
+    def metric(self) -> str:
+        """The name of the task's metric; `metric` where FP32's record is not there."""
+        fp32 = self._record(Evaluation, evaluated("fp32"))
+        return fp32.metric if fp32 else "metric"
 
     @cached_property
     def outputs(self) -> dict[str, dict[str, Any]]:
@@ -49,18 +56,23 @@ class Revision:
         stages = self._mapping(str(LOCK), YAML(typ="safe").load).get("stages") or {}
         return {out["path"]: out for stage in stages.values() for out in stage.get("outs", [])}
 
-    def record(self, path: str) -> dict[str, Any]:
-        """Read a JSON file; empty, and noted in `unseen`, if it is not there."""
-        return self._mapping(path, json.loads)
+    def off_target(self, rung: str) -> Evaluation | None:
+        """Read a rung's record off target; None where params.yaml has no such rung, or the file is not there."""
+        return self._record(Evaluation, evaluated(rung)) if rung in self.rungs else None
 
-    def socs(self, rung: str) -> dict[str, dict[str, Any]]:
-        """Read a rung's records on the SoCs of target.socs, which up to 0.1 had a file of their own; empty if none."""
+    def on_target(self, rung: str) -> TargetRecord | None:
+        """Read a rung's record on the SoCs that params.yaml names; None as for `off_target`."""
+        if rung not in self.rungs:
+            return None
+        path = RungFiles(rung).on_target
+        found = self._mapping(str(path), json.loads)
         named = {_soc(name) for name in (self.params.get("target") or {}).get("socs") or ()}
-        if not named:
-            return {}
-        found = self.record(str(RungFiles(rung).on_target)).get("socs")
-        found = self.record(f"{METRICS}/socs/{rung}.json") if found is None else found
-        return {soc: record for soc, record in found.items() if soc in named}
+        if found and named and "socs" not in found:  # up to 0.1 further SoCs had a file of their own
+            found["socs"] = self._mapping(f"{METRICS}/socs/{rung}.json", json.loads)
+        record = self._parsed(TargetRecord, path, found)
+        return record and record.model_copy(
+            update={"socs": {soc: one for soc, one in record.socs.items() if soc in named}}
+        )
 
     def layers(self, rung: str) -> dict[str, dict[str, str]]:
         """Read a rung's layers as exported, after QAT where it ran; none where there is no such file.
@@ -86,6 +98,12 @@ class Revision:
         """Name the file that holds the scales of what was exported; those after PTQ, as `layers`."""
         path = str(RungFiles(rung).encodings)
         return path if path in self.outputs else str(RungFiles(rung).ptq_encodings)
+
+    def _record(self, kind: type[Kind], path: Path) -> Kind | None:
+        return self._parsed(kind, path, self._mapping(str(path), json.loads))
+
+    def _parsed(self, kind: type[Kind], path: Path, found: dict[str, Any]) -> Kind | None:
+        return parse_record(kind, json.dumps(found), f"{path} at {self.label}") if found else None
 
     def _mapping(self, path: str, parse: Callable[[str], Any]) -> dict[str, Any]:
         """Parse a file; empty if it is not there. Raises UserError where it is damaged."""

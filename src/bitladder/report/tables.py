@@ -6,6 +6,7 @@ from typing import Any
 from tabulate import tabulate
 
 from bitladder.precision import FLOAT, Precision
+from bitladder.records import Decision, Evaluation, Measurement
 
 __all__ = [
     "COLUMNS",
@@ -23,45 +24,42 @@ OFF_TARGET = ("metric", "value", "drop", "sqnr_db", "agreement", "technique")
 ON_TARGET = ("value", "drop", "gap", "sqnr_db", "agreement", "samples")
 COST = ("memory_bytes", "latency_ms", "latency_source", "ops_npu", "ops_cpu", "backend", "soc")
 
-DECIDED = ("pareto", "chosen", "then")
+DECIDED = ("pareto", "chosen", "outcome")
 
 COLUMNS = ("rung", "precision", *OFF_TARGET, *(f"target_{name}" for name in ON_TARGET), *COST, *DECIDED)
 """Columns of metrics/comparison.csv; target_* and what follows are the target's, the rest is off target.
 
-`pareto` marks rungs that no other beats in size and in accuracy on target; `then` says what followed, and why.
+`pareto` marks rungs that no other beats in size and in accuracy on target; `outcome` says what came of them, and why.
 """
 
 SOC_COLUMNS = ("rung", "precision", "soc", "metric", *ON_TARGET, *COST[:-1], "reason")
 """Columns of metrics/comparison-socs.csv: a row per rung and SoC, target.soc first."""
 
-Records = Mapping[str, Mapping[str, Any]]
+Evaluations = Mapping[str, Evaluation]
+Measurements = Mapping[str, Measurement]
 
 
-def comparison_rows(evals: Records, targets: Records, decision: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Give a row for FP32 and for each rung, in the order of `evals`. What was not measured is None.
-
-    `decision` is what metrics/decision.json holds.
-    """
-    trail = {entry["rung"]: entry for entry in decision["trail"]}
+def comparison_rows(evals: Evaluations, targets: Measurements, decision: Decision) -> list[dict[str, Any]]:
+    """Give a row for FP32 and for each rung, in the order of `evals`. What was not measured is None."""
     rows = []
     for name, off in evals.items():
-        on = targets.get(name, {})
+        on, entry = targets.get(name), decision.of(name)
         rows.append(
             {"rung": name, "precision": _precision(name, off)}
-            | {column: off[column] for column in OFF_TARGET}
-            | {f"target_{column}": on.get(column) for column in ON_TARGET}
-            | {column: on.get(column) for column in COST}
-            | {"chosen": name == decision["chosen"]}
-            | {key: trail.get(name, {}).get(key) for key in ("pareto", "then")}
+            | {column: getattr(off, column) for column in OFF_TARGET}
+            | {f"target_{column}": on and getattr(on, column) for column in ON_TARGET}
+            | {column: on and getattr(on, column) for column in COST}
+            | {"chosen": name == decision.chosen}
+            | {column: entry and getattr(entry, column) for column in ("pareto", "outcome")}
         )
     return rows
 
 
-def soc_rows(evals: Records, targets: Records, socs: Mapping[str, Records]) -> list[dict[str, Any]]:
+def soc_rows(evals: Evaluations, targets: Measurements, socs: Mapping[str, Measurements]) -> list[dict[str, Any]]:
     """Give a row for each rung on each SoC. What was not measured is None, and `reason` says why."""
     return [
-        {"rung": rung, "precision": _precision(rung, evals[rung]), "metric": evals[rung]["metric"]}
-        | {column: on.get(column) for column in ("soc", *ON_TARGET, *COST[:-1], "reason")}
+        {"rung": rung, "precision": _precision(rung, evals[rung]), "metric": evals[rung].metric}
+        | {column: getattr(on, column) for column in ("soc", *ON_TARGET, *COST[:-1], "reason")}
         for rung, first in targets.items()
         for on in (first, *socs.get(rung, {}).values())
     ]
@@ -120,7 +118,7 @@ def mark(row: Mapping[str, Any]) -> str:
     """Say in a word or two what became of a row's rung."""
     if row["chosen"]:
         return "<- chosen"
-    return "skipped" if (row["then"] or "").startswith("skipped") else "Pareto" if row["pareto"] else ""
+    return "skipped" if (row["outcome"] or "").startswith("skipped") else "Pareto" if row["pareto"] else ""
 
 
 def latency_cell(row: Mapping[str, Any]) -> str:
@@ -133,7 +131,7 @@ def cell(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _precision(name: str, record: Mapping[str, Any]) -> str:
+def _precision(name: str, record: Evaluation) -> str:
     if name in FLOAT:
         return name.upper()
-    return str(Precision(record["weights_bits"], record["activations_bits"]))
+    return str(Precision(record.weights_bits, record.activations_bits))

@@ -27,8 +27,9 @@ from bitladder.decision.results import Results, flat, read_results
 from bitladder.errors import UserError
 from bitladder.params import Params
 from bitladder.paths import COMPARISON, COMPARISON_SOCS, DECISION, PARAMS, RungFiles
+from bitladder.records import Decision, Evaluation, Measurement, read_record
 from bitladder.running import git
-from bitladder.running.files import is_running, read_json
+from bitladder.running.files import is_running
 
 __all__ = ["track"]
 
@@ -109,9 +110,9 @@ def _track(params: Params, results: Results, fingerprint: str) -> str:
             raise UserError(f"another process ({other.data.tags[OWNER]}) has been logging the same to the MLflow store")
         time.sleep(1)
 
-    decision = read_json(DECISION)
-    if params.track.register_as and decision["chosen"]:
-        _graph(decision["chosen"])  # before anything is logged
+    decision = read_record(Decision, DECISION)
+    if params.track.register_as and decision.chosen:
+        _graph(decision.chosen)  # before anything is logged
     commit, changed = git.state()
     revision = commit or "none"
     name = f"{revision[:10]}{'-dirty' if changed else ''}"
@@ -124,9 +125,9 @@ def _track(params: Params, results: Results, fingerprint: str) -> str:
     if _other_run(client, experiment, fingerprint, parent):  # two began at once: the first goes on
         client.delete_run(parent)
         return _track(params, results, fingerprint)
-    tags = {"chosen": str(decision["chosen"]), "policy": decision["policy"], "soc": params.target.soc}
+    tags = {"chosen": str(decision.chosen), "policy": decision.policy, "soc": params.target.soc}
     _log(client, parent, flat(params.model_dump()), _chosen_figures(decision), tags)
-    client.set_tag(parent, "mlflow.note.content", decision["reason"])
+    client.set_tag(parent, "mlflow.note.content", decision.reason)
     client.log_text(parent, page, "report.html")
     for file in SUMMARY:
         client.log_artifact(parent, str(file))
@@ -134,8 +135,8 @@ def _track(params: Params, results: Results, fingerprint: str) -> str:
     for rung, record in results.evals.items():
         child = {"mlflow.parentRunId": parent, "git.revision": revision}
         run_id = client.create_run(experiment, run_name=f"{name} {rung}", tags=child).info.run_id
-        _log_rung(client, run_id, rung, record, results.targets.get(rung, {}), _rung_tags(decision, rung))
-        if params.track.register_as and rung == decision["chosen"]:
+        _log_rung(client, run_id, rung, record, results.targets.get(rung), _rung_tags(decision, rung))
+        if params.track.register_as and rung == decision.chosen:
             _register(client, run_id, rung, params.track.register_as, name)
         client.set_terminated(run_id)
     client.set_terminated(parent)  # last: a run that is finished is whole
@@ -181,11 +182,12 @@ def _log_rung(
     client: MlflowClient,
     run_id: str,
     rung: str,
-    off: Mapping[str, Any],
-    on: Mapping[str, Any],
+    off: Evaluation,
+    on: Measurement | None,
     tags: Mapping[str, str],
 ) -> None:
-    values = flat(on, "target.") | dict(off)
+    there = on.model_dump(mode="json", exclude={"socs"}) if on else {}
+    values = flat(there, "target.") | off.model_dump(mode="json")
     metrics = {key: value for key, value in values.items() if _is_number(value) and not key.endswith("_bits")}
     described = {key: str(value) for key, value in values.items() if key not in metrics and value is not None}
     _log(client, run_id, {"rung": rung, **described}, metrics, tags)
@@ -201,19 +203,19 @@ def _log_rung(
         client.log_batch(run_id, metrics=steps)
 
 
-def _chosen_figures(decision: Mapping[str, Any]) -> dict[str, float]:
+def _chosen_figures(decision: Decision) -> dict[str, float]:
     """Give the chosen rung's figures for the parent run, so that parents compare as rungs do."""
-    entry = next((entry for entry in decision["trail"] if entry["rung"] == decision["chosen"]), None)
-    found = entry["found"] if entry else {}
-    return {f"chosen.{key}": value for key, value in found.items() if _is_number(value)}
+    entry = decision.of(decision.chosen)
+    measured = entry.measured.model_dump() if entry else {}
+    return {f"chosen.{key}": value for key, value in measured.items() if _is_number(value)}
 
 
-def _rung_tags(decision: Mapping[str, Any], rung: str) -> dict[str, str]:
-    """Say of a rung's run whether it was chosen, its precision, and what followed."""
-    entry = next((entry for entry in decision["trail"] if entry["rung"] == rung), None)
-    tags = {"chosen": str(rung == decision["chosen"]).lower()}
+def _rung_tags(decision: Decision, rung: str) -> dict[str, str]:
+    """Say of a rung's run whether it was chosen, its precision, and what came of it."""
+    entry = decision.of(rung)
+    tags = {"chosen": str(rung == decision.chosen).lower()}
     if entry:
-        tags |= {"precision": entry["precision"], "pareto": str(entry["pareto"]).lower(), "verdict": entry["then"]}
+        tags |= {"precision": entry.precision, "pareto": str(entry.pareto).lower(), "verdict": entry.outcome}
     return tags
 
 

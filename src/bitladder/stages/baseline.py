@@ -6,8 +6,9 @@ from bitladder.params import Params
 from bitladder.paths import FP32_OUTPUTS, PREPARED, TRAINED, evaluated, samples
 from bitladder.precision import FLOAT
 from bitladder.quantize.prepare.prepare import check_equal, prepare, save_prepared
+from bitladder.records import write_record
 from bitladder.running.determinism import seed_all
-from bitladder.running.files import save_tensors, write_json
+from bitladder.running.files import save_tensors
 from bitladder.tasks.task import load_task
 
 __all__ = ["main"]
@@ -26,4 +27,4 @@ def main(params: Params) -> None:
     save_prepared(PREPARED, prepared, preparation)
     save_tensors(FP32_OUTPUTS, outputs)
     record = result.record(task.metric, str(preparation), FLOAT["fp32"], FLOAT["fp32"])
-    write_json(evaluated("fp32"), record)
+    write_record(evaluated("fp32"), record)

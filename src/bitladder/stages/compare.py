@@ -1,13 +1,12 @@
 """compare: all rungs side by side, and which one to ship."""
 
-from dataclasses import asdict
-
 from bitladder.decision.decide import decide
 from bitladder.decision.results import read_results, remove_dropped
 from bitladder.params import Params
 from bitladder.paths import COMPARISON, COMPARISON_SOCS, DECISION
+from bitladder.records import write_record
 from bitladder.report.tables import COLUMNS, SOC_COLUMNS, comparison_rows, soc_rows
-from bitladder.running.files import write_csv, write_json
+from bitladder.running.files import write_csv
 
 __all__ = ["main"]
 
@@ -16,8 +15,8 @@ def main(params: Params) -> None:
     """Write metrics/comparison.csv, metrics/comparison-socs.csv and metrics/decision.json."""
     remove_dropped(params)
     results = read_results(params)
-    decision = asdict(decide(params, results.evals, results.targets, results.socs))
+    decision = decide(params, results.evals, results.targets, results.socs)
     write_csv(COMPARISON, COLUMNS, comparison_rows(results.evals, results.targets, decision))
     write_csv(COMPARISON_SOCS, SOC_COLUMNS, soc_rows(results.evals, results.targets, results.socs))
-    write_json(DECISION, decision)
-    print(f"{decision['reason']}.")  # noqa: T201
+    write_record(DECISION, decision)
+    print(f"{decision.reason}.")  # noqa: T201

@@ -3,6 +3,7 @@
 from bitladder.decision.gates import LAYER_COLUMNS, is_skipped, skip_export
 from bitladder.params import Params
 from bitladder.paths import RungFiles, samples
+from bitladder.records import write_record
 from bitladder.running.files import load_tensors, write_csv, write_json
 
 __all__ = ["main"]
@@ -36,4 +37,4 @@ def main(params: Params, rung: str) -> None:
     export_encodings(sim, sample, names, files.aimet)
     check_bias_scales(files.model)
     outputs = run_unoptimised(files.model, split)
-    write_json(files.export_metrics, check_outputs(files.model, outputs, simulated, params.export.min_sqnr_db))
+    write_record(files.export_metrics, check_outputs(files.model, outputs, simulated, params.export.min_sqnr_db))

@@ -7,8 +7,9 @@ from bitladder.network.model import build_model, load_split, sample_inputs
 from bitladder.params import Params
 from bitladder.paths import FP32_OUTPUTS, TRAINED, RungFiles, samples
 from bitladder.precision import FLOAT
+from bitladder.records import write_record
 from bitladder.running.determinism import seed_all
-from bitladder.running.files import load_tensors, save_tensors, write_json
+from bitladder.running.files import load_tensors, save_tensors
 from bitladder.tasks.task import load_task
 
 __all__ = ["main"]
@@ -25,4 +26,4 @@ def main(params: Params) -> None:
     result = compare(task.metric, outputs, load_tensors(FP32_OUTPUTS), split.targets)
     export_fp16(model, sample_inputs(split), graph_names(list(split.inputs), list(outputs)), files.model)
     save_tensors(files.outputs, outputs)
-    write_json(files.off_target, result.record(task.metric, "fp16", FLOAT["fp16"], FLOAT["fp16"]))
+    write_record(files.off_target, result.record(task.metric, "fp16", FLOAT["fp16"], FLOAT["fp16"]))

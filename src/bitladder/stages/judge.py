@@ -5,7 +5,7 @@ from bitladder.decision.goals import judge, summary
 from bitladder.decision.results import read_target
 from bitladder.params import Params
 from bitladder.paths import RungFiles, evaluated
-from bitladder.running.files import read_json, write_json
+from bitladder.records import Evaluation, read_record, write_record
 
 __all__ = ["main"]
 
@@ -14,6 +14,7 @@ def main(params: Params, rung: str) -> None:
     """Write gates/R.json and metrics/rungs/R.json."""
     files = RungFiles(rung)
     on_target, socs = read_target(params, rung)
-    verdict = judge(params, rung, read_json(files.off_target), on_target, read_json(evaluated("fp32")), socs)
+    off_target, fp32 = (read_record(Evaluation, path) for path in (files.off_target, evaluated("fp32")))
+    verdict = judge(params, rung, off_target, on_target, fp32, socs)
     write_gate(rung, verdict.descends(params.goals.policy))
-    write_json(files.summary, summary(verdict))
+    write_record(files.summary, summary(verdict))

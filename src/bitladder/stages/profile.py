@@ -4,13 +4,13 @@ A further SoC of target.socs that does not take the rung is refused alone, with 
 """
 
 import shutil
-from typing import Any
 
 from bitladder.decision.gates import SKIPPED, is_skipped
 from bitladder.errors import RefusedError
 from bitladder.params import Params
 from bitladder.paths import RungFiles
-from bitladder.running.files import write_json, write_text
+from bitladder.records import Measurement, TargetRecord, write_record
+from bitladder.running.files import write_text
 from bitladder.socs import Soc
 from bitladder.targets.record import not_profiled, precision_of
 
@@ -25,10 +25,10 @@ def main(params: Params, rung: str) -> None:
     files = RungFiles(rung)
     first, *others = (_measure(params, files, soc) for soc in (params.soc, *params.other_socs))
     socs = {soc.name: record for soc, record in zip(params.other_socs, others, strict=True)}
-    write_json(files.on_target, {**first, "socs": socs})
+    write_record(files.on_target, TargetRecord(**dict(first), socs=socs))
 
 
-def _measure(params: Params, files: RungFiles, soc: Soc) -> dict[str, Any]:
+def _measure(params: Params, files: RungFiles, soc: Soc) -> Measurement:
     precision, folder = precision_of(params, files.rung), files.compiled / soc.name
     reason = f"skipped: {SKIPPED}" if is_skipped(files.model) else f"{soc.name} does not take {precision}"
     if not is_skipped(files.model) and precision in soc.takes:

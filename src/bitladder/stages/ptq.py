@@ -3,6 +3,7 @@
 from bitladder.decision.gates import LAYER_COLUMNS, descends, skip_ptq
 from bitladder.params import Params
 from bitladder.paths import FP32_OUTPUTS, RungFiles, samples
+from bitladder.records import write_record
 from bitladder.running.files import load_tensors, save_tensors, write_csv, write_json, write_yaml
 
 __all__ = ["main"]
@@ -23,7 +24,7 @@ def main(params: Params, rung: str) -> None:
 
     seed_all(params.seed)
     task, bits, files = load_task(params.task.factory, params.task.args), params.ladder[rung].precision, RungFiles(rung)
-    quantized, model, found = quantize_rung(params, rung, task)
+    quantized, model, tries, raised = quantize_rung(params, rung, task)
     split = load_split(samples("evaluation"))
     outputs = predict(quantized.sim.model, split, params.evaluate.batch_size, f"ptq {rung}")
     result = compare(task.metric, outputs, load_tensors(FP32_OUTPUTS), split.targets)
@@ -31,6 +32,6 @@ def main(params: Params, rung: str) -> None:
     save_tensors(files.ptq_outputs, outputs)
     write_json(files.ptq_encodings, encodings_of(quantized.sim), exact=True)
     write_csv(files.ptq_layers, LAYER_COLUMNS, layer_rows(model, quantized.sim, split))
-    write_yaml(files.raised, found.pop("raised"))
+    write_yaml(files.raised, raised)
     record = result.record(task.metric, quantized.name, bits.weights, bits.activations)
-    write_json(files.ptq_metrics, record | found)
+    write_record(files.ptq_metrics, record.model_copy(update={"tries": tuple(tries)}))

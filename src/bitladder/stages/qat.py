@@ -6,7 +6,8 @@ from bitladder.decision.gates import QAT_COLUMNS, is_skipped, skip_qat
 from bitladder.decision.goals import qat_verdict
 from bitladder.params import Params
 from bitladder.paths import RungFiles, evaluated
-from bitladder.running.files import copy_file, read_json, write_csv, write_json
+from bitladder.records import Evaluation, read_record, write_record
+from bitladder.running.files import copy_file, write_csv
 
 __all__ = ["main"]
 
@@ -17,9 +18,10 @@ def main(params: Params, rung: str) -> None:
     if is_skipped(files.ptq_sim):
         skip_qat(rung)
         return
-    record = read_json(files.ptq_metrics)
+    record = read_record(Evaluation, files.ptq_metrics)
     history: list[dict[str, Any]] = []
-    needed, why = qat_verdict(params.qat.when, params.goals, record, read_json(evaluated("fp32")))
+    fp32 = read_record(Evaluation, evaluated("fp32"))
+    needed, why = qat_verdict(params.qat.when, params.goals, record, fp32)
     if needed:
         from bitladder.network.model import build_network
         from bitladder.tasks.onnx_model import why_untrained
@@ -39,8 +41,8 @@ def main(params: Params, rung: str) -> None:
             return
         why += "" if trained else "; no epoch beat PTQ on the calibration split, so PTQ's model stays"
         record = trained or record
-    if record["technique"] != "qat":
+    if record.technique != "qat":
         copy_file(files.ptq_sim, files.sim)
         copy_file(files.ptq_outputs, files.outputs)
     write_csv(files.qat_history, QAT_COLUMNS, history)
-    write_json(files.off_target, {**record, "qat": why})
+    write_record(files.off_target, record.model_copy(update={"qat": why}))

@@ -7,8 +7,9 @@ from bitladder.params import Params
 from bitladder.paths import PREPARED, SENSITIVITY, SENSITIVITY_ROWS, samples
 from bitladder.quantize.prepare.prepare import load_prepared
 from bitladder.quantize.sensitivity import measure, summarise
+from bitladder.records import write_record
 from bitladder.running.determinism import seed_all
-from bitladder.running.files import write_csv, write_json
+from bitladder.running.files import write_csv
 from bitladder.tasks.task import load_task
 
 __all__ = ["main"]
@@ -34,5 +35,5 @@ def main(params: Params) -> None:
     )
     summary = summarise(rows)
     write_csv(SENSITIVITY_ROWS, COLUMNS, map(asdict, rows))
-    write_json(SENSITIVITY, summary)
-    print(summary["summary"])  # noqa: T201
+    write_record(SENSITIVITY, summary)
+    print(summary.summary)  # noqa: T201

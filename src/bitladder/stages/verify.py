@@ -5,8 +5,9 @@ from bitladder.params import Params
 from bitladder.paths import EVIDENCE, FP32_OUTPUTS, PREPARED, evaluated, samples
 from bitladder.quantize.prepare.prepare import load_prepared
 from bitladder.quantize.verify import verify
+from bitladder.records import write_record
 from bitladder.running.determinism import seed_all
-from bitladder.running.files import load_tensors, write_json
+from bitladder.running.files import load_tensors
 from bitladder.tasks.task import load_task
 
 __all__ = ["main"]
@@ -19,4 +20,4 @@ def main(params: Params) -> None:
     split = load_split(samples("evaluation"))
     model = load_prepared(task, sample_inputs(split), PREPARED, params.prepare.exclude)
     result = verify(model, task.metric, split, load_tensors(FP32_OUTPUTS), params, EVIDENCE)
-    write_json(evaluated("w16a16"), result.record(task.metric, "w16a16 check", 16, 16))
+    write_record(evaluated("w16a16"), result.record(task.metric, "w16a16 check", 16, 16))

@@ -93,9 +93,9 @@ class AiHub:
         ]
         write_ops(job.notes / OPS_FILE, layers, "measured")
         on_npu = sum(layer["unit"] == "npu" for layer in layers)
-        answers = _answers(returned, job.model)
+        outputs = _outputs(returned, job.model)
         latency = _latency(profile["execution_summary"], device.name)
-        return Measured(answers, size, weights_bytes(job.model), on_npu, len(layers) - on_npu, latency)
+        return Measured(outputs, size, weights_bytes(job.model), on_npu, len(layers) - on_npu, latency)
 
 
 class _Jobs:
@@ -209,7 +209,7 @@ def _entries(split: Split) -> dict[str, list[np.ndarray]]:
     return {name: [values[row : row + 1].numpy() for row in range(len(split))] for name, values in split.inputs.items()}
 
 
-def _answers(returned: dict[str, list[np.ndarray]], model: Path) -> Outputs:
+def _outputs(returned: dict[str, list[np.ndarray]], model: Path) -> Outputs:
     """Name the outputs as the graph does: the service may name them otherwise, and keeps their order."""
     names = [output.name for output in onnx.load(model, load_external_data=False).graph.output]
     ordered = [returned[name] for name in names] if set(names) <= set(returned) else list(returned.values())

@@ -85,9 +85,9 @@ class Snapdragon(Hexagon):
         return Latency("measured", reason, median, p90_ms=p90)
 
 
-def _measured(job: Job, compiled: Compiled, answers: Outputs, latency: Latency) -> Measured:
+def _measured(job: Job, compiled: Compiled, outputs: Outputs, latency: Latency) -> Measured:
     return Measured(
-        answers,
+        outputs,
         compiled.memory_bytes,
         weights_bytes(job.model),
         compiled.ops_npu,

@@ -3,16 +3,16 @@
 import shutil
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
 
 from bitladder.network.evaluate import Outputs, agreement, sqnr_db
 from bitladder.network.model import load_split
 from bitladder.params import TARGETS, Params, TargetParams
 from bitladder.paths import FP32_OUTPUTS, TASK, WORK, RungFiles, samples
+from bitladder.records import Measurement
 from bitladder.running.files import hash_path, load_tensors, read_json, write_json
 from bitladder.running.resume import fingerprint, workspace
 from bitladder.socs import Soc
-from bitladder.targets.record import header, memory_table, precision_of
+from bitladder.targets.record import memory_of, precision_of
 from bitladder.targets.target import Job, Target
 from bitladder.tasks.task import Metric, load_task
 
@@ -23,12 +23,10 @@ MEASURED, COMPILED = "measured.json", "compiled"
 KEPT = 4  # of a rung on a SoC: the one before an edit is asked for again when that is undone
 
 
-def profile_rung(params: Params, rung: str, soc: Soc) -> dict[str, Any]:
+def profile_rung(params: Params, rung: str, soc: Soc) -> Measurement:
     """Measure an exported rung, or FP16, on a SoC, with what the stages before left in build/.
 
     What was measured is kept: where another SoC is added, the stage runs again, and only that one is measured.
-
-    Returns: a metrics/target record.
     """
     files, data, settings = RungFiles(rung), samples("evaluation"), params.target
     folder, own = files.compiled / soc.name, (settings.backend, settings.samples, settings.warmup, settings.runs)
@@ -49,16 +47,16 @@ def profile_rung(params: Params, rung: str, soc: Soc) -> dict[str, Any]:
     return record
 
 
-def _keep(kept: Path, key: str, record: dict[str, Any], folder: Path) -> None:
+def _keep(kept: Path, key: str, record: Measurement, folder: Path) -> None:
     """Keep a record and what was compiled, and of those before only the last few."""
     shutil.copytree(folder, kept / key / COMPILED, dirs_exist_ok=True)
-    write_json(kept / key / MEASURED, {"record": record, "compiled": hash_path(folder)}, exact=True)
+    write_json(kept / key / MEASURED, {"record": record.model_dump(), "compiled": hash_path(folder)}, exact=True)
     newest = sorted(kept.iterdir(), key=lambda path: path.stat().st_mtime_ns)
     for old in newest[:-KEPT]:
         shutil.rmtree(old)
 
 
-def _find(kept: Path, folder: Path) -> dict[str, Any] | None:
+def _find(kept: Path, folder: Path) -> Measurement | None:
     """Give a record that was kept, and put what was compiled in its place; None if there is none.
 
     DVC deletes the folder before the stage runs: to have it stay, DVC would leave the stage out of its run cache.
@@ -69,24 +67,23 @@ def _find(kept: Path, folder: Path) -> dict[str, Any] | None:
     if found["compiled"] != hash_path(kept / COMPILED):
         return None
     shutil.copytree(kept / COMPILED, folder, dirs_exist_ok=True)
-    record: dict[str, Any] = found["record"]
-    return record
+    return Measurement.model_validate(found["record"])
 
 
 def profile(
     job: Job, metric: Metric, references: tuple[Outputs, Outputs], soc: Soc, settings: TargetParams
-) -> dict[str, Any]:
-    """Measure a model on the target that `target.backend` names, and compare its answers.
+) -> Measurement:
+    """Measure a model on the target that `target.backend` names, and compare its outputs.
 
     Args:
         job: the model, the samples, and where things go.
         metric: the task's.
-        references: what FP32 and what the simulation (QuantSim, or the FP16 module) answer; of the whole split or
+        references: the outputs of FP32 and of the simulation (QuantSim, or the FP16 module), of the whole split or
             more: the first samples count.
         soc: the chip.
         settings: target and limits.
 
-    Returns: a metrics/target record. `drop` is against FP32, `agreement`, `sqnr_db` and `gap` against the simulation,
+    Returns: the record of this SoC. `drop` is against FP32, `agreement`, `sqnr_db` and `gap` against the simulation,
     all on the same samples; `reference_value` is the simulation's metric on them.
 
     Raises UserError where the target refuses the model, fails, or takes too long.
@@ -94,28 +91,29 @@ def profile(
     """
     found, split = find_target(soc, settings).measure(job), job.split
     fp32, simulated = ({name: values[: len(split)] for name, values in outputs.items()} for outputs in references)
-    value, reference_value = metric(found.answers, split.targets), metric(simulated, split.targets)
-    return {
-        **header(settings.backend, soc),
-        "samples": len(split),
-        "value": value,
-        "drop": metric.drop(metric(fp32, split.targets), value),
-        "reference_value": reference_value,
-        "gap": abs(reference_value - value),
-        "agreement": agreement(simulated, found.answers),
-        "sqnr_db": sqnr_db(simulated, found.answers),
-        "memory_bytes": found.memory_bytes,
-        "weights_bytes": found.weights_bytes,
-        "memory": memory_table(found.memory, "this target gives no context binary that tells"),
-        "ops_npu": found.ops_npu,
-        "ops_cpu": found.ops_cpu,
-        "latency_ms": found.latency.ms,
-        "latency_low_ms": found.latency.low_ms,
-        "latency_high_ms": found.latency.high_ms,
-        "latency_p90_ms": found.latency.p90_ms,
-        "latency_source": found.latency.source,
-        "reason": found.latency.reason,
-    }
+    value, reference_value = metric(found.outputs, split.targets), metric(simulated, split.targets)
+    return Measurement(
+        backend=settings.backend,
+        soc=soc.name,
+        samples=len(split),
+        value=value,
+        drop=metric.drop(metric(fp32, split.targets), value),
+        reference_value=reference_value,
+        gap=abs(reference_value - value),
+        agreement=agreement(simulated, found.outputs),
+        sqnr_db=sqnr_db(simulated, found.outputs),
+        memory_bytes=found.memory_bytes,
+        weights_bytes=found.weights_bytes,
+        memory=memory_of(found.memory, "this target gives no context binary that tells"),
+        ops_npu=found.ops_npu,
+        ops_cpu=found.ops_cpu,
+        latency_ms=found.latency.ms,
+        latency_low_ms=found.latency.low_ms,
+        latency_high_ms=found.latency.high_ms,
+        latency_p90_ms=found.latency.p90_ms,
+        latency_source=found.latency.source,
+        reason=found.latency.reason,
+    )
 
 
 def find_target(soc: Soc, settings: TargetParams) -> Target:

@@ -1,10 +1,11 @@
-"""The interface of a target: it takes a model and samples, and says what it answers and what it costs there."""
+"""The interface of a target: it takes a model and samples, and gives its outputs and what it costs there."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from bitladder.network.evaluate import Outputs
+from bitladder.records import LatencySource
 from bitladder.tasks.task import Split
 
 __all__ = ["Job", "Latency", "Measured", "Target"]
@@ -30,7 +31,7 @@ class Job:
 class Latency:
     """Latency of an inference in ms: an estimate has an interval, a measurement a median (`ms`) and p90."""
 
-    source: str
+    source: LatencySource
     reason: str
     ms: float | None = None
     low_ms: float | None = None
@@ -45,7 +46,7 @@ class Measured:
     `memory` is what the compiled model says of the memory that it takes, by the names of record.MEMORY.
     """
 
-    answers: Outputs
+    outputs: Outputs
     memory_bytes: int | None
     weights_bytes: int | None
     ops_npu: int

@@ -63,7 +63,7 @@ def test_auto_tries_all_where_nothing_is_enough_and_keeps_only_what_helps(traine
 def test_what_can_do_nothing_is_said_to_do_nothing(trained):
     done, tries, _ = quantize(rung_setting(trained, Precision(8, 8), ["seq-mse"]))
     assert [(one.technique, one.kept, one.value) for one in tries] == [("seq-mse", False, None)]
-    assert "4 bits" in tries[0].idle
+    assert "4 bits" in tries[0].not_applicable
     assert done.name == "ptq:bn-fold+min-max"
 
 
@@ -321,5 +321,5 @@ def test_sensitivity_tells_weights_from_activations(trained):
     assert all(found[name, "weight", 2] < found[name, "weight", 8] for name in layers)
     assert found[ALL, "weight", 2] <= min(found[name, "weight", 2] for name in layers) + 3
     summary = summarise(rows)
-    assert summary["sensitive_to"] == "weight" and len(summary["worst"]) == 5
-    assert summary["summary"].startswith("The network is weight-sensitive: 2-bit weights alone leave ")
+    assert summary.sensitive_to == "weight" and len(summary.worst) == 5
+    assert summary.summary.startswith("The network is weight-sensitive: 2-bit weights alone leave ")

@@ -1,0 +1,443 @@
+"""The metrics files as types: what each of them holds, with one reader and one writer. Starts without torch.
+
+A file that an older bitladder wrote is translated as it is read; one that cannot be is refused in a line. CSV files and
+what lies in build/ are not here.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bitladder.errors import UserError
+from bitladder.running.files import write_json
+
+__all__ = [
+    "Decision",
+    "Evaluation",
+    "ExportCheck",
+    "Figures",
+    "Gate",
+    "Goals",
+    "Kind",
+    "LatencySource",
+    "Measurement",
+    "Memory",
+    "Record",
+    "RungDecision",
+    "RungSummary",
+    "SensitivitySummary",
+    "SocFigures",
+    "Sources",
+    "TargetRecord",
+    "Try",
+    "parse_record",
+    "read_record",
+    "write_record",
+]
+
+FIRST = 1
+"""The version of a file that names none: what 0.1.0 wrote."""
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+
+LatencySource = Literal["measured", "estimated", "none"]
+
+_LEFT_OUT: Any = Field(default=None, exclude_if=lambda value: value is None)
+"""Of a key that a file has only where there is something to say."""
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class Record(_Block):
+    """A metrics file, in JSON. Its first key, `schema`, is the version of its kind; 0.1.0 wrote none, which is 1."""
+
+    version: ClassVar[int] = 2
+    renamed: ClassVar[Mapping[str, str]] = {}  # keys of version 1 that have another name now, on whatever level
+
+    def content(self) -> dict[str, Any]:
+        """Give what its file holds."""
+        return {"schema": self.version, **self.model_dump(mode="json")}
+
+
+class Try(_Block):
+    """One PTQ technique, tried on top of those that were kept before it.
+
+    Figures are on calibration samples that no technique is fitted to; null where there are none left, or the technique
+    is not applicable.
+    """
+
+    technique: str
+    """Its name, as in `ptq.techniques`."""
+    value: Finite | None = None
+    """The task's metric, in its own unit."""
+    drop: Finite | None = None
+    """How much worse the metric is than FP32's, in the metric's own unit; negative: better."""
+    sqnr_db: Finite | None = None
+    """SQNR of the outputs against FP32, in dB."""
+    kept: bool
+    """Whether the rung has it."""
+    not_applicable: str | None = None
+    """Why the technique can do nothing here; null where it was tried."""
+
+
+class Evaluation(Record):
+    """`metrics/eval/NAME.json`, `metrics/ptq/RUNG.json`: the metric on the evaluation split, off target.
+
+    NAME is fp32, fp16, w16a16 (the check) or a rung as exported; `metrics/ptq/RUNG.json` is a rung after PTQ.
+    """
+
+    renamed = {"idle": "not_applicable"}
+
+    metric: str
+    """Name of the task's metric."""
+    higher_is_better: bool
+    """Whether more of the metric is better."""
+    value: Finite | None = None
+    """The metric, in its own unit; null where the rung was skipped."""
+    drop: Finite | None = None
+    """How much worse the metric is than FP32's, in the metric's own unit (of accuracy, 0.01 is a point); negative:
+    better."""
+    sqnr_db: Finite | None = None
+    """SQNR of the outputs against FP32, in dB; the least where there are several outputs. 200: they are equal."""
+    agreement: Finite | None = None
+    """Share of samples with FP32's top-1, 0 to 1; null where the outputs are not one row of scores a sample."""
+    samples: Count
+    """How many samples were run; 0 where the rung was skipped."""
+    technique: str | None
+    """What made it: `fp16`, `ptq:` and the techniques that were kept, `qat`; null where the rung was skipped."""
+    weights_bits: Count
+    """Bits of the weights; of a mixed rung, those of the layers that were not raised."""
+    activations_bits: Count
+    """Bits of the activations, likewise."""
+    skipped: str | None = _LEFT_OUT
+    """Why nothing was measured; only of a skipped rung."""
+    tries: tuple[Try, ...] | None = _LEFT_OUT
+    """The PTQ techniques that were tried, in order; only of a rung that PTQ made."""
+    qat: str | None = _LEFT_OUT
+    """Whether QAT ran, and why; only of a rung as exported."""
+
+
+class Memory(_Block):
+    """What a context binary says of the memory that it takes, in bytes; null where the target gives none that tells."""
+
+    spill_fill_bytes: Count | None = None
+    """Buffer in DDR for what does not fit the NPU's own memory."""
+    vtcm_bytes: Count | None = None
+    """That memory (VTCM), as the graph was compiled for."""
+    ddr_tensor_bytes: Count | None = None
+    """Tensors that live in DDR."""
+    constants_bytes: Count | None = None
+    """Weights."""
+    op_data_bytes: Count | None = None
+    """The ops' own data."""
+    io_bytes: Count | None = None
+    """Inputs and outputs."""
+    source: str
+    """`context binary`, or `none` and why."""
+
+
+class Measurement(_Block):
+    """A rung, or FP16, on one SoC. Figures are null where it was not measured, and `reason` says why."""
+
+    backend: str
+    """What ran it: `target.backend`."""
+    soc: str
+    """The SoC, by its own name."""
+    samples: Count
+    """How many samples of the evaluation split were run, from its start; 0 where it was not measured."""
+    value: Finite | None = None
+    """The metric on target, in its own unit."""
+    drop: Finite | None = None
+    """How much worse the metric is than FP32's on the same samples, in the metric's own unit; negative: better."""
+    reference_value: Finite | None = None
+    """The simulation's metric on the same samples."""
+    gap: Finite | None = None
+    """Distance between the metric on target and the simulation's, in the metric's own unit."""
+    agreement: Finite | None = None
+    """Share of samples with the simulation's top-1, 0 to 1."""
+    sqnr_db: Finite | None = None
+    """SQNR of the outputs against the simulation's, in dB; 200: they are equal."""
+    memory_bytes: Count | None = None
+    """Size of the compiled model (the context binary), in bytes."""
+    weights_bytes: Count | None = None
+    """Size of the weights in the graph that was compiled, in bytes."""
+    memory: Memory
+    """What the context binary says of the memory that it takes."""
+    ops_npu: Count | None = None
+    """How many ops run on the NPU."""
+    ops_cpu: Count | None = None
+    """How many ops are left to the CPU."""
+    latency_ms: Finite | None = None
+    """Latency of an inference, in ms: a median where it is measured."""
+    latency_low_ms: Finite | None = None
+    """Lower end of an estimate's 80 % interval, in ms."""
+    latency_high_ms: Finite | None = None
+    """Upper end of it, in ms."""
+    latency_p90_ms: Finite | None = None
+    """90th percentile of a measured latency, in ms."""
+    latency_source: LatencySource
+    """Where the latency comes from."""
+    reason: str
+    """How the latency was found, or why there is none; where nothing was measured, why."""
+
+
+class TargetRecord(Measurement, Record):
+    """`metrics/target/RUNG.json`: a rung, or FP16, on `target.soc` and on the further SoCs of `target.socs`."""
+
+    socs: dict[str, Measurement] = {}
+    """The same of each further SoC, by its name."""
+
+
+class ExportCheck(Record):
+    """`metrics/export/RUNG.json`: the exported graph against the simulation, on ONNX Runtime's CPU provider."""
+
+    samples: Count
+    """How many samples were compared; 0 where the rung was skipped."""
+    sqnr_db: Finite | None
+    """SQNR of the graph's outputs against the simulation's, in dB; 200: they are equal."""
+    agreement: Finite | None
+    """Share of samples with the simulation's top-1, 0 to 1."""
+    skipped: str | None = _LEFT_OUT
+    """Why nothing was exported; only of a skipped rung."""
+
+
+class SensitivitySummary(Record):
+    """`metrics/sensitivity.json`: whether weights or activations cost more; `metrics/sensitivity.csv` has the layers.
+
+    Compared are the fewest bits of each that `sensitivity` in params.yaml asks for.
+    """
+
+    sensitive_to: Literal["weight", "activation"] | None
+    """What costs more SQNR when it alone is quantized; null where layers could not be isolated."""
+    summary: str
+    """The same in a sentence, with the figures."""
+    worst: tuple[str, ...]
+    """The layers that cost the most, the worst first."""
+
+
+class Gate(Record):
+    """`gates/RUNG.json`: whether the rungs below are tried. No more, so that no other figure reruns them."""
+
+    descend: bool
+    """Whether to descend."""
+
+
+class SocFigures(_Block):
+    """What was measured of a rung on a further SoC."""
+
+    value: Finite | None
+    """The metric on target, in its own unit."""
+    drop: Finite | None
+    """How much worse it is than FP32's on the same samples, in the metric's own unit."""
+    gap: Finite | None
+    """Distance to the simulation's metric, in the metric's own unit."""
+    memory_bytes: Count | None
+    """Size of the context binary, in bytes."""
+    latency_ms: Finite | None
+    """Latency of an inference, in ms."""
+    latency_source: LatencySource
+    """Where the latency comes from."""
+
+
+class RungSummary(Record):
+    """`metrics/rungs/RUNG.json`: the figures of a rung in one row, as `dvc metrics show` and `diff` print them."""
+
+    precision: str
+    """Such as W4A8, or `W4A8 mixed` where some layers have other bits."""
+    technique: str | None
+    """What made it; null where the rung was skipped."""
+    value: Finite | None
+    """The metric off target, in its own unit."""
+    drop: Finite | None
+    """How much worse it is than FP32's, in the metric's own unit."""
+    target_value: Finite | None
+    """The metric on `target.soc`, in its own unit."""
+    target_drop: Finite | None
+    """How much worse it is there than FP32's on the same samples, in the metric's own unit."""
+    target_gap: Finite | None
+    """Distance between the metric there and the simulation's, in the metric's own unit."""
+    memory_bytes: Count | None
+    """Size of the context binary, in bytes."""
+    latency_ms: Finite | None
+    """Latency of an inference, in ms."""
+    socs: dict[str, SocFigures] | None = _LEFT_OUT
+    """The figures on further SoCs, by name; only where there are any."""
+    verdict: str
+    """`meets every goal`, how many goals it misses, or `skipped`."""
+
+
+class Goals(_Block):
+    """What was asked of a rung: the goals of params.yaml that are set, and `target.max_gap`."""
+
+    max_drop: Finite | None = _LEFT_OUT
+    """Most that the metric may drop, in its own unit."""
+    max_relative_drop: Finite | None = _LEFT_OUT
+    """The same as a share of FP32's value, 0 to 1."""
+    min_value: Finite | None = _LEFT_OUT
+    """Least value of the metric."""
+    max_memory_bytes: Count | None = _LEFT_OUT
+    """Largest context binary, in bytes."""
+    max_latency_ms: Finite | None = _LEFT_OUT
+    """Longest latency of an inference, in ms."""
+    accept_latency_estimates: bool | None = _LEFT_OUT
+    """Whether an estimated latency counts as a measured one; only where a latency is asked for."""
+    per_soc: dict[str, dict[str, Finite | int | None]] | None = _LEFT_OUT
+    """What is asked otherwise on a SoC, by the names of this table; null: no such goal there."""
+    max_gap: Finite
+    """Largest distance between the metric on target and the simulation's, in the metric's own unit."""
+
+
+class Figures(_Block):
+    """What was measured of a rung; null where it was not."""
+
+    value: Finite | None
+    """The metric off target, in its own unit."""
+    drop: Finite | None
+    """How much worse it is than FP32's, in the metric's own unit."""
+    target_value: Finite | None
+    """The metric on `target.soc`, in its own unit."""
+    target_drop: Finite | None
+    """How much worse it is there than FP32's on the same samples, in the metric's own unit."""
+    target_gap: Finite | None
+    """Distance between the metric there and the simulation's, in the metric's own unit."""
+    memory_bytes: Count | None
+    """Size of the context binary, in bytes."""
+    latency_ms: Finite | None
+    """Latency of an inference, in ms."""
+    latency_source: LatencySource
+    """Where the latency comes from."""
+    socs: dict[str, SocFigures]
+    """The figures on the further SoCs, by name."""
+
+
+class Sources(_Block):
+    """What the figures of a rung come from, in words; `none` and why where there are none."""
+
+    off_target: str
+    """What simulated it, on how many samples."""
+    on_target: str
+    """What ran it, on which SoC and how many samples."""
+    memory: str
+    """Which file's size it is."""
+    latency: str
+    """`measured`, `estimated`, or `none` and why."""
+
+
+class RungDecision(_Block):
+    """One rung in the decision: what was asked, what was measured, and what came of it."""
+
+    rung: str
+    """Its name; `fp16` is one."""
+    precision: str
+    """Such as W4A8, or `W4A8 mixed` where some layers have other bits."""
+    technique: str | None
+    """What made it; null where the rung was skipped."""
+    goals: Goals
+    """What was asked of it."""
+    measured: Figures
+    """What was measured."""
+    sources: Sources
+    """What the figures come from."""
+    misses: tuple[str, ...]
+    """The goals that it misses, each in words."""
+    qat: str | None
+    """Whether QAT ran, and why; null of FP16."""
+    pareto: bool
+    """Whether no other rung beats it in size and accuracy on target."""
+    outcome: str
+    """`chosen`, `not chosen` or `skipped`, and why."""
+
+
+class Decision(Record):
+    """`metrics/decision.json`: which rung to ship, and why not the others."""
+
+    renamed = {"asked": "goals", "found": "measured", "then": "outcome"}
+
+    chosen: str | None
+    """The rung that ships; null where none meets the goals."""
+    reason: str
+    """Why, with the figures."""
+    policy: Literal["sweep", "step-down"]
+    """`goals.policy` of params.yaml."""
+    objective: Literal["smallest", "fastest", "most-accurate"]
+    """`goals.objective` of params.yaml."""
+    nearest: str | None
+    """Where none is chosen, the rung that came nearest."""
+    next: tuple[str, ...]
+    """Where none is chosen, what to try, each in words."""
+    trail: tuple[RungDecision, ...]
+    """The rungs, from the highest precision to the lowest."""
+
+    def of(self, rung: str | None) -> RungDecision | None:
+        """Find a rung; None where there is none of this name."""
+        return next((entry for entry in self.trail if entry.rung == rung), None)
+
+
+Kind = TypeVar("Kind", bound=Record)
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write a record as a diff wants it: a key a line, in the order of its type, floats to 6 decimals."""
+    write_json(path, record.content())
+
+
+def read_record(kind: type[Kind], path: Path) -> Kind:
+    """Read a record. Raise UserError, in a line, where it is missing or does not fit its type."""
+    try:
+        return parse_record(kind, path.read_text("utf-8"), str(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run `dvc repro`") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: damaged ({error}); run `dvc repro`") from None
+    except UserError as error:
+        raise UserError(f"{error}; run `dvc repro`") from None
+
+
+def parse_record(kind: type[Kind], text: str, where: str) -> Kind:
+    """Read a record from its file's text, of whatever version; `where` names the file in messages.
+
+    Raises UserError, in a line, where it does not fit its type, or is of a newer version.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: damaged ({error})") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{where}: holds no keys")
+    version = found.pop("schema", FIRST)
+    if type(version) is not int or version < FIRST:
+        raise UserError(f"{where}: schema: should be a whole number from {FIRST}, not {version!r}")
+    if version > kind.version:
+        raise UserError(f"{where}: has schema {version}, and this bitladder reads schemas up to {kind.version}")
+    try:
+        # As JSON again: there a list is a tuple, and nothing else is taken for what it is not
+        return kind.model_validate_json(json.dumps(_renamed(found, kind.renamed) if version == FIRST else found))
+    except ValidationError as error:
+        problem = _first_line(error)
+    if version < kind.version:
+        raise UserError(f"{where}: has schema {version}, which does not translate to schema {kind.version} ({problem})")
+    raise UserError(f"{where}: {problem}")
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {names.get(key, key): _renamed(item, names) for key, item in value.items()}
+    return [_renamed(item, names) for item in value] if isinstance(value, list) else value
+
+
+def _first_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    key, text = ".".join(map(str, first["loc"])), first["msg"]
+    if first["type"] == "extra_forbidden":
+        text = "unknown key"
+    elif first["type"] == "missing":
+        text = "missing"
+    elif isinstance(first["input"], str | int | float | None):
+        text += f", not {first['input']!r}"
+    return " ".join(f"{key}: {text[0].lower()}{text[1:]}".split())[:300]
