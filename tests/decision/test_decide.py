@@ -98,6 +98,17 @@ def test_where_nothing_is_good_the_nearest_rung_and_the_next_step_are_named() ->
     assert any("ladder.compact.mixed" in step for step in decision.next)
 
 
+def test_a_rung_that_was_not_measured_is_never_the_nearest() -> None:
+    """It misses one goal, that of being measured; a rung that misses two by a hair is nearer all the same."""
+    drops = {"balanced": 0.0101, "compact": 0.02, "tiny": 0.3}
+    fp16 = {"fp16": refused("fp16", "QCS6490 does not take FP16")}
+    assert decided(with_goals("QCS6490"), drops, targets=fp16).nearest == "balanced"
+    second = {rung: {"QCS6490": on(rung, drops.get(rung, 0.0), soc="QCS6490")} for rung in RUNGS}
+    second["fp16"] = {"QCS6490": fp16["fp16"]}
+    goals = with_goals(socs=["QCS6490"], per_soc={"QCS6490": {}})
+    assert decided(goals, drops, socs=second).nearest == "balanced"
+
+
 def test_a_memory_goal_that_no_rung_meets_asks_for_a_lower_rung() -> None:
     decision = decided(with_goals(max_memory_bytes=500))
     assert decision.nearest == "tiny"
@@ -216,6 +227,14 @@ def test_a_relative_drop_is_of_fp32_where_lower_is_better() -> None:
     assert judge(params, "tiny", off("tiny", **lower), on("tiny", **lower), off("fp16", **lower)).good
     strict = with_goals(max_drop=None, max_relative_drop=0.099)
     assert not judge(strict, "tiny", off("tiny", **lower), on("tiny", **lower), off("fp16", **lower)).good
+
+
+@pytest.mark.parametrize(("value", "good"), [(0.0, True), (0.001, False)])
+def test_an_error_of_zero_against_zero_is_no_relative_drop(value: float, good: bool) -> None:
+    params = with_goals(max_drop=None, max_relative_drop=0.1)
+    lower = {"higher_is_better": False, "value": value, "drop": value}
+    fp32 = off("fp16", higher_is_better=False, value=0.0)
+    assert judge(params, "tiny", off("tiny", **lower), on("tiny", **lower), fp32).good is good
 
 
 def test_min_value_is_refused_where_lower_is_better() -> None:

@@ -116,10 +116,11 @@ def _texts(verdict: Verdict) -> str:
     return "; ".join(miss.text for miss in verdict.misses)
 
 
-def _distance(verdict: Verdict) -> tuple[int, float]:
-    """Order by how many goals are missed, then by the widest miss that can be told."""
+def _distance(verdict: Verdict) -> tuple[bool, int, float]:
+    """Order measured rungs first, then by how many goals are missed, then by the widest miss that can be told."""
+    unmeasured = any(miss.goal == "target" for miss in verdict.misses)
     known = [miss.excess for miss in verdict.misses if math.isfinite(miss.excess)]
-    return len(verdict.misses), max(known, default=math.inf)
+    return unmeasured, len(verdict.misses), max(known, default=math.inf)
 
 
 def _entry(verdict: Verdict, followed: str, front: set[str]) -> dict[str, Any]:

@@ -129,7 +129,8 @@ def _accuracy(goals: GoalsParams, where: str, record: Record, fp32: Record) -> l
             f"params.yaml: goals.min_value: of {fp32['metric']} lower is better; use goals.max_drop instead"
         )
     reference = abs(record["value"] + (record["drop"] if higher else -record["drop"]))
-    relative = record["drop"] / reference if reference else math.inf
+    without_reference = math.inf if record["drop"] > 0 else 0.0  # an error of 0 against 0 is no drop
+    relative = record["drop"] / reference if reference else without_reference
     return [
         *_over(f"drop {where}", record["drop"], goals.max_drop, "goals.max_drop"),
         *_over(f"relative drop {where}", relative, goals.max_relative_drop, "goals.max_relative_drop"),
