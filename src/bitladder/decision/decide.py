@@ -58,7 +58,8 @@ def decide(
         nearest = min((verdict for verdict in verdicts if not verdict.skipped), key=_distance)
         reason = f"no rung meets the goals; nearest is {nearest.label}: {_texts(nearest)}"
         trail = tuple(_entry(verdict, _missed(verdict), front) for verdict in verdicts)
-        return Decision(None, reason, goals.policy, goals.objective, nearest.rung, advise(params, nearest), trail)
+        advice = advise(params, nearest, evals["fp32"]["technique"].startswith("ONNX"))  # as `prepare` calls it
+        return Decision(None, reason, goals.policy, goals.objective, nearest.rung, advice, trail)
     if goals.policy == "step-down":
         chosen, claim = good[0], "the first rung from the top that meets every goal"
     else:
