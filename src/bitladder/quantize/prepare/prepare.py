@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bitladder.errors import UserError
 from bitladder.network.evaluate import Outputs, sqnr_db
-from bitladder.network.model import build_model, build_network, keep_output_names, load_weights
+from bitladder.network.model import build_model, build_network, keep_folded, keep_output_names, load_weights
 from bitladder.quantize.prepare.functional import teach_preparer
 from bitladder.quantize.prepare.onnx_prepare import prepare_onnx
 from bitladder.quantize.prepare.task_quantization import define, keep_task_quantization
@@ -112,8 +112,8 @@ def prepare(
     if exclude:
         preparation = Preparation(preparation.rewritten, _functional_ops(model, sample, define(model, quantization)))
     with user_code("folding batch norms into the model"):
-        if fold:
-            fold_all_batch_norms(model, None, dummy_input=sample)
+        folded = fold_all_batch_norms(model, None, dummy_input=sample) if fold else []
+    keep_folded(model, bool(folded))
     keep_output_names(model, names)
     keep_task_quantization(model, quantization)
     return model.eval(), preparation
