@@ -36,4 +36,5 @@ def main(params: Params, rung: str) -> None:
     export_encodings(sim, sample, names, files.aimet)
     check_bias_scales(files.model)
     outputs = run_unoptimised(files.model, split)
-    write_json(files.export_metrics, check_answers(files.model, outputs, simulated, params.export.min_sqnr_db))
+    found = check_answers(files.model, outputs, simulated, split.targets, params.export.min_sqnr_db)
+    write_json(files.export_metrics, found)

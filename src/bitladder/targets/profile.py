@@ -102,7 +102,7 @@ def profile(
         "drop": metric.drop(metric(fp32, split.targets), value),
         "reference_value": reference_value,
         "gap": abs(reference_value - value),
-        "agreement": agreement(simulated, found.answers),
+        "agreement": agreement(simulated, found.answers, split.targets),
         "sqnr_db": sqnr_db(simulated, found.answers),
         "memory_bytes": found.memory_bytes,
         "weights_bytes": found.weights_bytes,
