@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx
 import torch
+from torch import Tensor
 
 from bitladder.bundle.arrays import load_arrays
 from bitladder.bundle.manifest import Manifest, changed_files, read_manifest
@@ -76,7 +77,7 @@ def verify(folder: Path, params: Params | None, limit_s: float) -> tuple[list[st
         recorded = {key: torch.from_numpy(values) for key, values in load_arrays(folder / chip.answers).items()}
         answers, split = _answers(folder, manifest, name, limit_s)
         same = _same(recorded, answers)
-        (good if same else bad).append(f"{name}: {_compared(recorded, answers, same, len(split))}")
+        (good if same else bad).append(f"{name}: {_compared(recorded, answers, same, split.targets)}")
         value = chip.value if metric is None else metric(answers, split.targets)
         how = "as recorded, from the same answers" if metric is None else f"repeated; {chip.value} was recorded"
         if same or metric is not None:
@@ -121,15 +122,15 @@ def _same(recorded: Outputs, answers: Outputs) -> bool:
     return recorded.keys() == answers.keys() and all(torch.equal(recorded[name], answers[name]) for name in recorded)
 
 
-def _compared(recorded: Outputs, answers: Outputs, same: bool, samples: int) -> str:
+def _compared(recorded: Outputs, answers: Outputs, same: bool, targets: Tensor) -> str:
     if same:
-        return f"the emulator gives the recorded answers, bit for bit, on {samples} samples"
+        return f"the emulator gives the recorded answers, bit for bit, on {len(targets)} samples"
     shapes = [{name: tuple(values.shape) for name, values in outputs.items()} for outputs in (recorded, answers)]
     if shapes[0] != shapes[1]:
         return f"answers are {shapes[1]}, and {shapes[0]} were recorded"
-    agreed = agreement(recorded, answers)
+    agreed = agreement(recorded, answers, targets)
     top = "" if agreed is None else f", top-1 agrees on {agreed:.1%}"
-    return f"answers differ from the recorded ones: {sqnr_db(recorded, answers):.1f} dB on {samples} samples{top}"
+    return f"answers differ from the recorded ones: {sqnr_db(recorded, answers):.1f} dB on {len(targets)} samples{top}"
 
 
 def _graph_problems(folder: Path, name: str) -> Iterator[str]:
