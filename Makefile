@@ -43,10 +43,14 @@ lint: $(STAMP)
 	mypy
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
+# What else may run it, and why: requires-python in pyproject.toml
+OTHER_PYTHON := $(LOCK) is for Python 3.11: make PYTHON=python3.11 ... Python 3.12 and 3.13, which CI does not test, \
+install from the ranges in pyproject.toml, into an environment of their own: pip install --editable .
+
 # uv installs these 7 GB in a seventh of pip's time. Bytecode is made here: where Python may not write any
 # (PYTHONDONTWRITEBYTECODE, as images for CI have it) every stage would compile AIMET anew.
 $(STAMP): $(LOCK)
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "bitladder is locked for Python 3.11: make PYTHON=python3.11 ...")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "$(OTHER_PYTHON)")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --requirement $(LOCK)

@@ -3,7 +3,7 @@
     python benchmarks/bias_scale.py [--soc SM8650]
 
 Each network is calibrated, exported with the int32 biases that bitladder leaves out (export_int32_bias=True, AIMET's
-default), and run tensor by tensor on the emulated NPU. Prints a Markdown table: the first layer that departs from
+default), and run tensor by tensor on the emulated NPU. Prints a Markdown table: the first layer that diverges from
 QuantSim, the SQNR there and at the tensor before it, and the cause that is named.
 """
 
@@ -33,7 +33,7 @@ def main() -> None:
     given = parser.parse_args()
     determinism.pin(2)
 
-    print("| net | precision | first layer that departs | SQNR there, dB | before it | cause that it names |")
+    print("| net | precision | first layer that diverges | SQNR there, dB | before it | cause that it names |")
     print("|---" * 6 + "|")
     for net, weights, activations in CASES:
         print(row(net, weights, activations, given.soc), flush=True)
@@ -48,7 +48,7 @@ def row(net: str, weights: int, activations: int, soc_name: str) -> str:
     from bitladder.quantize.prepare.prepare import prepare
     from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
     from bitladder.socs import find_soc
-    from bitladder.targets.gap import find_gap, first_departure
+    from bitladder.targets.gap import find_gap, first_divergence
 
     soc, precision = find_soc(soc_name), Precision(weights, activations)
     model, split = network(net)
@@ -62,7 +62,7 @@ def row(net: str, weights: int, activations: int, soc_name: str) -> str:
         names = graph_names(["image"], list(output_names(prepared) or ()))
         export_qdq(sim, sample, names, path, int32_bias=True)
         layers = find_gap(path, split.first(SAMPLES), soc, load_params(ROOT / "params.yaml").target, work)
-    first = first_departure(layers)
+    first = first_divergence(layers)
     if first is None:
         return f"| {net} | {precision} | none | | | |"
     before = next((f"{one.sqnr_db:.1f}" for one in reversed(layers[: layers.index(first)])), "-")

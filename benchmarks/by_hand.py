@@ -72,6 +72,7 @@ if __name__ == "__main__":  # the emulator's processes need none of this
 
     from bitladder.latency.estimate import estimate
     from bitladder.tasks.builtin.mnist import task as make_task
+    from bitladder.tasks.task import make_splits
 
 PROVIDER = "QNNExecutionProvider"
 CONFIG, SOC_MODEL, DEVICE = "htp_v75", 57, "Samsung Galaxy S24"  # of SM8650
@@ -141,7 +142,7 @@ def run(params: dict[str, Any], folder: Path, pool: Any, only: str | None) -> li
     torch.manual_seed(params["seed"])
     task = make_task(**params["task"]["args"])
     with timed("data"):
-        splits = task.splits(params["seed"])
+        splits = make_splits(task, params["seed"])
     evaluation, size = splits["evaluation"], params["evaluate"]["batch_size"]
     images, weights = evaluation.inputs["image"], folder / "weights.safetensors"
     model = task.model()

@@ -127,7 +127,7 @@ def run(prepared: Any, split: Any, bits: Bits, soc_name: str, sender: Any) -> di
     from bitladder.precision import Precision
     from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
     from bitladder.socs import find_soc
-    from bitladder.targets.backend import CONTEXT_FILE, answer, compile_context, redirect_output
+    from bitladder.targets.backend import CONTEXT_FILE, compile_context, redirect_output, run_batch
 
     soc = find_soc(soc_name)
     sample, few = sample_inputs(split), split.first(SAMPLES)
@@ -150,7 +150,7 @@ def run(prepared: Any, split: Any, bits: Bits, soc_name: str, sender: Any) -> di
             (f"{folder}/{CONTEXT_FILE}", soc.soc_model, False, {"image": row.numpy()})
             for row in few.inputs["image"].split(1)
         ]
-        rows = [pool.schedule(answer, args=job).result() for job in jobs]
+        rows = [pool.schedule(run_batch, args=job).result() for job in jobs]
     return {
         "sqnr_db": sqnr_db(simulated, {key: torch.cat([torch.from_numpy(row[key]) for row in rows]) for key in rows[0]})
     }

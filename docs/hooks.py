@@ -6,7 +6,6 @@ A page under reference/ has a line such as `<!-- made from the code: params -->`
 import re
 from importlib import import_module
 from importlib.resources import files as package_files
-from importlib.util import find_spec
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any
@@ -85,8 +84,6 @@ def read_comments(text: str) -> dict[str, str]:
 
 def records() -> str:
     """Give a section for each record: what the keys of a metrics file mean."""
-    if find_spec("bitladder.records") is None:
-        return ""
     module = import_module("bitladder.records")
     models = {
         name: model

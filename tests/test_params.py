@@ -68,7 +68,22 @@ BAD = {
         {"target.backend": "snapdragon", "target.socs": ["QCS6490"]},
         "target.socs: backend snapdragon is the one NPU of this machine",
     ),
-    "factory without a name": ({"task.factory": "bitladder.tasks.builtin.mnist"}, "task.factory: "),
+    "factory without a name": (
+        {"task.factory": "bitladder.tasks.builtin.mnist"},
+        "task.factory: write package.module:name or path/to/file.py:name, where name is the function that returns the"
+        " Task, not 'bitladder.tasks.builtin.mnist'",
+    ),
+    "factory in a module with a space": ({"task.factory": "my tasks:task"}, "task.factory: write package.module:name"),
+    "factory relative to nothing": ({"task.factory": ".tasks:task"}, "task.factory: write package.module:name"),
+    "key of a file with a space": (
+        {"task.files": {"my code": "task.py"}},
+        "task.files.my code: use small letters, digits, _ and -, and begin with a letter: files are named after it, not"
+        " 'my code'",
+    ),
+    "model name that MLflow refuses": (
+        {"track.register_as": "team/net"},
+        "track.register_as: give a name without / and :, neither blank nor . nor beginning with ..: MLflow takes",
+    ),
     "empty ladder": ({"ladder": {}}, "ladder: "),
     "rung that is no mapping": ({"ladder.tiny": 4}, "ladder.tiny: "),
     "bits that AIMET has not": ({"ladder.tiny.weights": 5}, "ladder.tiny: SM8650 does not take W5A8; it takes FP16"),
@@ -83,7 +98,7 @@ BAD = {
     ),
     "rung name for no file": (
         {"ladder.a/b": {"weights": 8, "activations": 8, "after": "fp16"}},
-        "ladder.a/b: ",
+        "ladder.a/b: use small letters, digits, _ and -, and begin with a letter",
     ),
     "unknown rung above": ({"ladder.tiny.after": "small"}, "ladder.tiny.after: there is no rung 'small'"),
     "rung after itself": ({"ladder.tiny.after": "tiny"}, "ladder.tiny.after: the rungs tiny follow each other"),
@@ -108,6 +123,58 @@ def test_bad_params_give_one_line_that_names_the_key(params_with, changes, messa
     assert result.exit_code == 1
     assert len(result.stderr.splitlines()) == 1
     assert f"params.yaml: {message}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("nowhere_at_all.tasks:task", "cannot import 'nowhere_at_all.tasks': there is no such module; is its package"),
+        ("bitladder.tasks.nowhere:task", "cannot import 'bitladder.tasks.nowhere': there is no such module"),
+        ("bitladder.nowhere.at_all:task", "cannot import 'bitladder.nowhere.at_all' (No module named"),
+        ("my tasks/net.py:task", "my tasks/net.py: no such file; the path is from the folder that holds params.yaml"),
+    ],
+)
+def test_a_factory_that_is_nowhere_is_refused(params_with, factory, message):
+    files = {"code": factory.partition(":")[0]}
+    result = CliRunner().invoke(
+        app, ["check", "--params", str(params_with({"task.factory": factory, "task.files": files}))]
+    )
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"bitladder: task.factory: {message}")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_factory_may_lie_in_a_file_with_a_space(params_with):
+    path = params_with({"task.factory": "my tasks/net.py:task", "task.files": {"code": "my tasks/net.py"}})
+    (path.parent / "my tasks").mkdir()
+    (path.parent / "my tasks/net.py").touch()
+    result = CliRunner().invoke(app, ["check", "--params", str(path)])
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_a_package_of_the_users_is_looked_for_and_not_imported(params_with, tmp_path, monkeypatch):
+    (tmp_path / "heavy_package").mkdir()
+    (tmp_path / "heavy_package/__init__.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    result = CliRunner().invoke(app, ["check", "--params", str(params_with({"task.factory": "heavy_package.a:task"}))])
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "name", ["digits", "a b", "a%b", "a\\b", " a", "..a", "a..", "...", "a/b", "a:b", "/", " ", "", ".", "..", ".a"]
+)
+def test_model_names_are_those_that_mlflow_takes(params_with, name):
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.validation import _validate_model_name
+
+    path = params_with({"track.register_as": name})
+    try:
+        _validate_model_name(name)
+    except MlflowException:
+        with pytest.raises(UserError, match=r"track\.register_as: give a name without"):
+            load_params(path)
+    else:
+        assert load_params(path).track.register_as == name
 
 
 @pytest.mark.parametrize(

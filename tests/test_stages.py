@@ -196,7 +196,7 @@ def test_the_bundle_holds_what_the_target_answers(project):
         fp32 = load_tensors(project / "build/baseline/outputs.safetensors")
         sim = load_tensors(project / "build/qat/narrow/outputs.safetensors")
     assert not bad
-    assert any("gives the recorded answers, bit for bit, on 8 samples" in line for line in good)
+    assert any("gives the recorded outputs, bit for bit, on 8 samples" in line for line in good)
     answers = load_arrays(project / "deploy/SM8650/answers.npz")["output"]
     for others in (fp32, sim):
         assert not np.array_equal(answers, others["output"][:8].numpy())

@@ -1,6 +1,7 @@
 """The schema of params.yaml: unknown keys and bad values are refused by name, before any work starts."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -53,12 +54,46 @@ def _checked(check: Callable[[str], object]) -> AfterValidator:
     return AfterValidator(validate)
 
 
+def _matching(pattern: str, says: str) -> AfterValidator:
+    """Refuse what a pattern does not match as a whole, in words: a regular expression is no message."""
+
+    def check(value: str) -> None:
+        if not re.fullmatch(pattern, value):
+            raise UserError(says)
+
+    return _checked(check)
+
+
 def _one_of(names: Mapping[str, str]) -> AfterValidator:
     def check(value: str) -> None:
         if value not in names:
             raise UserError(f"use one of {', '.join(names)}")
 
     return _checked(check)
+
+
+Name = Annotated[
+    str,
+    _matching(
+        "[a-z][a-z0-9_-]*", "use small letters, digits, _ and -, and begin with a letter: files are named after it"
+    ),
+]
+
+Factory = Annotated[
+    str,
+    _matching(
+        r"([^:\n]+\.py|[^:\s.][^:\s]*):[A-Za-z_]\w*",
+        "write package.module:name or path/to/file.py:name, where name is the function that returns the Task",
+    ),
+]
+
+ModelName = Annotated[
+    str,
+    _matching(
+        r"(?!\.$|\.\.)\s*[^/:\s][^/:]*",
+        "give a name without / and :, neither blank nor . nor beginning with ..: MLflow takes no other",
+    ),
+]
 
 
 class _Block(BaseModel):
@@ -79,10 +114,10 @@ class ComputeParams(_Block):
 class TaskParams(_Block):
     """Which task the pipeline runs, what its factory is called with, and which files it is made of."""
 
-    factory: Annotated[str, Field(pattern=r"^[^:\s]+:[A-Za-z_]\w*$")]
+    factory: Factory
     args: Annotated[dict[str, Any], Field(description="what the factory is called with, by name")] = {}
     files: Annotated[
-        dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], Annotated[str, Field(min_length=1)]],
+        dict[Name, Annotated[str, Field(min_length=1)]],
         Field(min_length=1),
     ]
 
@@ -345,7 +380,7 @@ class TrackParams(_Block):
     """MLflow."""
 
     experiment: Annotated[str, Field(min_length=1)]
-    register_as: Annotated[str, Field(min_length=1)] | None = None
+    register_as: ModelName | None = None
 
 
 class Params(_Block):
@@ -362,7 +397,7 @@ class Params(_Block):
     prepare: PrepareParams = PrepareParams()
     goals: GoalsParams
     verify: VerifyParams
-    ladder: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")], Rung], Field(min_length=1)]
+    ladder: Annotated[dict[Name, Rung], Field(min_length=1)]
     sensitivity: SensitivityParams = SensitivityParams()
     ptq: PtqParams
     qat: QatParams

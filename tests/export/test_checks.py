@@ -68,7 +68,7 @@ def test_the_right_export_passes_and_the_npu_answers_as_the_simulation(padded, t
     path = tmp_path / "right.onnx"
     split, simulated = padded(path, int32_bias=False)
     check_bias_scales(path)
-    assert check_outputs(path, run_unoptimised(path, split), simulated, 60).sqnr_db > 60
+    assert check_outputs(path, run_unoptimised(path, split), simulated, split.targets, 60).sqnr_db > 60
     assert npu_sqnr(path, split, simulated, tmp_path / "t", load_params(params_with({}))) > 60
 
 
@@ -96,10 +96,10 @@ def test_the_graph_is_checked_on_the_threads_that_are_pinned(padded, tmp_path, m
 
 
 def test_a_graph_that_answers_otherwise_is_refused_with_the_figures(padded, tmp_path):
-    _, simulated = padded(tmp_path / "right.onnx", int32_bias=False)
+    split, simulated = padded(tmp_path / "right.onnx", int32_bias=False)
     other = {"output": simulated["output"] * 1.1}
     with pytest.raises(UserError, match=r"right\.onnx: outputs differ .* 20\.0 dB on 8 samples"):
-        check_outputs(tmp_path / "right.onnx", other, simulated, 40)
+        check_outputs(tmp_path / "right.onnx", other, simulated, split.targets, 40)
 
 
 def test_encodings_stand_beside_a_float_graph_as_the_converters_want(trained, tmp_path):

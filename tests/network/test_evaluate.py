@@ -40,12 +40,29 @@ def test_sqnr_of_an_answer_that_is_no_number_is_as_bad_as_can_be(value):
 def test_agreement_counts_equal_top_1():
     reference = {"y": torch.eye(4)}
     outputs = {"y": torch.eye(4)[[0, 1, 2, 2]]}
-    assert agreement(reference, outputs) == 0.75
+    assert agreement(reference, outputs, torch.arange(4)) == 0.75
 
 
 @pytest.mark.parametrize("shape", [(4, 1), (4, 3, 8, 8)])
 def test_agreement_is_not_made_up_where_there_is_no_top_1(shape):
-    assert agreement({"y": torch.rand(shape)}, {"y": torch.rand(shape)}) is None
+    assert agreement({"y": torch.rand(shape)}, {"y": torch.rand(shape)}, torch.zeros(4, dtype=torch.int64)) is None
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        torch.rand(4, 8),  # an embedding, or regressed values
+        torch.rand(4),
+        torch.tensor([0, 1, 2, 8]),  # of another thing than the 8 values
+        torch.tensor([0, 1, 2, -100]),
+        torch.zeros(4, 1, dtype=torch.int64),
+        torch.zeros(4, dtype=torch.bool),
+    ],
+)
+def test_agreement_is_of_classes_and_of_nothing_else(targets):
+    same = {"y": torch.rand(4, 8)}
+    assert agreement(same, same, targets) is None
+    assert agreement(same, same, torch.tensor([0, 7, 3, 1], dtype=torch.uint8)) == 1
 
 
 @pytest.mark.parametrize(("higher_is_better", "drop"), [(True, 0.25), (False, -0.25)])

@@ -35,7 +35,7 @@ def copy_of(committed, root) -> Clone:
 def test_a_bundle_is_verified_and_a_changed_byte_is_named_and_healed(clone):
     done = clone.run("bitladder", "verify", "deploy")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "gives the recorded answers, bit for bit, on" in done.stdout and "repeated" in done.stdout
+    assert "gives the recorded outputs, bit for bit, on" in done.stdout and "repeated" in done.stdout
     assert clone.run("python", "deploy/runner.py").returncode == 0
     binary = clone.root / "deploy/SM8650/model_ctx_qnn.bin"
     content = bytearray(binary.read_bytes())

@@ -1,11 +1,11 @@
-"""What can happen to a process of the emulator, in place of its answer: functions that a new process can import."""
+"""What can happen to a process of the emulator, in place of its outputs: functions that a new process can import."""
 
 import os
 import signal
 import time
 from typing import Any
 
-from bitladder.targets.backend import answer
+from bitladder.targets.backend import run_batch
 
 MARK = 7.0
 """What the inputs of the sample hold that it happens to."""
@@ -18,10 +18,10 @@ def _is_marked(inputs: dict[str, Any]) -> bool:
 def never_answers_the_marked(*arguments: Any) -> Any:
     if _is_marked(arguments[-1]):
         time.sleep(3600)
-    return answer(*arguments)
+    return run_batch(*arguments)
 
 
 def dies_of_the_marked(*arguments: Any) -> Any:
     if _is_marked(arguments[-1]):
         os.kill(os.getpid(), signal.SIGKILL)
-    return answer(*arguments)
+    return run_batch(*arguments)

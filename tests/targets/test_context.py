@@ -93,7 +93,7 @@ def marked(split, index):
 
 def test_a_sample_that_never_ends_names_the_limit(half, trained, params, tmp_path, monkeypatch):
     compiled = compile_model(half, tmp_path / "target", params.soc, True, 60, tmp_path)
-    monkeypatch.setattr(context, "answer", mishaps.never_answers_the_marked)
+    monkeypatch.setattr(context, "run_batch", mishaps.never_answers_the_marked)
     limit = params.target.model_copy(update={"sample_limit_s": 3.0})
     with pytest.raises(
         UserError, match=r"sample 19 on the emulator of SM8650 took longer than target\.sample_limit_s = 3"
@@ -107,7 +107,7 @@ def test_a_worker_that_is_killed_is_one_line_and_the_next_run_goes_on(half, trai
     whole = run(compiled, params.soc, True, split, params.target, tmp_path)
     one_worker = params.target.model_copy(update={"workers": 1})
     with monkeypatch.context() as patch:
-        patch.setattr(context, "answer", mishaps.dies_of_the_marked)
+        patch.setattr(context, "run_batch", mishaps.dies_of_the_marked)
         with pytest.raises(UserError, match="sample 19 on the emulator of SM8650: its process died"):
             run(compiled, params.soc, True, split, one_worker, tmp_path)
     started = []

@@ -6,26 +6,26 @@ from models import samples, settings, two_convs
 from bitladder.errors import UserError
 from bitladder.report.gap import format_gap
 from bitladder.socs import find_soc
-from bitladder.targets.gap import find_gap, first_departure
+from bitladder.targets.gap import find_gap, first_divergence
 
 
 def test_a_wrong_bias_scale_is_found_where_it_is(tmp_path):
     model = two_convs(tmp_path / "model.onnx", full_range_bias=True, bits=16)
     layers = find_gap(model, samples(1), find_soc("SM8650"), settings(), tmp_path)
-    found = first_departure(layers)
+    found = first_divergence(layers)
     assert [layer.layer for layer in layers] == ["first", "second"]
     assert found.layer == "second"
     assert found.causes[0].text.startswith("bias scale") and found.causes[0].proven
     text = format_gap(layers, "SM8650")
-    assert "departs from QuantSim first at second (Conv)" in text
+    assert "diverges from QuantSim first at second (Conv)" in text
     assert "Typical of it: bias scale" in text and "export with biases in float" in text
 
 
-def test_a_right_graph_departs_nowhere(tmp_path):
+def test_a_right_graph_diverges_nowhere(tmp_path):
     layers = find_gap(two_convs(tmp_path / "model.onnx", bits=16), samples(1), find_soc("SM8650"), settings(), tmp_path)
-    assert first_departure(layers) is None
-    assert "No layer on SM8650 departs" in format_gap(layers, "SM8650")
-    assert first_departure(layers, limit_db=500.0).layer == "first"
+    assert first_divergence(layers) is None
+    assert "No layer on SM8650 diverges" in format_gap(layers, "SM8650")
+    assert first_divergence(layers, limit_db=500.0).layer == "first"
     # What no network was seen to depart by is not said as if one had
     assert "Unproven, to be tried: 16-bit op" in format_gap(layers, "SM8650", limit_db=500.0)
 
@@ -59,7 +59,7 @@ def test_a_norm_before_a_fully_connected_layer_goes_wrong_at_16_rows_only(rows, 
     calibrate(sim, split, 2)
     export_qdq(sim, sample, graph_names(["x"], ["y"]), tmp_path / "model.onnx")
     layers = find_gap(tmp_path / "model.onnx", split, find_soc("SM8650"), settings(), tmp_path)
-    found = first_departure(layers)
+    found = first_divergence(layers)
     if rows == 16:
         assert found is layers[1] and found.causes[0].text.startswith("16 rows") and found.causes[0].proven
     else:

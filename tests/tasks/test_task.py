@@ -3,7 +3,7 @@ import torch
 
 from bitladder.errors import UserError
 from bitladder.tasks.builtin.mnist import network, shift, task
-from bitladder.tasks.task import Split, Task, load_task, make_splits, name_outputs
+from bitladder.tasks.task import SPLITS, Split, Task, load_task, make_splits, name_outputs
 
 MNIST = "bitladder.tasks.builtin.mnist:task"
 
@@ -49,6 +49,20 @@ def test_wrong_splits_give_one_line(splits, message):
     wrong = Task(made.model, lambda seed: splits, made.loss, made.metric)
     with pytest.raises(UserError, match=message):
         make_splits(wrong, 0)
+
+
+def test_each_split_is_shuffled_by_its_seed_and_targets_stay_with_their_inputs():
+    made, labels = task(), torch.arange(10).repeat_interleave(20)  # as a folder is read: class by class
+    split = Split({"x": labels[:, None].float(), "y": -labels[:, None].float()}, labels)
+    by_class = Task(made.model, lambda seed: dict.fromkeys(SPLITS, split), made.loss, made.metric)
+    splits, again, other = (make_splits(by_class, seed) for seed in (0, 0, 1))
+    for name, one in splits.items():
+        assert len(one.first(50).targets.unique()) == 10, "the first samples are of all classes"
+        assert torch.equal(one.inputs["x"][:, 0], one.targets) and torch.equal(one.inputs["y"], -one.inputs["x"])
+        assert torch.equal(one.targets.sort().values, labels)
+        assert torch.equal(one.targets, again[name].targets) and not torch.equal(one.targets, other[name].targets)
+    assert not torch.equal(splits["train"].targets, splits["evaluation"].targets)
+    assert torch.equal(split.targets, labels), "what the task holds stays as it is"
 
 
 def test_outputs_are_named():

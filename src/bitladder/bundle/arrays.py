@@ -1,4 +1,4 @@
-"""Samples and answers as .npz, which numpy reads on a device. The same arrays give the same bytes; no pickles."""
+"""Samples and outputs as .npz, which numpy reads on a device. The same arrays give the same bytes; no pickles."""
 
 import zipfile
 from collections.abc import Mapping

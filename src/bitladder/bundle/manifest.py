@@ -67,7 +67,7 @@ class Chip(_Block):
 
 
 class Recorded(_Block):
-    """The samples that `bitladder verify` and the runner repeat: their files, how many, the metric of the answers."""
+    """The samples that `bitladder verify` and the runner repeat: their files, how many, the metric of the outputs."""
 
     file: Inside
     targets: Inside

@@ -1,4 +1,4 @@
-"""`bitladder verify`: whether a bundle, come from wherever, is what was written, and answers as it did.
+"""`bitladder verify`: whether a bundle, come from wherever, is what was written, and gives the same outputs.
 
 Nothing that the bundle holds is executed: its runner is not, and the task whose metric is repeated is the one that the
 user's own params.yaml names.
@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx
 import torch
+from torch import Tensor
 
 from bitladder.bundle.arrays import load_arrays
 from bitladder.bundle.manifest import Manifest, changed_files, read_manifest
@@ -49,7 +50,7 @@ def opened(bundle: Path) -> Iterator[Path]:
 
 
 def verify(folder: Path, params: Params | None, limit_s: float) -> tuple[list[str], list[str]]:
-    """Check a bundle: every byte, the graphs, and the answers on the recorded samples.
+    """Check a bundle: every byte, the graphs, and the outputs on the recorded samples.
 
     Args:
         folder: of the bundle.
@@ -74,11 +75,11 @@ def verify(folder: Path, params: Params | None, limit_s: float) -> tuple[list[st
             good.append(f"{name}: not run: {chip.reason}")
             continue
         recorded = {key: torch.from_numpy(values) for key, values in load_arrays(folder / chip.answers).items()}
-        answers, split = _answers(folder, manifest, name, limit_s)
-        same = _same(recorded, answers)
-        (good if same else bad).append(f"{name}: {_compared(recorded, answers, same, len(split))}")
-        value = chip.value if metric is None else metric(answers, split.targets)
-        how = "as recorded, from the same answers" if metric is None else f"repeated; {chip.value} was recorded"
+        outputs, split = _outputs(folder, manifest, name, limit_s)
+        same = _same(recorded, outputs)
+        (good if same else bad).append(f"{name}: {_compared(recorded, outputs, same, split.targets)}")
+        value = chip.value if metric is None else metric(outputs, split.targets)
+        how = "as recorded, from the same outputs" if metric is None else f"repeated; {chip.value} was recorded"
         if same or metric is not None:
             (good if value == chip.value else bad).append(f"{name}: {manifest.recorded.metric} {value} ({how})")
     return good, bad
@@ -96,7 +97,7 @@ def _metric(manifest: Manifest, params: Params | None) -> Metric | None:
     return load_task(params.task.factory, params.task.args).metric
 
 
-def _answers(folder: Path, manifest: Manifest, name: str, limit_s: float) -> tuple[Outputs, Split]:
+def _outputs(folder: Path, manifest: Manifest, name: str, limit_s: float) -> tuple[Outputs, Split]:
     assert manifest.recorded
     chip = manifest.socs[name]
     inputs = {key: torch.from_numpy(values) for key, values in load_arrays(folder / manifest.recorded.file).items()}
@@ -117,19 +118,19 @@ def _answers(folder: Path, manifest: Manifest, name: str, limit_s: float) -> tup
         return run(context, soc, manifest.precision == "FP16", split, settings, Path(work)), split
 
 
-def _same(recorded: Outputs, answers: Outputs) -> bool:
-    return recorded.keys() == answers.keys() and all(torch.equal(recorded[name], answers[name]) for name in recorded)
+def _same(recorded: Outputs, outputs: Outputs) -> bool:
+    return recorded.keys() == outputs.keys() and all(torch.equal(recorded[name], outputs[name]) for name in recorded)
 
 
-def _compared(recorded: Outputs, answers: Outputs, same: bool, samples: int) -> str:
+def _compared(recorded: Outputs, outputs: Outputs, same: bool, targets: Tensor) -> str:
     if same:
-        return f"the emulator gives the recorded answers, bit for bit, on {samples} samples"
-    shapes = [{name: tuple(values.shape) for name, values in outputs.items()} for outputs in (recorded, answers)]
+        return f"the emulator gives the recorded outputs, bit for bit, on {len(targets)} samples"
+    shapes = [{name: tuple(values.shape) for name, values in given.items()} for given in (recorded, outputs)]
     if shapes[0] != shapes[1]:
-        return f"answers are {shapes[1]}, and {shapes[0]} were recorded"
-    agreed = agreement(recorded, answers)
+        return f"outputs are {shapes[1]}, and {shapes[0]} were recorded"
+    agreed = agreement(recorded, outputs, targets)
     top = "" if agreed is None else f", top-1 agrees on {agreed:.1%}"
-    return f"answers differ from the recorded ones: {sqnr_db(recorded, answers):.1f} dB on {samples} samples{top}"
+    return f"outputs differ from the recorded ones: {sqnr_db(recorded, outputs):.1f} dB on {len(targets)} samples{top}"
 
 
 def _graph_problems(folder: Path, name: str) -> Iterator[str]:

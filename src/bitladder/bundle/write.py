@@ -29,7 +29,7 @@ from bitladder.tasks.task import SPLITS, Split, Task, load_task
 __all__ = ["write_bundle"]
 
 SAMPLES, TARGETS, ANSWERS = "samples.npz", "targets.npz", "answers.npz"
-"""Files of the bundle; the answers lie in the folder of their SoC."""
+"""Files of the bundle; the outputs lie in the folder of their SoC."""
 
 LIBRARIES = ("aimet-torch", "aimet-onnx", "numpy", "onnx", "onnxruntime", "onnxruntime-qnn", "torch")
 
@@ -78,8 +78,8 @@ def _fill(folder: Path, params: Params, reason: str, entry: RungDecision, work: 
         for path in sorted((files.compiled / name).iterdir()):
             copy_file(path, folder / name / path.name)
         socs[name] = _chip(folder, find_soc(name), entry, params, split, work / name)
-        answers = socs[name].pop("outputs")
-        socs[name]["value"] = None if answers is None else task.metric(answers, split.targets)
+        outputs = socs[name].pop("outputs")
+        socs[name]["value"] = None if outputs is None else task.metric(outputs, split.targets)
     values = {
         "rung": files.rung,
         "reason": reason,

@@ -54,9 +54,11 @@ def check(
     from bitladder.commands.heal import check_lock
     from bitladder.params import load_params
     from bitladder.running.version import check_version
+    from bitladder.tasks.source import check_factory
 
     loaded = load_params(params)
     check_version(loaded)
+    check_factory(loaded.task.factory, params.parent)
     check_lock()
     rungs = ", ".join(f"{name} {loaded.ladder[name].precision}" for name in loaded.rungs())
     typer.echo(f"{params}: good. {loaded.target.soc} on {loaded.target.backend}; rungs: {rungs}")

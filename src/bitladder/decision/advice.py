@@ -8,20 +8,23 @@ __all__ = ["advise"]
 ACCURACY = {"goals.max_drop", "goals.max_relative_drop", "goals.min_value"}
 
 
-def advise(params: Params, nearest: Verdict) -> tuple[str, ...]:
-    """Say what would bring the nearest rung to the goals: a technique, a rung, or a goal that cannot be met here."""
+def advise(params: Params, nearest: Verdict, came_as_onnx: bool) -> tuple[str, ...]:
+    """Say what would bring the nearest rung to the goals: a technique, a rung, or a goal that cannot be met here.
+
+    A network that came as ONNX is not trained, and none of its layers are raised: neither is proposed for it.
+    """
     missed = {miss.goal for miss in nearest.misses}
     late = next((miss.soc for miss in nearest.misses if miss.goal == "goals.max_latency_ms"), None)
     steps: list[str] = []
     if missed & ACCURACY and nearest.rung != "fp16":
-        steps += _more_accuracy(params, nearest)
+        steps += _more_accuracy(params, nearest, came_as_onnx)
     if "target.max_gap" in missed:
         steps.append(
-            f"the target departs from the simulation at {nearest.rung}: look for 16-bit ops and clipped biases in"
+            f"the target diverges from the simulation at {nearest.rung}: look for 16-bit ops and clipped biases in"
             f" build/export/{nearest.rung}/model.onnx, or raise target.samples if the gap is a few samples wide"
         )
     if "goals.max_memory_bytes" in missed:
-        steps.append(_lower_rung(params, nearest))
+        steps.append(_lower_rung(params, nearest, came_as_onnx))
     if "goals.max_latency_ms" in missed:
         measured = nearest.measured.socs[late] if late else nearest.measured
         latency = measured.latency_ms
@@ -33,7 +36,7 @@ def advise(params: Params, nearest: Verdict) -> tuple[str, ...]:
                 " device (target.backend)"
             )
         else:
-            steps.append(_lower_rung(params, nearest))
+            steps.append(_lower_rung(params, nearest, came_as_onnx))
     for soc in (miss.soc for miss in nearest.misses if miss.goal == "target"):
         if soc:
             steps.append(f"leave {soc} out of goals.per_soc, as it does not take {nearest.precision}")
@@ -42,28 +45,40 @@ def advise(params: Params, nearest: Verdict) -> tuple[str, ...]:
     return tuple(dict.fromkeys(steps)) or ("FP16 itself misses the goals: they ask more than this network holds",)
 
 
-def _more_accuracy(params: Params, nearest: Verdict) -> list[str]:
-    steps = []
-    if nearest.technique == "qat":
-        steps.append(f"train {nearest.rung} longer: qat.epochs is {params.qat.epochs}")
-    elif params.qat.when == "never":
-        steps.append("let QAT run: set qat.when to needed")
-    else:
-        steps.append("QAT did not beat PTQ: lower qat.learning_rate, or raise qat.epochs")
+def _more_accuracy(params: Params, nearest: Verdict, came_as_onnx: bool) -> list[str]:
+    steps = _training(params, nearest, came_as_onnx)
     if params.ptq_of(nearest.rung).techniques != "auto":
         steps.append(f"let PTQ try all it has: set ladder.{nearest.rung}.ptq.techniques to auto")
     rung = params.ladder[nearest.rung]
-    if not rung.mixed:
+    if not rung.mixed and not came_as_onnx:
         steps.append(f"raise the few layers that need more bits: set ladder.{nearest.rung}.mixed")
     if rung.activations < 16:
         steps.append(f"give {nearest.rung} 16-bit activations, if memory and latency allow")
     return steps
 
 
-def _lower_rung(params: Params, nearest: Verdict) -> str:
+def _training(params: Params, nearest: Verdict, came_as_onnx: bool) -> list[str]:
+    """Say what is left to gain by training: the rung's record says whether QAT ran, and why not."""
+    ran, _, why = (nearest.qat or "").partition(": ")
+    if nearest.technique == "qat":
+        return [f"train {nearest.rung} longer: qat.epochs is {params.qat.epochs}"]
+    if ran == "not needed":
+        train = "" if came_as_onnx else "; to train all the same, set qat.when to always"
+        return [f"QAT was not needed, as PTQ meets the accuracy goals off target: they are missed on target{train}"]
+    if ran == "not run" and params.qat.when != "never":
+        return [f"QAT cannot run: {why}"]
+    if came_as_onnx:
+        return []
+    if ran == "not run":
+        return ["let QAT run: set qat.when to always"]
+    return ["QAT did not beat PTQ: lower qat.learning_rate, or raise qat.epochs"]
+
+
+def _lower_rung(params: Params, nearest: Verdict, came_as_onnx: bool) -> str:
     narrowest = min(rung.weights for rung in params.ladder.values())
     if nearest.rung != "fp16" and params.ladder[nearest.rung].weights > narrowest:
-        return "the rungs below are smaller but miss more goals: raise their accuracy with QAT (qat.when: always)"
+        means = "all that PTQ has (ptq.techniques: auto)" if came_as_onnx else "QAT (qat.when: always)"
+        return f"the rungs below are smaller but miss more goals: raise their accuracy with {means}"
     smaller = [bits for bits in (8, 4) if bits < narrowest]
     if smaller:
         return f"add a rung with {smaller[0]}-bit weights below {params.rungs()[-1]}"

@@ -45,7 +45,7 @@ def decide(
             policy=goals.policy,
             objective=goals.objective,
             nearest=nearest.rung,
-            next=advise(params, nearest),
+            next=advise(params, nearest, (evals["fp32"].technique or "").startswith("ONNX")),  # as `prepare` calls it
             trail=trail,
         )
     if goals.policy == "step-down":
@@ -115,10 +115,11 @@ def _texts(verdict: Verdict) -> str:
     return "; ".join(miss.text for miss in verdict.misses)
 
 
-def _distance(verdict: Verdict) -> tuple[int, float]:
-    """Order by how many goals are missed, then by the widest miss that can be told."""
+def _distance(verdict: Verdict) -> tuple[bool, int, float]:
+    """Order measured rungs first, then by how many goals are missed, then by the widest miss that can be told."""
+    unmeasured = any(miss.goal == "target" for miss in verdict.misses)
     known = [miss.excess for miss in verdict.misses if math.isfinite(miss.excess)]
-    return len(verdict.misses), max(known, default=math.inf)
+    return unmeasured, len(verdict.misses), max(known, default=math.inf)
 
 
 def _entry(verdict: Verdict, outcome: str, front: set[str]) -> RungDecision:

@@ -139,7 +139,8 @@ def _accuracy(goals: GoalsParams, where: str, record: Evaluation | Measurement, 
     if goals.min_value is not None and not higher:
         raise UserError(f"params.yaml: goals.min_value: of {fp32.metric} lower is better; use goals.max_drop instead")
     reference = abs(value + (drop if higher else -drop))
-    relative = drop / reference if reference else math.inf
+    without_reference = math.inf if drop > 0 else 0.0  # an error of 0 against 0 is no drop
+    relative = drop / reference if reference else without_reference
     return [
         *_over(f"drop {where}", drop, goals.max_drop, "goals.max_drop"),
         *_over(f"relative drop {where}", relative, goals.max_relative_drop, "goals.max_relative_drop"),

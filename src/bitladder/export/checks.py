@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import numpy_helper
+from torch import Tensor
 
 from bitladder.errors import UserError
 from bitladder.network.evaluate import Outputs, agreement, sqnr_db
@@ -38,8 +39,7 @@ def check_bias_scales(path: Path) -> None:
     if wrong:
         raise UserError(
             f"{path}: the integer bias of {wrong[0]} ({len(wrong)} layers in all) is not in units of input scale x"
-            " weight scale, so the NPU's outputs would be wrong; export with int32_bias=False, which keeps them in"
-            " float"
+            " weight scale, so outputs of the NPU would be wrong; export with int32_bias=False: they stay in float"
         )
 
 
@@ -74,13 +74,14 @@ def run_unoptimised(path: Path, split: Split) -> Outputs:
     return run_samples(session.run, list(split.inputs), names, tuple(split.inputs.values()), "check")
 
 
-def check_outputs(path: Path, outputs: Outputs, simulated: Outputs, min_sqnr_db: float) -> ExportCheck:
+def check_outputs(path: Path, outputs: Outputs, simulated: Outputs, targets: Tensor, min_sqnr_db: float) -> ExportCheck:
     """Refuse a graph whose outputs are not its QuantSim's.
 
     Args:
         path: of the graph, for the message.
         outputs: the graph's, of some samples.
         simulated: the QuantSim's, of those samples and maybe more.
+        targets: of those samples, by which it is known whether they have a top-1.
         min_sqnr_db: the limit, export.min_sqnr_db in params.yaml.
 
     Returns: a metrics/export record. Raises UserError with the figures.
@@ -94,4 +95,4 @@ def check_outputs(path: Path, outputs: Outputs, simulated: Outputs, min_sqnr_db:
             f"{path}: outputs differ from the QuantSim's: {found:.1f} dB on {samples} samples, and"
             f" export.min_sqnr_db is {min_sqnr_db:g}; the graph is not what was simulated, so it is not compiled"
         )
-    return ExportCheck(samples=samples, sqnr_db=found, agreement=agreement(simulated, outputs))
+    return ExportCheck(samples=samples, sqnr_db=found, agreement=agreement(simulated, outputs, targets))

@@ -28,7 +28,7 @@ class Comparison:
     """How outputs stand against a reference on the same samples.
 
     `value` is the metric's and `drop` how much worse it is than the reference's; `agreement` the share of samples with
-    the same top-1, None where that means nothing. The reference itself has neither SQNR nor agreement.
+    the same top-1, None where the targets are no class indices. The reference itself has neither SQNR nor agreement.
     """
 
     value: float
@@ -72,7 +72,7 @@ def compare(metric: Metric, outputs: Outputs, reference: Outputs, targets: Tenso
         value=value,
         drop=metric.drop(metric(reference, targets), value),
         sqnr_db=sqnr_db(reference, outputs),
-        agreement=agreement(reference, outputs),
+        agreement=agreement(reference, outputs, targets),
         samples=len(targets),
     )
 
@@ -94,11 +94,22 @@ def _sqnr_db(reference: Tensor, output: Tensor) -> float:
     return max(-EQUAL_DB, min(EQUAL_DB, 10 * math.log10(ratio))) if ratio > 0 else -EQUAL_DB
 
 
-def agreement(reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> float | None:
-    """Share of samples with the same top-1; None where the outputs are not one row of scores a sample."""
+def agreement(reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor], targets: Tensor) -> float | None:
+    """Share of samples with the same top-1; None where the outputs are not one row of class scores a sample.
+
+    That they are classes' is told by the targets, which then are class indices: the largest value of an embedding, or
+    of several regressed values, means nothing.
+    """
     if len(reference) != 1:
         return None
     (name,) = reference
-    if reference[name].ndim != 2 or reference[name].shape[1] < 2:
+    if reference[name].ndim != 2 or not _are_classes(targets, reference[name].shape[1]):
         return None
     return (reference[name].argmax(1) == outputs[name].argmax(1)).double().mean().item()
+
+
+def _are_classes(targets: Tensor, classes: int) -> bool:
+    """Whether targets are indices of so many classes, of which one is no choice."""
+    if classes < 2 or targets.ndim != 1 or targets.is_floating_point() or targets.dtype == torch.bool:
+        return False
+    return bool(((targets >= 0) & (targets < classes)).all())

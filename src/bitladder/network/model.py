@@ -15,6 +15,8 @@ __all__ = [
     "build_model",
     "build_network",
     "carry_notes",
+    "has_folded",
+    "keep_folded",
     "keep_output_names",
     "load_split",
     "load_weights",
@@ -23,7 +25,7 @@ __all__ = [
     "save_split",
 ]
 
-NAMES = "bitladder_output_names"
+NAMES, FOLDED = "bitladder_output_names", "bitladder_folded"
 
 
 def build_model(task: Task, weights: Path) -> nn.Module:
@@ -52,6 +54,16 @@ def build_network(task: Task) -> nn.Module:
 def keep_output_names(model: nn.Module, names: Sequence[str]) -> None:
     """Note on a network that gives a tensor or a tuple how the user's own network calls these outputs."""
     setattr(model, NAMES, tuple(names))
+
+
+def keep_folded(model: nn.Module, folded: bool) -> None:
+    """Note on a prepared network whether batch norms were folded into its layers."""
+    setattr(model, FOLDED, folded)
+
+
+def has_folded(model: nn.Module) -> bool:
+    """Say whether batch norms were folded into a network's layers, as was noted on it."""
+    return getattr(model, FOLDED, False)
 
 
 def carry_notes(source: nn.Module, network: nn.Module) -> None:

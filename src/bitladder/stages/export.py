@@ -37,4 +37,5 @@ def main(params: Params, rung: str) -> None:
     export_encodings(sim, sample, names, files.aimet)
     check_bias_scales(files.model)
     outputs = run_unoptimised(files.model, split)
-    write_record(files.export_metrics, check_outputs(files.model, outputs, simulated, params.export.min_sqnr_db))
+    found = check_outputs(files.model, outputs, simulated, split.targets, params.export.min_sqnr_db)
+    write_record(files.export_metrics, found)

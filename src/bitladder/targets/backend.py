@@ -21,12 +21,12 @@ __all__ = [
     "PROFILE_FILE",
     "Placement",
     "Row",
-    "answer",
-    "answers",
     "check_backend",
     "compile_context",
     "has_npu",
     "redirect_output",
+    "run_batch",
+    "run_batches",
     "time_runs",
     "write_profile",
 ]
@@ -45,7 +45,7 @@ PROFILE_FILE = "profile.csv"
 QDQ = ("QuantizeLinear", "DequantizeLinear")
 
 Row = dict[str, np.ndarray]
-"""One batch of tensors by name: inputs, or what is answered to them."""
+"""One batch of tensors by name: inputs, or outputs."""
 
 Placement = dict[str, list[str]]
 """Nodes by where they run, `npu` and `cpu`, each as `name (type)`; QDQ nodes are not ops, so they are left out."""
@@ -101,16 +101,16 @@ def compile_context(model: str, folder: str, soc_model: int, fp16: bool) -> Plac
 
 
 @_plain_errors
-def answer(context: str, soc_model: int, fp16: bool, inputs: Row) -> Row:
+def run_batch(context: str, soc_model: int, fp16: bool, inputs: Row) -> Row:
     """Run one batch on the emulated NPU; the session is opened once a process."""
     session, names = _open(context, soc_model, fp16)
     return dict(zip(names, session.run(names, inputs), strict=True))
 
 
-def answers(
+def run_batches(
     one: Callable[..., Row], context: str, soc_model: int, fp16: bool, rows: list[Row]
 ) -> tuple[list[Row], float]:
-    """Run batches one after the other by `one`, which is `answer`; give what they answer, and the seconds it took."""
+    """Run batches one after the other by `one`, which is `run_batch`; give the outputs, and the seconds it took."""
     start = time.perf_counter()
     return [one(context, soc_model, fp16, row) for row in rows], time.perf_counter() - start
 

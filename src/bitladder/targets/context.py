@@ -19,7 +19,7 @@ from bitladder.network.evaluate import Outputs
 from bitladder.params import TargetParams
 from bitladder.running.files import load_tensors, save_tensors
 from bitladder.socs import Soc
-from bitladder.targets.backend import CONTEXT_FILE, Placement, Row, answer, answers, compile_context
+from bitladder.targets.backend import CONTEXT_FILE, Placement, Row, compile_context, run_batch, run_batches
 from bitladder.targets.binary import read_memory
 from bitladder.targets.workers import result, worker_pool
 from bitladder.tasks.task import Split
@@ -89,7 +89,7 @@ def run(
 
     Raises UserError where a sample reaches its limit or the emulator dies on it.
     """
-    kept = workspace / "answers.safetensors"
+    kept = workspace / "outputs.safetensors"
     known: Outputs = load_tensors(kept) if kept.exists() else {}
     done = len(next(iter(known.values()))) if known else 0
     if done == len(split):
@@ -125,7 +125,7 @@ def _answers(
     params: TargetParams,
     workspace: Path,
 ) -> Iterator[list[Row]]:
-    """Give the answers to the samples from `done` on, some at a time: for quick ones, the way to a process is long.
+    """Give the outputs of the samples from `done` on, some at a time: for quick ones, the way to a process is long.
 
     Where some together fail, they are asked for one by one, so that the sample is named and its own limit counts.
     """
@@ -134,8 +134,8 @@ def _answers(
 
     def ask(samples: range) -> tuple[range, Future]:
         given = [split.row(index) for index in samples]
-        arguments = (answer, str(compiled.context), soc.soc_model, fp16, given)
-        return samples, pool.schedule(answers, args=arguments, timeout=params.sample_limit_s)
+        arguments = (run_batch, str(compiled.context), soc.soc_model, fp16, given)
+        return samples, pool.schedule(run_batches, args=arguments, timeout=params.sample_limit_s)
 
     while ahead or start < len(split):
         while start < len(split) and len(ahead) < AHEAD * params.workers:

@@ -1,8 +1,8 @@
-"""Where the NPU departs from QuantSim: every quantized tensor of an exported graph, on both sides, on the same input.
+"""Where the NPU diverges from QuantSim: every quantized tensor of an exported graph, on both sides, on the same input.
 
-ONNX Runtime's CPU provider with optimisations off stands in for QuantSim, whose answers an exported graph gives to
+ONNX Runtime's CPU provider with optimisations off stands in for QuantSim, whose outputs an exported graph gives to
 within export.min_sqnr_db. Both sides run one graph, which hands out what stands at each quantizer; that the NPU must
-hand it out can undo a fusion of ops across one, so a departure that only such a fusion makes is not seen here.
+hand it out can undo a fusion of ops across one, so a divergence that only such a fusion makes is not seen here.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,10 +22,10 @@ from bitladder.socs import Soc
 from bitladder.targets.context import compile_model, run
 from bitladder.tasks.task import Split
 
-__all__ = ["Cause", "LayerGap", "find_gap", "first_departure"]
+__all__ = ["Cause", "LayerGap", "find_gap", "first_divergence"]
 
 LIMITS_DB = {8: 15.0, 16: 30.0}
-"""SQNR under which a layer has departed, by activation bits; rounding alone leaves 25 dB and more at 8, 55 at 16."""
+"""SQNR under which a layer has diverged, by activation bits; rounding alone leaves 25 dB and more at 8, 55 at 16."""
 
 _BITS = {
     TensorProto.UINT8: 8, TensorProto.INT8: 8, TensorProto.UINT16: 16, TensorProto.INT16: 16,
@@ -43,10 +43,10 @@ _PREFIX = "bitladder_gap_"
 
 @dataclass(frozen=True)
 class Cause:
-    """What is typical of a layer that departs, and what to do.
+    """What is typical of a layer that diverges, and what to do.
 
-    `proven`: networks were seen to depart by it, and to agree once it was put right. The others are what such layers
-    are suspected of; no network of ours has departed by one of them alone.
+    `proven`: networks were seen to diverge by it, and to agree once it was put right. The others are what such layers
+    are suspected of; no network of ours has diverged by one of them alone.
     """
 
     text: str
@@ -90,7 +90,7 @@ def find_gap(model: Path, split: Split, soc: Soc, settings: TargetParams, worksp
     ]
 
 
-def first_departure(layers: list[LayerGap], limit_db: float | None = None) -> LayerGap | None:
+def first_divergence(layers: list[LayerGap], limit_db: float | None = None) -> LayerGap | None:
     """Give the first layer under the limit, by default the one for its bits; None where there is none."""
     for layer in layers:
         if layer.sqnr_db < (LIMITS_DB[layer.bits] if limit_db is None else limit_db):
@@ -120,7 +120,7 @@ def _instrument(model: Path, path: Path) -> dict[str, LayerGap]:
         kinds = tuple(maker.op_type for maker in reversed(made_by))
         layers[name] = LayerGap(made_by[-1].name, kinds, bits, 0.0, tuple(graph.causes(made_by, bits)))
     if not layers:
-        raise UserError(f"{model}: has no quantizers, so there is no QuantSim to depart from")
+        raise UserError(f"{model}: has no quantizers, so there is no QuantSim to diverge from")
     with replacing(path) as temporary:
         onnx.save(onnx.shape_inference.infer_shapes(proto), temporary)  # of the new outputs
     return layers
@@ -146,11 +146,11 @@ class _Makers:
             node = self._makers.get(node.input[0]) if node.op_type in _CLIPS else None
 
     def causes(self, made_by: list[onnx.NodeProto], bits: int) -> Iterator[Cause]:
-        """Say what is typical of a layer that departs, and what to do, the likeliest first."""
+        """Say what is typical of a layer that diverges, and what to do, the likeliest first."""
         main = made_by[-1]
         if bits == 16 and self._rows_after_norm(main) == BROKEN_ROWS:
             yield Cause(
-                f"{BROKEN_ROWS} rows: at 16 bits a fully connected layer right after a LayerNormalization answers wrong"
+                f"{BROKEN_ROWS} rows: at 16 bits a fully connected layer right after a LayerNormalization is wrong"
                 f" if it gets {BROKEN_ROWS} rows (tokens), and right at every other number tried from 1 to 64; cut or"
                 " pad the sequences to another length",
                 proven=True,

@@ -28,7 +28,7 @@ __all__ = ["Hexagon", "Snapdragon"]
 
 @dataclass(frozen=True)
 class Hexagon:
-    """The emulator: answers as the NPU's, on this machine's CPU; its time says nothing of the device's."""
+    """The emulator: the NPU's outputs, on this machine's CPU; its time says nothing of the device's."""
 
     soc: Soc
     settings: TargetParams

@@ -100,7 +100,7 @@ def profile(
         drop=metric.drop(metric(fp32, split.targets), value),
         reference_value=reference_value,
         gap=abs(reference_value - value),
-        agreement=agreement(simulated, found.outputs),
+        agreement=agreement(simulated, found.outputs, split.targets),
         sqnr_db=sqnr_db(simulated, found.outputs),
         memory_bytes=found.memory_bytes,
         weights_bytes=found.weights_bytes,

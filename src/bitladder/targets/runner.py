@@ -1,10 +1,10 @@
 """Runs a bundle on a device by onnxruntime-qnn; needs numpy, onnxruntime and onnxruntime-qnn, and nothing of bitladder.
 
     python runner.py                          # repeats the recorded samples, compares, and prints the latency
-    python runner.py --inputs my.npz --outputs answers.npz
+    python runner.py --inputs my.npz --outputs outputs.npz
 
 my.npz holds one array per input of the model under the input's name, its first dimension the number of samples. The
-README beside this file says which inputs there are, and how they were made. Exit code 1: answers differ.
+README beside this file says which inputs there are, and how they were made. Exit code 1: outputs differ.
 """
 
 import argparse
@@ -26,7 +26,7 @@ PROVIDER = "QNNExecutionProvider"
 def open_session(context: Path, soc_model: int, fp16: bool) -> ort.InferenceSession:
     """Load a context binary by the ONNX file that wraps it, with nothing left for the CPU.
 
-    On a Snapdragon the NPU runs it. Elsewhere Qualcomm's emulator does, which is told which SoC to be: its answers are
+    On a Snapdragon the NPU runs it. Elsewhere Qualcomm's emulator does, which is told which SoC to be: its outputs are
     the NPU's, its time is not.
     """
     ort.register_execution_provider_library(PROVIDER, onnxruntime_qnn.get_library_path())
@@ -71,15 +71,15 @@ def main() -> int:
     chip = manifest["socs"][words.soc]
     session = open_session(HERE / chip["context"], chip["soc_model"], manifest["precision"] == "FP16")
     given = np.load(words.inputs or HERE / manifest["recorded"]["file"], allow_pickle=False)
-    answers, times = run(session, {one.name: given[one.name] for one in session.get_inputs()})
+    outputs, times = run(session, {one.name: given[one.name] for one in session.get_inputs()})
     print(f"{len(times)} samples, median {np.median(times):.3f} ms an inference (on an emulator: not the device's)")  # noqa: T201
     if words.outputs:
-        np.savez(words.outputs, allow_pickle=False, **answers)
+        np.savez(words.outputs, allow_pickle=False, **outputs)
     if words.inputs:
         return 0
     recorded = np.load(HERE / chip["answers"], allow_pickle=False)
-    apart = {name: float(np.abs(answers[name] - recorded[name]).max()) for name in recorded.files}
-    print("largest difference from the recorded answers:", ", ".join(f"{k} {v:g}" for k, v in apart.items()))  # noqa: T201
+    apart = {name: float(np.abs(outputs[name] - recorded[name]).max()) for name in recorded.files}
+    print("largest difference from the recorded outputs:", ", ".join(f"{k} {v:g}" for k, v in apart.items()))  # noqa: T201
     return int(any(apart.values()))
 
 

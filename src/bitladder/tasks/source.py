@@ -14,7 +14,29 @@ from bitladder.errors import UserError
 from bitladder.params import names_file
 from bitladder.paths import PACKAGE
 
-__all__ = ["find_factory", "user_code"]
+__all__ = ["check_factory", "find_factory", "user_code"]
+
+
+def check_factory(factory: str, folder: Path) -> None:
+    """Refuse a factory whose file or package is not there, without importing it, as that may take torch and seconds.
+
+    Args:
+        factory: as `find_factory` takes it.
+        folder: that holds params.yaml.
+
+    """
+    source = factory.rpartition(":")[0]
+    if names_file(source):
+        _check_file(Path(source), folder)
+        return
+    package = source.partition(".")[0]
+    try:
+        # To look into a package is to import it, which is cheap of bitladder's own alone
+        found = importlib.util.find_spec(source if package == "bitladder" else package)
+    except (ModuleNotFoundError, ValueError) as error:
+        raise UserError(f"task.factory: cannot import {source!r} ({error})") from None
+    if found is None:
+        raise UserError(f"task.factory: cannot import {source!r}: there is no such module; is its package installed?")
 
 
 def find_factory(factory: str) -> Callable[..., Any]:
@@ -38,8 +60,7 @@ def find_factory(factory: str) -> Callable[..., Any]:
 
 def _import_file(path: Path) -> ModuleType:
     name = f"task_file_{path.stem}"
-    if not path.is_file():
-        raise UserError(f"task.factory: {path}: no such file; the path is from the folder that holds params.yaml")
+    _check_file(path, Path())
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     assert spec and spec.loader
     folder = str(path.resolve().parent)
@@ -50,6 +71,11 @@ def _import_file(path: Path) -> ModuleType:
     with user_code(f"task.factory: importing {path}"):
         spec.loader.exec_module(module)
     return module
+
+
+def _check_file(path: Path, folder: Path) -> None:
+    if not (folder / path).is_file():
+        raise UserError(f"task.factory: {path}: no such file; the path is from the folder that holds params.yaml")
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What a user brings: a model, its data, its metric and its loss."""
 
+import hashlib
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,6 +52,10 @@ class Split:
     def after(self, count: int) -> "Split":
         """Give the samples after the first `count`; none, if there are no more."""
         return Split({name: values[count:] for name, values in self.inputs.items()}, self.targets[count:])
+
+    def subset(self, rows: Tensor) -> "Split":
+        """Give the samples with these indices, in their order."""
+        return Split({name: values[rows] for name, values in self.inputs.items()}, self.targets[rows])
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, ...]]:
         """Give the inputs as the model takes them, `size` samples at a time, in their order; the last may be fewer."""
@@ -151,7 +156,13 @@ def load_task(factory: str, args: Mapping[str, Any]) -> Task:
 
 
 def make_splits(task: Task, seed: int) -> dict[str, Split]:
-    """Call the task for its splits. Raise UserError where one is missing, empty, or unlike the others."""
+    """Call the task for its splits, and shuffle each; the same for the same seed.
+
+    A folder is read class by class, and the stages take the first samples of a split: to fit techniques, to run on the
+    NPU. Unshuffled, they would see its first classes only.
+
+    Raises UserError where a split is missing, empty, or unlike the others.
+    """
     with user_code("splits()"):
         splits = task.splits(seed)
     if not isinstance(splits, Mapping):
@@ -188,7 +199,12 @@ def make_splits(task: Task, seed: int) -> dict[str, Split]:
                 raise UserError(
                     f"task: the {name!r} split has {len(values)} samples of {input_name!r} and {len(split)} targets"
                 )
-    return {name: splits[name] for name in SPLITS}
+    return {name: _shuffled(splits[name], f"{seed}:{name}") for name in SPLITS}
+
+
+def _shuffled(split: Split, key: str) -> Split:
+    own = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7])
+    return split.subset(torch.randperm(len(split), generator=torch.Generator().manual_seed(own)))
 
 
 def name_outputs(returned: Any, names: Sequence[str] | None = None) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from bitladder.errors import UserError
+from bitladder.network.model import keep_folded
 from bitladder.precision import OPSET
 from bitladder.quantize.prepare.task_quantization import keep_task_quantization
 from bitladder.tasks.onnx_model import OnnxNetwork
@@ -42,8 +43,9 @@ def prepare_onnx(
             ) from None
     _constants_as_initializers(proto)
     _name_nodes(proto)
-    fold_all_batch_norms_to_weight(proto)
+    folded = fold_all_batch_norms_to_weight(proto)  # into the layer before a batch norm, and into the one after it
     prepared = OnnxNetwork(onnx.shape_inference.infer_shapes(proto, data_prop=True), network.source)
+    keep_folded(prepared, any(folded))
     keep_task_quantization(prepared, quantization)
     return prepared
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bitladder.errors import UserError
 from bitladder.network.evaluate import Outputs, sqnr_db
-from bitladder.network.model import build_model, build_network, keep_output_names, load_weights
+from bitladder.network.model import build_model, build_network, keep_folded, keep_output_names, load_weights
 from bitladder.quantize.prepare.functional import teach_preparer
 from bitladder.quantize.prepare.onnx_prepare import prepare_onnx
 from bitladder.quantize.prepare.task_quantization import define, keep_task_quantization
@@ -36,17 +36,21 @@ __all__ = ["Preparation", "check_equal", "load_prepared", "load_unfolded", "prep
 # AIMET reports its progress as warnings and worse; what matters of it we say ourselves.
 AimetLogger.set_level_for_all_areas(logging.CRITICAL)
 
-REWRITTEN, AS_IT_CAME = "prepared for AIMET", "as it came"
+REWRITTEN, AS_IT_CAME, OF_ONNX = "prepared for AIMET", "as it came", "ONNX, prepared for aimet-onnx"
 
 EQUAL_SQNR_DB = 60.0  # folding and rewriting reorder float32 sums, which leaves well over 100 dB
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What was done to a network: whether AIMET's preparer rewrote it; ops left without quantizers on request."""
+    """What was done to a network: whether AIMET's preparer rewrote it; ops left without quantizers on request.
+
+    `onnx`: it came as ONNX. The decision knows it by that.
+    """
 
     rewritten: bool
     unquantized: tuple[str, ...] = ()
+    onnx: bool = False
 
     def __bool__(self) -> bool:
         """Tell whether the network was rewritten."""
@@ -54,7 +58,7 @@ class Preparation:
 
     def __str__(self) -> str:
         """Say it as the technique of the FP32 record."""
-        done = REWRITTEN if self.rewritten else AS_IT_CAME
+        done = OF_ONNX if self.onnx else REWRITTEN if self.rewritten else AS_IT_CAME
         return f"{done}, no quantizers for {', '.join(self.unquantized)}" if self.unquantized else done
 
 
@@ -87,7 +91,7 @@ def prepare(
 
     """
     if isinstance(model, OnnxNetwork):
-        return prepare_onnx(model, sample, exclude, quantization or Quantization()), Preparation(False)
+        return prepare_onnx(model, sample, exclude, quantization or Quantization()), Preparation(False, onnx=True)
     torch.backends.mha.set_fastpath_enabled(False)  # torch's fused attention is one op that AIMET does not know
     with torch.no_grad():
         names = tuple(name_outputs(model(*sample)))
@@ -108,8 +112,8 @@ def prepare(
     if exclude:
         preparation = Preparation(preparation.rewritten, _functional_ops(model, sample, define(model, quantization)))
     with user_code("folding batch norms into the model"):
-        if fold:
-            fold_all_batch_norms(model, None, dummy_input=sample)
+        folded = fold_all_batch_norms(model, None, dummy_input=sample) if fold else []
+    keep_folded(model, bool(folded))
     keep_output_names(model, names)
     keep_task_quantization(model, quantization)
     return model.eval(), preparation

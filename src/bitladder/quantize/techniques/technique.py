@@ -10,7 +10,7 @@ from typing import Any
 from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 
-from bitladder.network.model import carry_notes
+from bitladder.network.model import carry_notes, has_folded
 from bitladder.params import TECHNIQUES, PtqParams
 from bitladder.precision import Precision
 from bitladder.quantize.sim.torch_sim import build_sim, calibrate, copy_sim, set_layers
@@ -78,8 +78,9 @@ class Quantized:
 
     @property
     def name(self) -> str:
-        """Such as `ptq:bn-fold+min-max+adaround`."""
-        return "ptq:" + "+".join(("bn-fold", *self.techniques))
+        """Such as `ptq:bn-fold+min-max+adaround`; without `bn-fold` where no batch norm was folded."""
+        folded = ("bn-fold",) if has_folded(self.model) else ()
+        return "ptq:" + "+".join((*folded, *self.techniques))
 
     def copy_sim(self, setting: Setting, float_biases: bool = False) -> QuantizationSimModel:
         """Give a copy of the sim for the next technique to change; with the float network's biases, if asked for."""
