@@ -62,7 +62,7 @@ def technique() -> None:
         work=Path("build"),
     )
     done, tries, _ = quantize(setting)
-    assert done.name == "ptq:bn-fold+min-max+narrow" and [one.not_applicable for one in tries] == [None, None]
+    assert done.name == "ptq:min-max+narrow" and [one.not_applicable for one in tries] == [None, None]
     plain = apply("min-max", setting, None)
     before, after = (
         [dict(layer.param_quantizers)["weight"] for layer in quantized_layers(one.sim, "weight").values()]
@@ -72,7 +72,7 @@ def technique() -> None:
     for wide, close in zip(before, after, strict=True):
         assert torch.allclose(close.get_max(), 0.9 * wide.get_max())
         assert torch.allclose(close.get_scale(), 0.9 * wide.get_scale())
-    assert apply("gptq", setting, done).name == "ptq:bn-fold+min-max+gptq"  # weights are rounded once
+    assert apply("gptq", setting, done).name == "ptq:min-max+gptq"  # weights are rounded once
     _, (_, narrow), _ = quantize(replace(setting, precision=Precision(8, 8)))
     assert narrow.technique == "narrow" and narrow.not_applicable == "it is for weights of at most 4 bits"
 
