@@ -106,7 +106,7 @@ class Evaluation(Record):
     sqnr_db: Finite | None = None
     """SQNR of the outputs against FP32, in dB; the least where there are several outputs. 200: they are equal."""
     agreement: Finite | None = None
-    """Share of samples with FP32's top-1, 0 to 1; null where the outputs are not one row of scores a sample."""
+    """Share of samples with FP32's top-1, 0 to 1; null where the targets are not indices of classes."""
     samples: Count
     """How many samples were run; 0 where the rung was skipped."""
     technique: str | None

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 import zipfile
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 from bitladder.bundle.arrays import load_arrays, save_arrays
+from bitladder.bundle.graphs import graph_problems
 from bitladder.bundle.manifest import MANIFEST, SEAL, _seal, _text, changed_files, read_manifest, write_manifest
 from bitladder.bundle.verify import opened, verify
 from bitladder.errors import UserError
@@ -144,6 +147,39 @@ def test_recorded_samples_that_are_none_are_one_line(tmp_path, samples, targets,
     _recording(tmp_path, samples, targets)
     with pytest.raises(UserError, match=message):
         verify(tmp_path, None, 60)
+
+
+def test_a_damaged_graph_is_named(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"\xff" * 100)
+    _recording(tmp_path, {"x": GOOD}, {"targets": np.zeros(2)})
+    _, bad = verify(tmp_path, None, 60)
+    assert len(bad) == 1 and bad[0].startswith("model.onnx: not a sound ONNX file (")
+
+
+def test_a_graph_that_keeps_its_reader_busy_is_given_up(tmp_path):
+    os.mkfifo(tmp_path / "model.onnx")  # nobody writes into it, so that who reads it waits for ever
+    assert graph_problems(tmp_path, ["model.onnx"], 1) == [
+        "model.onnx: not a sound ONNX file (reading it takes longer than 1 s)"
+    ]
+
+
+def test_a_graph_may_name_files_of_its_bundle_and_no_others(tmp_path):
+    bundle = tmp_path / "deploy"
+    bundle.mkdir()
+    for path in (tmp_path / "outside.bin", bundle / "inside.bin"):
+        path.write_bytes(bytes(4))
+    named = {"good": "inside.bin", "above": "../outside.bin", "root": "/etc/passwd", "none": "missing.bin"}
+    for name, location in named.items():
+        weight = helper.make_tensor("w", TensorProto.FLOAT, [1], [0.0])
+        weight.ClearField("float_data")
+        weight.data_location = TensorProto.EXTERNAL
+        weight.external_data.add(key="location", value=location)
+        y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+        graph = helper.make_graph([helper.make_node("Identity", ["w"], ["y"])], "g", [], [y], [weight])
+        (bundle / f"{name}.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    assert graph_problems(bundle, [f"{name}.onnx" for name in named], 60) == [
+        f"{name}.onnx: names a file that is not in the bundle: {named[name]!r}" for name in ("above", "root", "none")
+    ]
 
 
 def test_a_member_that_is_no_array_is_one_line(tmp_path):

@@ -1,7 +1,7 @@
 """`bitladder verify`: whether a bundle, come from wherever, is what was written, and gives the same outputs.
 
-Nothing that the bundle holds is executed: its runner is not, and the task whose metric is repeated is the one that the
-user's own params.yaml names.
+No code that the bundle holds is executed: its runner is not, and the task whose metric is repeated is the one that the
+user's own params.yaml names. Its ONNX files and context binaries are read by native code, in processes of their own.
 """
 
 import tarfile
@@ -11,11 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import onnx
 import torch
 from torch import Tensor
 
 from bitladder.bundle.arrays import load_arrays
+from bitladder.bundle.graphs import graph_problems
 from bitladder.bundle.manifest import Manifest, changed_files, read_manifest
 from bitladder.bundle.ship import read_provenance
 from bitladder.errors import UserError
@@ -55,7 +55,7 @@ def verify(folder: Path, params: Params | None, limit_s: float) -> tuple[list[st
     Args:
         folder: of the bundle.
         params: the user's own, whose task repeats the metric where it is the bundle's; None if there are none.
-        limit_s: how long an inference on the emulator may take.
+        limit_s: how long an inference on the emulator may take, and the reading of a graph.
 
     Returns: what holds, and what does not, each in lines. Nothing is run where a byte has changed.
 
@@ -66,7 +66,7 @@ def verify(folder: Path, params: Params | None, limit_s: float) -> tuple[list[st
     good = [f"{len(manifest.files)} files and the manifest are as they were written"]
     if manifest.rung is None:
         return [*good, f"it ships nothing: {manifest.reason}"], []
-    bad = [problem for name in manifest.files if name.endswith(".onnx") for problem in _graph_problems(folder, name)]
+    bad = graph_problems(folder, [name for name in manifest.files if name.endswith(".onnx")], limit_s)
     if bad or manifest.recorded is None:
         return good, bad
     metric = _metric(manifest, params)
@@ -131,26 +131,3 @@ def _compared(recorded: Outputs, outputs: Outputs, same: bool, targets: Tensor) 
     agreed = agreement(recorded, outputs, targets)
     top = "" if agreed is None else f", top-1 agrees on {agreed:.1%}"
     return f"outputs differ from the recorded ones: {sqnr_db(recorded, outputs):.1f} dB on {len(targets)} samples{top}"
-
-
-def _graph_problems(folder: Path, name: str) -> Iterator[str]:
-    """Say what is wrong with an ONNX file: damaged, or naming files outside of the bundle."""
-    path = folder / name
-    try:
-        graph = onnx.load(path, load_external_data=False)
-        onnx.checker.check_model(graph)
-    except Exception as error:  # protobuf's and the checker's own kinds share no base but Exception
-        yield f"{name}: not a sound ONNX file ({' '.join(str(error).split())[:200]})"
-        return
-    named = [
-        entry.value for tensor in graph.graph.initializer for entry in tensor.external_data if entry.key == "location"
-    ]
-    for node in graph.graph.node:
-        if node.op_type == "EPContext":
-            fields = {attribute.name: attribute for attribute in node.attribute}
-            if "ep_cache_context" in fields and not ("embed_mode" in fields and fields["embed_mode"].i):
-                named.append(fields["ep_cache_context"].s.decode("utf-8", "replace"))
-    for one in named:
-        beside = path.parent / one
-        if Path(one).is_absolute() or not beside.resolve().is_relative_to(folder.resolve()) or not beside.is_file():
-            yield f"{name}: names a file that is not in the bundle: {one[:200]!r}"

@@ -39,14 +39,17 @@ def verify(
         Path, typer.Option("--params", metavar="FILE", help="Your own params.yaml, whose task has the metric.")
     ] = PARAMS,
     limit_s: Annotated[
-        float, typer.Option(min=1, metavar="SECONDS", help="Time that an emulated inference may take.")
+        float,
+        typer.Option(min=1, metavar="SECONDS", help="Time that an inference, or reading a graph, may take."),
     ] = 60.0,
 ) -> None:
     """Check that a bundle is as it was shipped: every byte, then its outputs on the emulator.
 
     The recorded samples are run on the emulated NPU for each SoC, and the outputs and their metric compared with what
     is recorded. The metric comes from the task that your own `params.yaml` names, where it is the bundle's task.
-    Nothing in the bundle is executed, and nothing is written.
+    What is trusted: no code of the bundle is executed, and nothing is written. But its ONNX files and context binaries
+    are read by native code, ONNX's own and Qualcomm's backend, in processes of their own that have a time limit and no
+    sandbox. A file that was made to attack these could run code as you: verify a stranger's bundle in a container.
 
     The exit code is 1 where anything is not as it was shipped; each such thing has a line that begins with `BAD:`.
 
