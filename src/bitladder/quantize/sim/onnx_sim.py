@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from bitladder.errors import UserError
-from bitladder.network.evaluate import sqnr_db
+from bitladder.network.evaluate import decibels, signal_and_noise
 from bitladder.network.model import keep_output_names
 from bitladder.precision import Precision
 from bitladder.quantize.prepare.onnx_prepare import quiet
@@ -128,17 +128,22 @@ class OnnxSim:
         Every sample of the split is run; SQNR is against FP32. The columns are those of metrics/layers/*.csv.
         """
         nodes = [node for node in self.network.proto.graph.node if node.op_type != "Constant"]
-        reference = _tensors(self.network.proto, {node.output[0]: node.output[0] for node in nodes}, split)
         after = {node.input[0]: node.output[0] for node in self._sim.model.nodes() if node.op_type == "QcQuantizeOp"}
-        simulated = _tensors(self._sim.model.model, {name: after.get(name, name) for name in reference}, split)
+        # what aimet-onnx folded away is in the float graph only
+        left = {name for node in self._sim.model.nodes() for name in node.output}
+        names = [node.output[0] for node in nodes if node.output[0] in left]
+        found = _compare_tensors(
+            _TensorReader(self.network.proto, {name: name for name in names}),
+            _TensorReader(self._sim.model.model, {name: after.get(name, name) for name in names}),
+            split,
+        )
         rows = []
         for node in nodes:
             name = node.output[0]
-            if name in reference:
+            if name in found:
                 weights = self._quantizers.get(node.input[1]) if self._has_weights(node) else None
-                found = sqnr_db({name: reference[name]}, {name: simulated[name]})
                 rows.append(
-                    {"layer": node.name, "kind": node.op_type, "sqnr_db": found}
+                    {"layer": node.name, "kind": node.op_type, "sqnr_db": found[name]}
                     | _range("weight", "weights_bits", weights)
                     | _range("output", "outputs_bits", self._quantizers.get(name))
                 )
@@ -193,21 +198,35 @@ class _SimNetwork(nn.Module):
         return run_samples(self._sim.session.run, *self._names, inputs)
 
 
-def _tensors(proto: onnx.ModelProto, wanted: dict[str, str], split: Split) -> dict[str, Tensor]:
-    """Run a split through a graph, and give inner tensors: `wanted` says what each is called there."""
-    from aimet_onnx.utils import OrtInferenceSession, register_aimet_custom_ops
+class _TensorReader:
+    """Runs a graph a sample at a time and gives its inner tensors; `wanted` says what each is called there."""
 
-    options = register_aimet_custom_ops(onnxruntime.SessionOptions())
-    options.intra_op_num_threads = torch.get_num_threads()  # sums change their last bits with it
-    proto = copy.deepcopy(proto)
-    new = set(wanted.values()) - {value.name for value in proto.graph.output}
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(new))
-    session = OrtInferenceSession(proto, ["CPUExecutionProvider"], options)
-    kinds = {output.name: output.type for output in session.get_outputs()}
-    floats = {name: inner for name, inner in wanted.items() if kinds[inner] == "tensor(float)"}
-    samples = (split.row(row) for row in range(len(split)))
-    columns = zip(*(session.run(list(floats.values()), sample) for sample in samples), strict=True)
-    return {name: torch.from_numpy(np.stack(column)) for name, column in zip(floats, columns, strict=True)}
+    def __init__(self, proto: onnx.ModelProto, wanted: dict[str, str]) -> None:
+        from aimet_onnx.utils import OrtInferenceSession, register_aimet_custom_ops
+
+        options = register_aimet_custom_ops(onnxruntime.SessionOptions())
+        options.intra_op_num_threads = torch.get_num_threads()  # sums change their last bits with it
+        proto = copy.deepcopy(proto)
+        new = set(wanted.values()) - {value.name for value in proto.graph.output}
+        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(new))
+        self._session = OrtInferenceSession(proto, ["CPUExecutionProvider"], options)
+        kinds = {output.name: output.type for output in self._session.get_outputs()}
+        self._wanted = {name: inner for name, inner in wanted.items() if kinds[inner] == "tensor(float)"}
+
+    def __call__(self, sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        tensors = self._session.run(list(self._wanted.values()), sample)
+        return dict(zip(self._wanted, tensors, strict=True))
+
+
+def _compare_tensors(float_graph: _TensorReader, simulated: _TensorReader, split: Split) -> dict[str, float]:
+    """Give the SQNR of each tensor over a split. The tensors of one sample are held at a time: all do not fit."""
+    sums: dict[str, np.ndarray] = {}
+    for row in range(len(split)):
+        reference, found = float_graph(split.row(row)), simulated(split.row(row))
+        for name, values in reference.items():
+            pair = np.array(signal_and_noise(torch.from_numpy(values), torch.from_numpy(found[name])))
+            sums[name] = sums.get(name, 0.0) + pair
+    return {name: decibels(*pair.tolist()) for name, pair in sums.items()}
 
 
 def _range(what: str, bits: str, quantizer: Any) -> dict[str, Any]:
