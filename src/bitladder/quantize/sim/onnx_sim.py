@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -31,6 +32,8 @@ __all__ = ["OnnxSim"]
 RANGE_SETTINGS = {"min-max": "min_max", "sqnr": "tf_enhanced"}  # ours, in aimet-onnx's words
 
 MATRIX_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+
+MOST_WIDER = 16  # 4 bits
 
 FIELDS = ("min", "max", "delta", "offset", "bw")  # of an encoding
 
@@ -68,6 +71,7 @@ class OnnxSim:
         """Find the quantizers' ranges from samples. Raise UserError where one is left without."""
         rows = tqdm(range(len(split)), desc="calibrate", unit="sample", leave=False)
         self._sim.compute_encodings(split.row(row) for row in rows)
+        self._widen_padded()
         names = self._names()
         empty = [names[key] for key, one in self._quantizers.items() if one.enabled and not one.is_initialized()]
         if empty:
@@ -159,6 +163,24 @@ class OnnxSim:
                 if name in self._quantizers:
                     self._quantizers[name].enabled = False
 
+    def _widen_padded(self) -> None:
+        """Bring what a Pad pads with into the range of what it pads: the two, and its output, have one scale."""
+        graph = self.network.proto.graph
+        makers = {output: node for node in graph.node for output in node.output}
+        values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        for node in graph.node:
+            if node.op_type != "Pad" or len(node.input) < 3 or node.input[2] not in values:
+                continue
+            name, value = node.input[0], values[node.input[2]].item()
+            while name in makers and not self._has_range(name):  # through what only moves values
+                name = makers[name].input[0]
+            if self._has_range(name):
+                quantizer = self._quantizers[name]
+                quantizer.load_encodings([_widened(one, value) for one in quantizer.get_encodings()])
+
+    def _has_range(self, name: str) -> bool:
+        return name in self._quantizers and self._quantizers[name].enabled and self._quantizers[name].is_initialized()
+
     def _has_weights(self, node: onnx.NodeProto) -> bool:
         return node.op_type in MATRIX_OPS and node.input[1] in self._constants
 
@@ -227,6 +249,23 @@ def _compare_tensors(float_graph: _TensorReader, simulated: _TensorReader, split
             pair = np.array(signal_and_noise(torch.from_numpy(values), torch.from_numpy(found[name])))
             sums[name] = sums.get(name, 0.0) + pair
     return {name: decibels(*pair.tolist()) for name, pair in sums.items()}
+
+
+def _widened(encoding: Any, value: float) -> Any:
+    """Give an encoding whose range holds a value too; as it is, where that would leave few steps for the others.
+
+    So is a large negative value before a MaxPool, which clipping serves as well.
+    """
+    from aimet_onnx.common import libpymo
+
+    low, high = min(encoding.min, value), max(encoding.max, value)
+    if (low, high) == (encoding.min, encoding.max) or high - low > MOST_WIDER * (encoding.max - encoding.min):
+        return encoding
+    widened, steps = libpymo.TfEncoding(), 2**encoding.bw - 1
+    widened.bw, widened.delta = encoding.bw, (high - low) / steps
+    widened.offset = round(low / widened.delta)
+    widened.min, widened.max = widened.delta * widened.offset, widened.delta * (widened.offset + steps)
+    return widened
 
 
 def _range(what: str, bits: str, quantizer: Any) -> dict[str, Any]:
