@@ -12,7 +12,7 @@ from bitladder.precision import OPSET
 from bitladder.running.files import replacing
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.source import user_code
-from bitladder.tasks.task import as_returned, name_outputs
+from bitladder.tasks.task import name_outputs
 
 __all__ = ["HalfPrecision", "export_fp16"]
 
@@ -29,8 +29,11 @@ class HalfPrecision(nn.Module):
         halves = [value.half() if value.is_floating_point() else value for value in inputs]
         with user_code("the model in FP16 (it must compute in the type of its weights, without float())"):
             returned = self.model(*halves)
-        outputs = {name: value.float() for name, value in name_outputs(returned).items()}
-        return outputs if isinstance(returned, dict) else as_returned(outputs)
+        outputs = {
+            name: value.float() if value.is_floating_point() else value
+            for name, value in name_outputs(returned).items()
+        }
+        return next(iter(outputs.values())) if isinstance(returned, Tensor) else outputs
 
 
 def export_fp16(
