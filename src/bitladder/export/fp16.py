@@ -3,18 +3,29 @@
 import copy
 import warnings
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from bitladder.precision import OPSET
 from bitladder.running.files import replacing
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.source import user_code
-from bitladder.tasks.task import as_returned, name_outputs
+from bitladder.tasks.task import name_outputs
 
 __all__ = ["HalfPrecision", "export_fp16"]
+
+
+class _OnlyHalf(TorchFunctionMode):
+    """Rounds to FP16 what functions give in FP32: constants made in forward, `image.float() / 255`."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        single = isinstance(result, Tensor) and result.dtype == torch.float32
+        return result.half() if single else result
 
 
 class HalfPrecision(nn.Module):
@@ -23,14 +34,27 @@ class HalfPrecision(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = copy.deepcopy(model).half().eval()
+        self._mixes = False
 
     def forward(self, *inputs: Tensor) -> Tensor | dict[str, Tensor]:
         """Round floating-point inputs to FP16, run, and widen the outputs; other inputs pass as they are."""
         halves = [value.half() if value.is_floating_point() else value for value in inputs]
         with user_code("the model in FP16 (it must compute in the type of its weights, without float())"):
-            returned = self.model(*halves)
-        outputs = {name: value.float() for name, value in name_outputs(returned).items()}
-        return outputs if isinstance(returned, dict) else as_returned(outputs)
+            returned = self._run(halves)
+        outputs = {
+            name: value.float() if value.is_floating_point() else value
+            for name, value in name_outputs(returned).items()
+        }
+        return next(iter(outputs.values())) if isinstance(returned, Tensor) else outputs
+
+    def _run(self, inputs: list[Tensor]) -> Any:
+        if not self._mixes:
+            try:
+                return self.model(*inputs)
+            except RuntimeError:  # FP32 met FP16; a model that computes parts in FP32 on purpose does not come here
+                self._mixes = True
+        with _OnlyHalf():
+            return self.model(*inputs)
 
 
 def export_fp16(

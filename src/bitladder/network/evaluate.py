@@ -15,7 +15,17 @@ from bitladder.network.model import output_names
 from bitladder.records import Evaluation
 from bitladder.tasks.task import Metric, Split, name_outputs
 
-__all__ = ["EQUAL_DB", "Comparison", "Outputs", "agreement", "compare", "predict", "sqnr_db"]
+__all__ = [
+    "EQUAL_DB",
+    "Comparison",
+    "Outputs",
+    "agreement",
+    "compare",
+    "decibels",
+    "predict",
+    "signal_and_noise",
+    "sqnr_db",
+]
 
 Outputs = dict[str, Tensor]
 
@@ -80,14 +90,30 @@ def compare(metric: Metric, outputs: Outputs, reference: Outputs, targets: Tenso
 def sqnr_db(reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> float:
     """Signal to quantization noise over all outputs, in dB; the least one where there are several outputs.
 
+    Integer outputs are compared by equality, see signal_and_noise.
     EQUAL_DB for equal outputs, and as much below zero where nothing of the signal is left: with NaN and infinity in it.
     """
     return min(_sqnr_db(reference[name], outputs[name]) for name in reference)
 
 
 def _sqnr_db(reference: Tensor, output: Tensor) -> float:
+    return decibels(*signal_and_noise(reference, output))
+
+
+def signal_and_noise(reference: Tensor, output: Tensor) -> tuple[float, float]:
+    """Give the energy of a tensor and that of its error, which add up over samples.
+
+    Integers and booleans are names, not amounts: they are equal or not. The share of decisions that noise flips grows
+    with its amplitude, not its energy, so it is squared: 1 of 100 unequal is 40 dB.
+    """
+    if not reference.is_floating_point():
+        return float(reference.numel() ** 2), float((reference != output).sum().item() ** 2)
     signal = reference.double().square().sum().item()
-    noise = (reference.double() - output.double()).square().sum().item()
+    return signal, (reference.double() - output.double()).square().sum().item()
+
+
+def decibels(signal: float, noise: float) -> float:
+    """Give the ratio of two energies in dB, within EQUAL_DB of zero."""
     if noise == 0:
         return EQUAL_DB
     ratio = signal / noise if math.isfinite(noise) else 0.0

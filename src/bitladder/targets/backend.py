@@ -104,7 +104,7 @@ def compile_context(model: str, folder: str, soc_model: int, fp16: bool) -> Plac
 def run_batch(context: str, soc_model: int, fp16: bool, inputs: Row) -> Row:
     """Run one batch on the emulated NPU; the session is opened once a process."""
     session, names = _open(context, soc_model, fp16)
-    return dict(zip(names, session.run(names, inputs), strict=True))
+    return dict(zip(names, session.run(names, _fed(session, inputs)), strict=True))
 
 
 def run_batches(
@@ -121,7 +121,7 @@ def time_runs(
 ) -> list[float]:
     """Time inferences one by one, in ms, after some that do not count."""
     session, names = _open(context, soc_model, fp16)
-    times = []
+    times, inputs = [], _fed(session, inputs)
     for _ in range(warmup + runs):
         start = time.perf_counter()
         session.run(names, inputs)
@@ -136,7 +136,7 @@ def write_profile(context: str, folder: str, soc_model: int, fp16: bool, inputs:
     path.unlink(missing_ok=True)  # the backend would append
     settings = {"profiling_level": "detailed", "profiling_file_path": str(path)}
     session = ort.InferenceSession(context, _options(soc_model, fp16, fallback=False, more=settings))
-    session.run(None, inputs)
+    session.run(None, _fed(session, inputs))
 
 
 def check_backend() -> None:
@@ -149,6 +149,11 @@ def check_backend() -> None:
 def has_npu() -> bool:
     """Whether this machine has an NPU that the backend can use, rather than emulate."""
     return _device().device.type == ort.OrtHardwareDeviceType.NPU
+
+
+def _fed(session: ort.InferenceSession, inputs: Row) -> Row:
+    """Give what the graph takes: an input that the network does not use is not in it."""
+    return {one.name: inputs[one.name] for one in session.get_inputs() if one.name in inputs}
 
 
 @cache

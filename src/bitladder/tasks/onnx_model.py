@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from bitladder.errors import UserError
 from bitladder.params import TaskParams
+from bitladder.tasks.onnx_forms.normalize import normalize
 from bitladder.tasks.task import Split
 
 __all__ = ["OnnxModel", "OnnxNetwork", "check_hashed", "no_loss", "open_session", "run_samples", "why_untrained"]
@@ -57,7 +58,7 @@ class OnnxNetwork(nn.Module):
 
     @property
     def inputs(self) -> list[str]:
-        """Names of the graph's inputs, in order; initializers that are listed among them are none."""
+        """Names of the graph's inputs, in order."""
         return [value.name for value in _inputs(self.proto)]
 
     @property
@@ -220,7 +221,7 @@ def _read(path: Path) -> onnx.ModelProto:
                 " time, so export it for a batch of one, or with a free first dimension"
             )
     _open(proto, path)
-    return proto
+    return normalize(proto)
 
 
 def _open(proto: onnx.ModelProto, source: Path) -> onnxruntime.InferenceSession:

@@ -1,8 +1,10 @@
 """What a user brings: a model, its data, its metric and its loss."""
 
+import dataclasses
 import hashlib
 import inspect
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +23,7 @@ __all__ = [
     "Split",
     "Task",
     "as_returned",
+    "flatten_outputs",
     "load_task",
     "make_splits",
     "name_outputs",
@@ -208,20 +211,56 @@ def _shuffled(split: Split, key: str) -> Split:
 
 
 def name_outputs(returned: Any, names: Sequence[str] | None = None) -> dict[str, Tensor]:
-    """Name what a model returned: a tensor is `output`, a sequence `output_0`, `output_1`, ...; a dict names its own.
+    """Name the tensors that a model returned, by their path: see flatten_outputs.
 
     A network that was made fit for AIMET gives a sequence where the user's gave a dict: `names` are then the dict's.
     Raises UserError for anything but tensors.
     """
-    if isinstance(returned, Tensor):
-        returned = {names[0] if names else "output": returned}
-    if isinstance(returned, list | tuple):
-        returned = dict(zip(names or [f"output_{index}" for index in range(len(returned))], returned, strict=True))
-    if isinstance(returned, dict) and returned and all(isinstance(value, Tensor) for value in returned.values()):
+    outputs = flatten_outputs(returned)
+    for name, value in outputs.items():
+        if not isinstance(value, Tensor):
+            raise UserError(
+                f"task: the model must return a tensor, or tensors in tuples, dicts and dataclasses; its {name!r} is of"
+                f" type {type(value).__name__}"
+            )
+    if not outputs:
+        raise UserError(f"task: the model must return a tensor; it returned {type(returned).__name__} without one")
+    return dict(zip(names, outputs.values(), strict=True)) if names else outputs
+
+
+def flatten_outputs(returned: Any) -> dict[str, Any]:
+    """Give what a model returned by name, None left out.
+
+    A tensor is `output`, a sequence `output_0`, `output_1`, ...; a dict, a dataclass or a named tuple names its own. In
+    one another they are joined by `_`. Values need not be tensors: torch.fx has others in their place.
+    """
+    leaves = list(_leaves(returned, "" if _fields(returned) is not None else "output"))
+    names = Counter(name for name, _ in leaves)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise UserError(f"task: the model returns two outputs whose names join to {twice[0]!r}; rename one of them")
+    return dict(leaves)
+
+
+def _leaves(returned: Any, name: str) -> Iterator[tuple[str, Any]]:
+    parts = _fields(returned)
+    if parts is None and isinstance(returned, list | tuple):
+        parts = {str(index): value for index, value in enumerate(returned)}
+    if parts is None:
+        yield from () if returned is None else ((name, returned),)
+        return
+    for key, value in parts.items():
+        yield from _leaves(value, f"{name}_{key}" if name else str(key))
+
+
+def _fields(returned: Any) -> dict[str, Any] | None:
+    """Give the parts of what names its own; None of anything else."""
+    if isinstance(returned, Mapping):
         return dict(returned)
-    raise UserError(
-        f"task: the model must return a tensor, a tuple or a dict of tensors; it returned {type(returned).__name__}"
-    )
+    if isinstance(returned, tuple) and hasattr(returned, "_asdict"):
+        return returned._asdict()
+    if dataclasses.is_dataclass(returned) and not isinstance(returned, type):
+        return {one.name: getattr(returned, one.name) for one in dataclasses.fields(returned)}
+    return None
 
 
 def as_returned(outputs: Mapping[str, Tensor]) -> Tensor | dict[str, Tensor]:

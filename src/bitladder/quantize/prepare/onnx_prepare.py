@@ -11,6 +11,8 @@ from bitladder.errors import UserError
 from bitladder.network.model import keep_folded
 from bitladder.precision import OPSET
 from bitladder.quantize.prepare.task_quantization import keep_task_quantization
+from bitladder.tasks.onnx_forms.graph import opset_of, raise_opset
+from bitladder.tasks.onnx_forms.normalize import separate_weights
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.task import Quantization
 
@@ -31,18 +33,16 @@ def prepare_onnx(
     from aimet_onnx.batch_norm_fold import fold_all_batch_norms_to_weight
 
     proto = network.fixed(sample).proto
-    opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
-    if opset < OPSET:
-        try:
-            proto = onnx.version_converter.convert_version(proto, OPSET)
-        except Exception as error:  # the converter is C++, and raises RuntimeError and worse
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"task: {network.source}: its opset {opset} cannot be raised to {OPSET}, the first with 4 and 16 bits"
-                f" ({reason}); export it with opset 17 or newer"
-            ) from None
+    try:
+        proto = raise_opset(proto)
+    except ValueError as error:
+        raise UserError(
+            f"task: {network.source}: its opset {opset_of(proto)} cannot be raised to {OPSET}, the first with 4 and 16"
+            f" bits ({error}); export it with opset 17 or newer"
+        ) from None
     _constants_as_initializers(proto)
     _name_nodes(proto)
+    separate_weights(proto)
     folded = fold_all_batch_norms_to_weight(proto)  # into the layer before a batch norm, and into the one after it
     prepared = OnnxNetwork(onnx.shape_inference.infer_shapes(proto, data_prop=True), network.source)
     keep_folded(prepared, any(folded))

@@ -28,7 +28,7 @@ from bitladder.quantize.prepare.tracing import untraceable
 from bitladder.running.files import load_note, load_tensors, save_tensors
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.source import user_code
-from bitladder.tasks.task import Quantization, Task, name_outputs
+from bitladder.tasks.task import Quantization, Task, flatten_outputs, name_outputs
 
 __all__ = ["Preparation", "check_equal", "load_prepared", "load_unfolded", "prepare", "save_prepared"]
 
@@ -75,7 +75,7 @@ def prepare(
     A network that breaks AIMET's guidelines (reused modules, functional calls, `+`) builds a QuantSim all the same,
     with quantizers missing. So it is rewritten by the preparer where it breaks them, and refused, with AIMET's own
     findings, where it still does. Batch norms are folded into the layers before them. A dict that the network gives
-    becomes a tuple, which AIMET can trace; its names are kept on the network.
+    becomes a tuple, which AIMET can trace; so do nested ones. Their names are kept on the network.
 
     Args:
         model: in evaluation mode.
@@ -164,16 +164,19 @@ def _was_rewritten(prepared: Path) -> bool | None:
 
 
 def _flatten_outputs(model: nn.Module, sample: tuple[Tensor, ...]) -> None:
-    """Make a network that gives a dict give a tuple: AIMET's tracer takes no dict. Its modules keep their names."""
+    """Make a network give a tensor or a flat tuple: AIMET's tracer takes no dict. Its modules keep their names."""
     with torch.no_grad():
-        if not isinstance(model(*sample), dict):
-            return
+        returned = model(*sample)
+    if isinstance(returned, Tensor) or (
+        type(returned) in (list, tuple) and len(returned) > 1 and all(isinstance(value, Tensor) for value in returned)
+    ):
+        return
     own = type(model)
 
     # wraps: torch.fx reads the signature of the function that is wrapped
     @wraps(own.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-        return tuple(own.forward(self, *args, **kwargs).values())
+        return tuple(flatten_outputs(own.forward(self, *args, **kwargs)).values())
 
     model.__class__ = type(own.__name__, (own,), {"forward": forward, "__module__": own.__module__})
 

@@ -10,11 +10,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from bitladder.errors import UserError
-from bitladder.network.evaluate import sqnr_db
+from bitladder.network.evaluate import decibels, signal_and_noise
 from bitladder.network.model import keep_output_names
 from bitladder.precision import Precision
 from bitladder.quantize.prepare.onnx_prepare import quiet
@@ -31,6 +32,8 @@ __all__ = ["OnnxSim"]
 RANGE_SETTINGS = {"min-max": "min_max", "sqnr": "tf_enhanced"}  # ours, in aimet-onnx's words
 
 MATRIX_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+
+MOST_WIDER = 16  # 4 bits
 
 FIELDS = ("min", "max", "delta", "offset", "bw")  # of an encoding
 
@@ -68,6 +71,7 @@ class OnnxSim:
         """Find the quantizers' ranges from samples. Raise UserError where one is left without."""
         rows = tqdm(range(len(split)), desc="calibrate", unit="sample", leave=False)
         self._sim.compute_encodings(split.row(row) for row in rows)
+        self._widen_padded()
         names = self._names()
         empty = [names[key] for key, one in self._quantizers.items() if one.enabled and not one.is_initialized()]
         if empty:
@@ -128,17 +132,22 @@ class OnnxSim:
         Every sample of the split is run; SQNR is against FP32. The columns are those of metrics/layers/*.csv.
         """
         nodes = [node for node in self.network.proto.graph.node if node.op_type != "Constant"]
-        reference = _tensors(self.network.proto, {node.output[0]: node.output[0] for node in nodes}, split)
         after = {node.input[0]: node.output[0] for node in self._sim.model.nodes() if node.op_type == "QcQuantizeOp"}
-        simulated = _tensors(self._sim.model.model, {name: after.get(name, name) for name in reference}, split)
+        # what aimet-onnx folded away is in the float graph only
+        left = {name for node in self._sim.model.nodes() for name in node.output}
+        names = [node.output[0] for node in nodes if node.output[0] in left]
+        found = _compare_tensors(
+            _TensorReader(self.network.proto, {name: name for name in names}),
+            _TensorReader(self._sim.model.model, {name: after.get(name, name) for name in names}),
+            split,
+        )
         rows = []
         for node in nodes:
             name = node.output[0]
-            if name in reference:
+            if name in found:
                 weights = self._quantizers.get(node.input[1]) if self._has_weights(node) else None
-                found = sqnr_db({name: reference[name]}, {name: simulated[name]})
                 rows.append(
-                    {"layer": node.name, "kind": node.op_type, "sqnr_db": found}
+                    {"layer": node.name, "kind": node.op_type, "sqnr_db": found[name]}
                     | _range("weight", "weights_bits", weights)
                     | _range("output", "outputs_bits", self._quantizers.get(name))
                 )
@@ -153,6 +162,24 @@ class OnnxSim:
             for name in left:
                 if name in self._quantizers:
                     self._quantizers[name].enabled = False
+
+    def _widen_padded(self) -> None:
+        """Bring what a Pad pads with into the range of what it pads: the two, and its output, have one scale."""
+        graph = self.network.proto.graph
+        makers = {output: node for node in graph.node for output in node.output}
+        values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        for node in graph.node:
+            if node.op_type != "Pad" or len(node.input) < 3 or node.input[2] not in values:
+                continue
+            name, value = node.input[0], values[node.input[2]].item()
+            while name in makers and not self._has_range(name):  # through what only moves values
+                name = makers[name].input[0]
+            if self._has_range(name):
+                quantizer = self._quantizers[name]
+                quantizer.load_encodings([_widened(one, value) for one in quantizer.get_encodings()])
+
+    def _has_range(self, name: str) -> bool:
+        return name in self._quantizers and self._quantizers[name].enabled and self._quantizers[name].is_initialized()
 
     def _has_weights(self, node: onnx.NodeProto) -> bool:
         return node.op_type in MATRIX_OPS and node.input[1] in self._constants
@@ -193,21 +220,52 @@ class _SimNetwork(nn.Module):
         return run_samples(self._sim.session.run, *self._names, inputs)
 
 
-def _tensors(proto: onnx.ModelProto, wanted: dict[str, str], split: Split) -> dict[str, Tensor]:
-    """Run a split through a graph, and give inner tensors: `wanted` says what each is called there."""
-    from aimet_onnx.utils import OrtInferenceSession, register_aimet_custom_ops
+class _TensorReader:
+    """Runs a graph a sample at a time and gives its inner tensors; `wanted` says what each is called there."""
 
-    options = register_aimet_custom_ops(onnxruntime.SessionOptions())
-    options.intra_op_num_threads = torch.get_num_threads()  # sums change their last bits with it
-    proto = copy.deepcopy(proto)
-    new = set(wanted.values()) - {value.name for value in proto.graph.output}
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(new))
-    session = OrtInferenceSession(proto, ["CPUExecutionProvider"], options)
-    kinds = {output.name: output.type for output in session.get_outputs()}
-    floats = {name: inner for name, inner in wanted.items() if kinds[inner] == "tensor(float)"}
-    samples = (split.row(row) for row in range(len(split)))
-    columns = zip(*(session.run(list(floats.values()), sample) for sample in samples), strict=True)
-    return {name: torch.from_numpy(np.stack(column)) for name, column in zip(floats, columns, strict=True)}
+    def __init__(self, proto: onnx.ModelProto, wanted: dict[str, str]) -> None:
+        from aimet_onnx.utils import OrtInferenceSession, register_aimet_custom_ops
+
+        options = register_aimet_custom_ops(onnxruntime.SessionOptions())
+        options.intra_op_num_threads = torch.get_num_threads()  # sums change their last bits with it
+        proto = copy.deepcopy(proto)
+        new = set(wanted.values()) - {value.name for value in proto.graph.output}
+        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(new))
+        self._session = OrtInferenceSession(proto, ["CPUExecutionProvider"], options)
+        kinds = {output.name: output.type for output in self._session.get_outputs()}
+        self._wanted = {name: inner for name, inner in wanted.items() if kinds[inner] == "tensor(float)"}
+
+    def __call__(self, sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        tensors = self._session.run(list(self._wanted.values()), sample)
+        return dict(zip(self._wanted, tensors, strict=True))
+
+
+def _compare_tensors(float_graph: _TensorReader, simulated: _TensorReader, split: Split) -> dict[str, float]:
+    """Give the SQNR of each tensor over a split. The tensors of one sample are held at a time: all do not fit."""
+    sums: dict[str, np.ndarray] = {}
+    for row in range(len(split)):
+        reference, found = float_graph(split.row(row)), simulated(split.row(row))
+        for name, values in reference.items():
+            pair = np.array(signal_and_noise(torch.from_numpy(values), torch.from_numpy(found[name])))
+            sums[name] = sums.get(name, 0.0) + pair
+    return {name: decibels(*pair.tolist()) for name, pair in sums.items()}
+
+
+def _widened(encoding: Any, value: float) -> Any:
+    """Give an encoding whose range holds a value too; as it is, where that would leave few steps for the others.
+
+    So is a large negative value before a MaxPool, which clipping serves as well.
+    """
+    from aimet_onnx.common import libpymo
+
+    low, high = min(encoding.min, value), max(encoding.max, value)
+    if (low, high) == (encoding.min, encoding.max) or high - low > MOST_WIDER * (encoding.max - encoding.min):
+        return encoding
+    widened, steps = libpymo.TfEncoding(), 2**encoding.bw - 1
+    widened.bw, widened.delta = encoding.bw, (high - low) / steps
+    widened.offset = round(low / widened.delta)
+    widened.min, widened.max = widened.delta * widened.offset, widened.delta * (widened.offset + steps)
+    return widened
 
 
 def _range(what: str, bits: str, quantizer: Any) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from bitladder.quantize.prepare.task_quantization import task_quantization_of
 from bitladder.quantize.sim.aimet import learn_types, without_transformers
 from bitladder.quantize.sim.missing import check_layers, check_ranges, leave_unknown, refusal, without_tensors
 from bitladder.quantize.sim.onnx_sim import OnnxSim
+from bitladder.quantize.sim.unused import unused_layers
 from bitladder.running.files import load_tensors, replacing, save_tensors
 from bitladder.running.patches import in_force
 from bitladder.tasks.onnx_model import OnnxNetwork
@@ -86,9 +87,10 @@ def build_sim(
             )
     except Exception as error:  # AIMET and its configuration's schema raise many kinds
         raise UserError(refusal(model, error, quantization.config)) from None
-    sim.exclude_layers_from_quantization([sim.model.get_submodule(name) for name in quantization.exclude])
+    left = [*quantization.exclude, *unused_layers(model, sample)]
+    sim.exclude_layers_from_quantization([sim.model.get_submodule(name) for name in left])
     carry_notes(model, sim.model)
-    check_layers(sim, quantization.exclude)
+    check_layers(sim, left)
     return sim
 
 

@@ -1,0 +1,56 @@
+"""An ONNX graph brought to the pipeline's own form at its door: other spellings of the same thing become one.
+
+What needs nothing of this stays as it is, bit by bit.
+"""
+
+from collections import Counter
+
+import onnx
+
+from bitladder.tasks.onnx_forms.einsum import write_einsum
+from bitladder.tasks.onnx_forms.gelu import fuse_gelu
+from bitladder.tasks.onnx_forms.gemm import plain_gemm
+from bitladder.tasks.onnx_forms.graph import raise_opset, replace_nodes
+
+__all__ = ["normalize", "separate_weights"]
+
+LEAST_IR = 4  # from which initializers need not be inputs too; the opset's converter relies on it
+
+REWRITTEN = {"Einsum": write_einsum, "Erf": fuse_gelu}
+
+
+def normalize(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Bring a graph to the form that the NPU and aimet-onnx take; its outputs stay equal.
+
+    Initializers are no inputs; a Gemm has no factors; Einsum is written in matrix products, and GELU as one op. Those
+    two raise the opset: Gelu came with 20.
+    """
+    constant = {tensor.name for tensor in proto.graph.initializer}
+    for value in [value for value in proto.graph.input if value.name in constant]:
+        proto.graph.input.remove(value)
+    proto.ir_version = max(proto.ir_version, LEAST_IR)
+    replace_nodes(proto, "Gemm", plain_gemm)
+    if REWRITTEN.keys() & {node.op_type for node in proto.graph.node}:
+        try:
+            proto = raise_opset(proto)
+        except ValueError:  # prepare says so
+            return proto
+        proto = onnx.shape_inference.infer_shapes(proto)
+        for kind, rewrite in REWRITTEN.items():
+            replace_nodes(proto, kind, rewrite)
+    return proto
+
+
+def separate_weights(proto: onnx.ModelProto) -> None:
+    """Give a convolution that a batch norm follows weights of its own: the norm is folded into them."""
+    uses = Counter(name for node in proto.graph.node for name in node.input)
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    normed = {node.input[0] for node in proto.graph.node if node.op_type == "BatchNormalization"}
+    for node in proto.graph.node:
+        if node.output[0] not in normed:
+            continue
+        for index, name in enumerate(node.input):
+            if uses[name] > 1 and name in tensors:
+                own = proto.graph.initializer.add()
+                own.CopyFrom(tensors[name])
+                own.name = node.input[index] = f"{name}.{node.output[0]}"

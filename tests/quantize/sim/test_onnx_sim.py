@@ -1,0 +1,60 @@
+"""What is told of a simulated ONNX network's tensors."""
+
+import numpy as np
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper, save
+
+from bitladder.network.evaluate import predict, sqnr_db
+from bitladder.network.model import sample_inputs
+from bitladder.precision import Precision
+from bitladder.quantize.prepare.prepare import prepare
+from bitladder.quantize.sim import onnx_sim
+from bitladder.quantize.sim.layers import layer_rows
+from bitladder.quantize.sim.torch_sim import build_sim
+from bitladder.tasks.onnx_model import OnnxModel
+from bitladder.tasks.task import Split
+
+
+@pytest.fixture
+def rows_of(tmp_path):
+    """Give a network with a norm in parts, which aimet-onnx fuses, its sim and samples."""
+    weights = torch.randn(8, 8, generator=torch.Generator().manual_seed(0)).numpy()
+    constants = {"w": weights, "two": np.float32(2), "small": np.float32(1e-5)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"], name="linear"),
+        helper.make_node("ReduceMean", ["m"], ["mean"], axes=[-1], name="mean"),
+        helper.make_node("Sub", ["m", "mean"], ["centred"], name="sub"),
+        helper.make_node("Pow", ["centred", "two"], ["squares"], name="pow"),
+        helper.make_node("ReduceMean", ["squares"], ["variance"], axes=[-1], name="variance"),
+        helper.make_node("Add", ["variance", "small"], ["over"], name="add"),
+        helper.make_node("Sqrt", ["over"], ["deviation"], name="sqrt"),
+        helper.make_node("Div", ["centred", "deviation"], ["d"], name="div"),
+        helper.make_node("Relu", ["d"], ["y"], name="relu"),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4, 8])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4, 8])]
+    tensors = [numpy_helper.from_array(np.asarray(values), name) for name, values in constants.items()]
+    graph = helper.make_graph(nodes, "net", inputs, outputs, tensors)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "net.onnx")
+    split = Split({"x": torch.randn(6, 4, 8, generator=torch.Generator().manual_seed(1))}, torch.arange(6))
+    prepared, _ = prepare(OnnxModel(str(tmp_path / "net.onnx"))(), sample_inputs(split))
+    sim = build_sim(prepared, sample_inputs(split), Precision(8, 8), "htp_v75")
+    sim.calibrate(split)
+    return prepared, sim, split
+
+
+def test_nodes_that_aimet_fuses_do_not_end_the_table(rows_of):
+    prepared, sim, split = rows_of
+    rows = {row["layer"]: row for row in layer_rows(prepared, sim, split)}
+    assert {"linear", "mean", "relu"} <= set(rows)
+    expected = sqnr_db(predict(prepared, split, 8, ""), predict(sim.model, split, 8, ""))
+    assert rows["relu"]["sqnr_db"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_tensors_of_one_sample_are_held_at_a_time(rows_of, monkeypatch):
+    seen = []
+    original = onnx_sim.signal_and_noise
+    monkeypatch.setattr(onnx_sim, "signal_and_noise", lambda a, b: (seen.append(a.shape), original(a, b))[1])
+    layer_rows(*rows_of)
+    assert (1, 4, 8) in seen and max(shape[0] for shape in seen if len(shape) == 3) == 1
