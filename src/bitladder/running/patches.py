@@ -114,6 +114,7 @@ PRIVATE = {
     "atexit._run_exitfuncs": "the end of a forked stage",
     "threading._shutdown": "the end of a forked stage",
     "torch.Tensor._version": "whether a tensor was changed in place",
+    "torch.nn.Conv2d._forward_pre_hooks": "weight and spectral norms, which are hooks",
     "torch.nn.Conv2d._parameters": "a layer's own weight, which AIMET may hide",
     "torch.nn.Conv2d._reversed_padding_repeated_twice": "what a convolution sees",
 }

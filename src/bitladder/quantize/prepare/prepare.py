@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from bitladder.errors import UserError
 from bitladder.network.evaluate import Outputs, sqnr_db
 from bitladder.network.model import build_model, build_network, keep_output_names, load_weights
+from bitladder.quantize.prepare.layouts import bake_weights, split_groups, swap_layers
+from bitladder.quantize.prepare.norms import fold_others, ready_norms
 from bitladder.quantize.prepare.onnx_prepare import prepare_onnx
 from bitladder.quantize.prepare.rewrite import rewrite as rewrite_calls
 from bitladder.quantize.prepare.task_quantization import define, keep_task_quantization
@@ -93,11 +95,12 @@ def prepare(
     """
     if isinstance(model, OnnxNetwork):
         return prepare_onnx(model, sample, exclude, quantization or Quantization()), Preparation(False)
-    torch.backends.mha.set_fastpath_enabled(False)  # torch's fused attention is one op that AIMET does not know
     with torch.no_grad():
         names = tuple(name_outputs(model(*sample)))
     _flatten_outputs(model, sample)
     quantization = quantization or Quantization()
+    bake_weights(model)
+    swap_layers(model)
     left = _modules_called(model, exclude) + define(model, quantization)
     preparation = Preparation(False)
     if _broken_guidelines(model, sample, left) if rewrite is None else rewrite:
@@ -114,7 +117,10 @@ def prepare(
         preparation = replace(preparation, unquantized=_functional_ops(model, sample, define(model, quantization)))
     with user_code("folding batch norms into the model"):
         if fold:
+            ready_norms(model)
+            fold_others(model, sample)
             fold_all_batch_norms(model, None, dummy_input=sample)
+        split_groups(model)
     keep_output_names(model, names)
     keep_task_quantization(model, quantization)
     return model.eval(), preparation

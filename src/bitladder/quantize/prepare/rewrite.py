@@ -117,7 +117,8 @@ def _aimet_knows(node: fx.Node) -> bool:
     if name in ("pad", "_pad"):
         arguments: dict[str, Any] = dict(zip(("input", "pad", "mode", "value"), node.args, strict=False))
         arguments |= node.kwargs
-        return not arguments.get("value") and all(isinstance(size, int) and size >= 0 for size in arguments["pad"])
+        # without a value, an empty name stands in the exported graph, at which AIMET's export stops
+        return arguments.get("value") == 0 and all(isinstance(size, int) and size >= 0 for size in arguments["pad"])
     if name == "masked_fill":
         value = node.args[2] if len(node.args) == 3 else node.kwargs.get("value")
         return isinstance(value, int | float) and value >= MASKED

@@ -135,7 +135,7 @@ def _pad(write: Writer, input: Any, pad: Sequence[int], mode: str = "constant", 
         return input
     if mode != "constant":
         return write(custom.Pad(), input, outside, mode)
-    padded = write(custom.Pad(), input, outside)
+    padded = write(custom.Pad(), input, outside, mode, 0.0)  # ONNX has no value otherwise, which breaks the export
     if not value:
         return padded
     sizes = [1] * (rank - len(pairs)) + shape[rank - len(pairs) :]
