@@ -15,6 +15,9 @@ __all__ = ["bake_weights", "split_groups", "swap_layers"]
 class EmbeddingMean(nn.Module):
     """An nn.EmbeddingBag of bags of one size."""
 
+    embedding: nn.Module
+    pool: nn.Module
+
     def __init__(self, bag: nn.EmbeddingBag) -> None:
         super().__init__()
         self.embedding = nn.Embedding(bag.num_embeddings, bag.embedding_dim, _weight=bag.weight.detach().clone())
@@ -26,7 +29,7 @@ class EmbeddingMean(nn.Module):
 
 
 class ValuePad(nn.Module):
-    """An nn.ConstantPad: the values of the frame are added, and have a quantizer with what they frame."""
+    """An nn.ConstantPad as a call, which the preparer writes as what has a quantizer at the values of the frame."""
 
     def __init__(self, pad: Any) -> None:
         super().__init__()
@@ -39,6 +42,8 @@ class ValuePad(nn.Module):
 
 class GroupedTranspose(nn.Module):
     """A transposed convolution in groups, a layer for each: AIMET's scales and biases do not fit together in one."""
+
+    concat: nn.Module
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
@@ -57,6 +62,7 @@ class GroupedTranspose(nn.Module):
             for _ in range(groups)
         )
         with torch.no_grad():
+            part: Any
             for index, part in enumerate(self.parts):
                 part.weight.copy_(layer.weight.chunk(groups)[index])
                 if biased:
@@ -76,6 +82,7 @@ def bake_weights(model: nn.Module) -> None:
         if parametrize.is_parametrized(module):
             for name in list(module.parametrizations):
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+                setattr(module, name, nn.Parameter(getattr(module, name).detach()))
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, WeightNorm):
                 remove_weight_norm(module, hook.name)
@@ -83,13 +90,19 @@ def bake_weights(model: nn.Module) -> None:
                 remove_spectral_norm(module, hook.name)
 
 
-def swap_layers(model: nn.Module) -> None:
-    """Swap layers whose exported form ONNX Runtime or the simulation takes otherwise."""
+def swap_layers(model: nn.Module) -> bool:
+    """Swap layers whose exported form ONNX Runtime or the simulation takes otherwise.
+
+    Returns: whether there is a call among them now, for the preparer to write as modules.
+    """
+    called = False
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.EmbeddingBag) and module.mode != "max" and module.padding_idx is None:
             model.set_submodule(name, EmbeddingMean(module))
         elif type(module) in (nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d) and module.value:
             model.set_submodule(name, ValuePad(module))
+            called = True
+    return called
 
 
 def split_groups(model: nn.Module) -> None:

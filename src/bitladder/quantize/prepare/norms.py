@@ -37,7 +37,8 @@ def fold_others(model: nn.Module, sample: tuple[Tensor, ...]) -> None:
     if not any(map(_aimet_leaves, model.modules())) or not any(isinstance(one, NORMS) for one in model.modules()):
         return
     names = {module: name for name, module in model.named_modules()}
-    for operation in ConnectedGraph(model, sample).get_all_ops().values():
+    graph = ConnectedGraph(model, sample)  # it takes its operations apart when nothing holds it
+    for operation in graph.get_all_ops().values():
         layer, readers = operation.get_module(), operation.output_ops or []
         norm: Any = readers[0].get_module() if len(readers) == 1 else None
         if _aimet_leaves(layer) and isinstance(norm, NORMS) and norm.running_mean is not None:

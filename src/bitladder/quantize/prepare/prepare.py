@@ -100,10 +100,10 @@ def prepare(
     _flatten_outputs(model, sample)
     quantization = quantization or Quantization()
     bake_weights(model)
-    swap_layers(model)
+    called = swap_layers(model)
     left = _modules_called(model, exclude) + define(model, quantization)
     preparation = Preparation(False)
-    if _broken_guidelines(model, sample, left) if rewrite is None else rewrite:
+    if (called or _broken_guidelines(model, sample, left)) if rewrite is None else rewrite:
         may_export = all(type(module).__module__.startswith("torch.nn.") for module in left)
         try:
             model, exported = rewrite_calls(model, sample, left, may_export)
