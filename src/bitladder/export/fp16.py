@@ -22,6 +22,7 @@ class HalfPrecision(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        torch.backends.mha.set_fastpath_enabled(False)  # fused attention, which has no ONNX
         self.model = copy.deepcopy(model).half().eval()
 
     def forward(self, *inputs: Tensor) -> Tensor | dict[str, Tensor]:

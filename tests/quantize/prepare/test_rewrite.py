@@ -167,6 +167,14 @@ def test_what_torch_fx_cannot_trace_is_traced_by_torch_export_with_weights_where
     assert {name for name, _ in prepared.named_parameters()} >= names - {"norm.weight", "norm.bias"}
 
 
+@pytest.mark.parametrize("settings", [{}, {"norm_first": True, "activation": "gelu"}])
+def test_torchs_own_encoder_is_looked_into(settings):
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, **settings)
+    x = torch.randn(3, 5, 8)
+    found = quantizers(prepared_as_before(nn.Sequential(nn.Linear(8, 8), nn.TransformerEncoder(layer, 1)), x), x)[0]
+    assert any(name.endswith("softmax") for name in found) and any("linear1" in name for name in found)
+
+
 def test_attention_of_transformers_goes_in():
     transformers = pytest.importorskip("transformers")
     config = transformers.DistilBertConfig(

@@ -16,6 +16,15 @@ from bitladder.quantize.prepare.writer import Writer
 
 __all__ = ["rewrite"]
 
+CLOSED = (
+    nn.Transformer,
+    nn.TransformerEncoder,
+    nn.TransformerEncoderLayer,
+    nn.TransformerDecoder,
+    nn.TransformerDecoderLayer,
+)
+"""Modules of torch's with calls in them, which torch.fx takes for one layer."""
+
 MAKES = {"arange", "zeros", "ones", "full", "eye", "linspace", *LIKE}
 
 BROADCAST = {
@@ -54,9 +63,10 @@ def rewrite(
 
     """
     model.eval()
-    by_export = False
+    found = exported(model, sample) if may_export and any(isinstance(one, CLOSED) for one in model.modules()) else None
+    by_export = found is not None
     try:
-        traced, scopes = model_preparer._trace_model(model, list(left), None, None)
+        traced, scopes = found or model_preparer._trace_model(model, list(left), None, None)
     except Exception:  # torch.fx raises many kinds: each means that the network cannot be traced
         found = exported(model, sample) if may_export else None
         if found is None:
