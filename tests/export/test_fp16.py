@@ -47,3 +47,20 @@ def test_a_dict_of_one_output_keeps_its_name():
             return {"scores": super().forward(x)}
 
     assert list(HalfPrecision(Naming(3, 2))(torch.zeros(1, 3))) == ["scores"]
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.MultiheadAttention(8, 2, batch_first=True)]
+)
+def test_torchs_own_attention_is_exported(layer, tmp_path):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            return self.layer(x, x, x)[0] if isinstance(self.layer, nn.MultiheadAttention) else self.layer(x)
+
+    torch.backends.mha.set_fastpath_enabled(True)
+    export_fp16(HalfPrecision(Net().eval()), (torch.randn(1, 4, 8),), (["x"], ["y"]), tmp_path / "model.onnx")
+    assert "Softmax" in {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}

@@ -49,14 +49,10 @@ print("graph", hashlib.sha256(Path("model.onnx").read_bytes()).hexdigest())
 
 WHOSE = """
 from pkgutil import resolve_name
-from bitladder.quantize.prepare.functional import teach_preparer
 from bitladder.running.patches import PATCHES
-teach_preparer()
 for name in ("lean-quantizers", "aimet-export"):
     for replaced in PATCHES[name].replaces:
         print(replaced, resolve_name(replaced).__module__.partition(".")[0])
-for replaced in PATCHES["layer-norm"].replaces:
-    print(replaced, "bitladder" if "layer_norm" in resolve_name(replaced) else "aimet_torch")
 print("loaded", "bokeh" in sys.modules)
 """
 
@@ -113,7 +109,7 @@ def test_what_a_patch_says_it_replaces_is_replaced_in_force_and_left_alone_when_
         (tmp_path / way).mkdir()
         found[way] = python(code + QUANTIZE + WHOSE, cwd=tmp_path / way)
         lines = dict(line.rsplit(" ", 1) for line in found[way].stdout.splitlines() if line.count(" ") == 1)
-        for name in ("lean-quantizers", "aimet-export", "layer-norm"):
+        for name in ("lean-quantizers", "aimet-export"):
             for replaced in PATCHES[name].replaces:
                 assert lines[replaced] == way, found[way].stderr
         # which AIMET's import brings along
@@ -123,30 +119,9 @@ def test_what_a_patch_says_it_replaces_is_replaced_in_force_and_left_alone_when_
     said = [
         line for line in aimets.stderr.splitlines() if "is off: checked with aimet-torch 2.42.*, and 2.43.0" in line
     ]
-    assert sorted(line.split()[1] for line in said) == ["aimet-export", "aimet-import", "layer-norm", "lean-quantizers"]
+    assert sorted(line.split()[1] for line in said) == ["aimet-export", "aimet-import", "lean-quantizers"]
     # the loss of a forward pass and the exported graph, to the bit
     assert ours.stdout.splitlines()[:2] == aimets.stdout.splitlines()[:2]
-
-
-def test_a_model_whose_layer_norm_is_not_taught_is_refused_in_a_line(python):
-    code = (
-        "import torch\n"
-        "from torch import nn\n"
-        "from bitladder.errors import UserError\n"
-        "from bitladder.quantize.prepare.prepare import prepare\n"
-        "class Norm(nn.LayerNorm):\n"
-        "    def forward(self, x):\n"
-        "        y = nn.functional.layer_norm(x.permute(0, 2, 3, 1), (4,), self.weight, self.bias)\n"
-        "        return y.permute(0, 3, 1, 2)\n"
-        "try:\n"
-        "    prepare(nn.Sequential(nn.Conv2d(3, 4, 1), Norm(4)).eval(), (torch.rand(1, 3, 4, 4),))\n"
-        "except UserError as error:\n"
-        "    print(error)\n"
-    )
-    # in force: tests/quantize/test_guidelines.py
-    done = python(EVERY_OTHER + code)
-    assert "its preparer does not help: 1 functional calls that it knows no module for (layer_norm;" in done.stdout
-    assert "patch layer-norm is off: " in done.stderr
 
 
 def test_what_cannot_do_without_dvcs_internals_is_refused_in_a_line(another, tmp_path, monkeypatch):

@@ -33,6 +33,7 @@ class HalfPrecision(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        torch.backends.mha.set_fastpath_enabled(False)  # fused attention, which has no ONNX
         self.model = copy.deepcopy(model).half().eval()
         self._mixes = False
 

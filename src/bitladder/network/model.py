@@ -27,6 +27,8 @@ __all__ = [
 
 NAMES, FOLDED = "bitladder_output_names", "bitladder_folded"
 
+torch.backends.mha.set_fastpath_enabled(False)  # fused attention: neither AIMET nor the export of FP16 knows it
+
 
 def build_model(task: Task, weights: Path) -> nn.Module:
     """Build the task's network, put trained weights in, and set it to evaluation."""
@@ -39,6 +41,10 @@ def build_network(task: Task) -> nn.Module:
     """Call the task for its network. Raise UserError where it is none, holds NaN, or does not lie on the CPU."""
     with user_code("model()"):
         model = task.model()
+    if isinstance(model, nn.DataParallel):
+        model = model.module  # the wrapper only spreads batches over GPUs
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UserError("task: model() returned TorchScript, which cannot be quantized; return the nn.Module it is of")
     if not isinstance(model, nn.Module):
         raise UserError(f"task: model() must return a torch.nn.Module, and returned {type(model).__name__}")
     for name, values in model.state_dict().items():

@@ -25,12 +25,17 @@ def try_task(task: Task, splits: dict[str, Split]) -> nn.Module:
     model = build_network(task).eval()
     if isinstance(model, OnnxNetwork):
         model.check_inputs(split)
-    outputs = _run(model, split)
+    outputs, again = _run(model, split), _run(model, split)
     first: dict[int, str] = {}
     for name, values in outputs.items():
         if (other := first.setdefault(id(values), name)) != name:
             raise UserError(f"task: the model returns one tensor twice, as {other!r} and {name!r}; return it once")
     for name, values in outputs.items():
+        if not torch.equal(values.nan_to_num(), again[name].nan_to_num()):
+            raise UserError(
+                f"task: the model's {name!r} differs from one run to the next; is there dropout that does not stop in"
+                " evaluation (F.dropout without training=self.training) or other randomness?"
+            )
         if not values.ndim or len(values) != len(split):
             raise UserError(
                 f"task: the model's {name!r} has shape {tuple(values.shape)} for {len(split)} samples; its first"

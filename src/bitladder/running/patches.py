@@ -62,15 +62,6 @@ PATCHES = {
         off="QAT on a CPU takes longer, and its results differ from the patch's in the last bits",
         replaces=("aimet_torch.quantization.affine.QuantizeDequantize.forward",),
     ),
-    "layer-norm": Patch(
-        why="AIMET's preparer makes no module of functional.layer_norm, which torchvision's ConvNeXt calls",
-        checked=_AIMET,
-        off="a model that calls functional.layer_norm is refused, unless prepare.exclude names the module that does",
-        replaces=(
-            "aimet_torch.model_preparer.functional_with_special_handling",
-            "aimet_torch.model_preparer.special_handler_functions",
-        ),
-    ),
     "ai-hub-submit": Patch(
         why="the client repeats a submission whose answer was lost, and AI Hub would run the job twice",
         checked={"qai-hub": "0.56.*"},
@@ -111,6 +102,9 @@ PATCHES = {
 PRIVATE = {
     "aimet_torch.adaround.adaround_optimizer.AdaroundOptimizer._compute_output_with_adarounded_weights": "AdaRound",
     "aimet_torch.adaround.adaround_weight.Adaround._replace_quantization_layer": "AdaRound",
+    "aimet_torch.model_preparer._find_functional_name_for_node": "which calls AIMET's preparer knows",
+    "aimet_torch.model_preparer._prepare_traced_model": "AIMET's preparer, after ours",
+    "aimet_torch.model_preparer._trace_model": "AIMET's preparer, after ours",
     "aimet_torch.nn.QuantizationMixin._remove_output_quantizers": "outputs for bias correction",
     "aimet_torch.quantization.affine.QuantizeDequantize._is_overwrite_allowed": "ranges that stay, in a copied sim",
     "aimet_torch.quantization.affine.QuantizeDequantize._symmetric": "lean-quantizers",
@@ -120,6 +114,7 @@ PRIVATE = {
     "atexit._run_exitfuncs": "the end of a forked stage",
     "threading._shutdown": "the end of a forked stage",
     "torch.Tensor._version": "whether a tensor was changed in place",
+    "torch.nn.Conv2d._forward_pre_hooks": "weight and spectral norms, which are hooks",
     "torch.nn.Conv2d._parameters": "a layer's own weight, which AIMET may hide",
     "torch.nn.Conv2d._reversed_padding_repeated_twice": "what a convolution sees",
 }

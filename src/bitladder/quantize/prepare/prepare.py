@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
@@ -14,15 +14,16 @@ import torch
 from aimet_torch.batch_norm_fold import fold_all_batch_norms
 from aimet_torch.common.utils import AimetLogger
 from aimet_torch.meta.connectedgraph_utils import get_ops_with_missing_modules
-from aimet_torch.model_preparer import prepare_model
 from aimet_torch.model_validator.model_validator import ModelValidator
 from torch import Tensor, nn
 
 from bitladder.errors import UserError
 from bitladder.network.evaluate import Outputs, sqnr_db
 from bitladder.network.model import build_model, build_network, keep_folded, keep_output_names, load_weights
-from bitladder.quantize.prepare.functional import teach_preparer
+from bitladder.quantize.prepare.layouts import bake_weights, split_groups, swap_layers
+from bitladder.quantize.prepare.norms import fold_others, ready_norms
 from bitladder.quantize.prepare.onnx_prepare import prepare_onnx
+from bitladder.quantize.prepare.rewrite import rewrite as rewrite_calls
 from bitladder.quantize.prepare.task_quantization import define, keep_task_quantization
 from bitladder.quantize.prepare.tracing import untraceable
 from bitladder.running.files import load_note, load_tensors, save_tensors
@@ -43,14 +44,16 @@ EQUAL_SQNR_DB = 60.0  # folding and rewriting reorder float32 sums, which leaves
 
 @dataclass(frozen=True)
 class Preparation:
-    """What was done to a network: whether AIMET's preparer rewrote it; ops left without quantizers on request.
+    """What was done to a network: whether it was rewritten; ops left without quantizers on request.
 
-    `onnx`: it came as ONNX. The decision knows it by that.
+    `onnx`: it came as ONNX, which the decision knows by that. `exported`: torch.export traced it, since torch.fx could
+    not.
     """
 
     rewritten: bool
     unquantized: tuple[str, ...] = ()
     onnx: bool = False
+    exported: bool = False
 
     def __bool__(self) -> bool:
         """Tell whether the network was rewritten."""
@@ -59,6 +62,8 @@ class Preparation:
     def __str__(self) -> str:
         """Say it as the technique of the FP32 record."""
         done = OF_ONNX if self.onnx else REWRITTEN if self.rewritten else AS_IT_CAME
+        if self.exported:
+            done += " from torch.export's graph, as torch.fx cannot trace it"
         return f"{done}, no quantizers for {', '.join(self.unquantized)}" if self.unquantized else done
 
 
@@ -92,28 +97,34 @@ def prepare(
     """
     if isinstance(model, OnnxNetwork):
         return prepare_onnx(model, sample, exclude, quantization or Quantization()), Preparation(False, onnx=True)
-    torch.backends.mha.set_fastpath_enabled(False)  # torch's fused attention is one op that AIMET does not know
     with torch.no_grad():
         names = tuple(name_outputs(model(*sample)))
     _flatten_outputs(model, sample)
     quantization = quantization or Quantization()
+    bake_weights(model)
+    called = swap_layers(model)
     left = _modules_called(model, exclude) + define(model, quantization)
     preparation = Preparation(False)
-    if _broken_guidelines(model, sample, left) if rewrite is None else rewrite:
-        teach_preparer()
+    if (called or _broken_guidelines(model, sample, left)) if rewrite is None else rewrite:
+        may_export = all(type(module).__module__.startswith("torch.nn.") for module in left)
         try:
-            model = prepare_model(model, modules_to_exclude=left)
+            model, exported = rewrite_calls(model, sample, left, may_export)
         except Exception as error:  # torch.fx raises many kinds: each means that the network cannot be traced
             raise UserError(untraceable(model, error)) from None
         left = _modules_called(model, exclude) + define(model, quantization)
         if rewrite is None and (findings := _broken_guidelines(model, sample, left)):
             raise UserError(f"task: the model breaks AIMET's guidelines, and its preparer does not help: {findings}")
-        preparation = Preparation(True)
+        preparation = Preparation(True, exported=exported)
     if exclude:
-        preparation = Preparation(preparation.rewritten, _functional_ops(model, sample, define(model, quantization)))
+        preparation = replace(preparation, unquantized=_functional_ops(model, sample, define(model, quantization)))
     with user_code("folding batch norms into the model"):
-        folded = fold_all_batch_norms(model, None, dummy_input=sample) if fold else []
-    keep_folded(model, bool(folded))
+        folded = False
+        if fold:
+            ready_norms(model)
+            others = fold_others(model, sample)
+            folded = bool(fold_all_batch_norms(model, None, dummy_input=sample)) or others
+        split_groups(model)
+    keep_folded(model, folded)
     keep_output_names(model, names)
     keep_task_quantization(model, quantization)
     return model.eval(), preparation

@@ -9,12 +9,13 @@ from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 
 from bitladder.errors import UserError
+from bitladder.quantize.prepare.quantized import COMPARISONS
 from bitladder.quantize.sim.hooks import hooked
 
 __all__ = ["check_layers", "check_ranges", "leave_unknown", "refusal", "without_tensors"]
 
-SILENT = (nn.Identity, nn.Dropout, nn.Flatten)
-"""Layers that change no value, which AIMET leaves as they are."""
+SILENT = (nn.Identity, nn.Dropout, nn.Flatten, *COMPARISONS)
+"""Layers that change no value, or give no number: AIMET leaves them as they are."""
 
 SHOWN = 5
 

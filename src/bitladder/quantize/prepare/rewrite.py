@@ -1,0 +1,254 @@
+"""A network's calls as modules, so that each has its quantizers: ours first, then what AIMET's own preparer knows."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from aimet_torch import model_preparer
+from torch import Tensor, fx, nn
+
+from bitladder.quantize.prepare import formulas, layers, quantized, shapes  # noqa: F401  they register what they know
+from bitladder.quantize.prepare.attention import MASKED
+from bitladder.quantize.prepare.calls import HANDLERS
+from bitladder.quantize.prepare.exported import exported
+from bitladder.quantize.prepare.facts import LIKE, Facts, find_facts
+from bitladder.quantize.prepare.writer import Writer
+
+__all__ = ["rewrite"]
+
+CLOSED = (
+    nn.Transformer,
+    nn.TransformerEncoder,
+    nn.TransformerEncoderLayer,
+    nn.TransformerDecoder,
+    nn.TransformerDecoderLayer,
+)
+"""Modules of torch's with calls in them, which torch.fx takes for one layer."""
+
+MAKES = {"arange", "zeros", "ones", "full", "eye", "linspace", *LIKE}
+
+BROADCAST = {
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "truediv",
+    "maximum",
+    "minimum",
+    "where",
+    "masked_fill",
+    "iadd",
+    "imul",
+    "isub",
+}
+
+Scopes = dict[str, tuple[str, Any]]
+"""By a node's name: the path and the type of the module that it was called in."""
+
+
+def rewrite(
+    model: nn.Module, sample: tuple[Tensor, ...], left: Sequence[nn.Module], may_export: bool
+) -> tuple[fx.GraphModule, bool]:
+    """Give a network of modules alone, each called once.
+
+    A network whose calls AIMET's preparer all knows is left to it alone: its weights keep their names.
+
+    Args:
+        model: as the user wrote it.
+        sample: a batch of one.
+        left: modules that are not looked into.
+        may_export: whether torch.export may trace what torch.fx cannot; it looks into every module.
+
+    Returns: the network; whether torch.export traced it.
+
+    """
+    model.eval()
+    found = exported(model, sample) if may_export and any(isinstance(one, CLOSED) for one in model.modules()) else None
+    by_export = found is not None
+    try:
+        traced, scopes = found or model_preparer._trace_model(model, list(left), None, None)
+    except Exception:  # torch.fx raises many kinds: each means that the network cannot be traced
+        found = exported(model, sample) if may_export else None
+        if found is None:
+            raise
+        (traced, scopes), by_export = found, True
+    if any(_is_ours(node) or _makes(node) for node in traced.graph.nodes):
+        _write_modules(traced, scopes, sample)
+    model_preparer._prepare_traced_model(traced, scopes)
+    return traced, by_export
+
+
+def _write_modules(traced: fx.GraphModule, scopes: Scopes, sample: tuple[Tensor, ...]) -> None:
+    facts = find_facts(traced, sample)
+    _settle(traced, facts, scopes)
+    for node in list(traced.graph.nodes):
+        if _is_ours(node) and node not in facts.fixed:
+            _write(traced, facts, node, scopes)
+    _forget_unused(traced, facts)
+    traced.graph.lint()
+    traced.recompile()
+
+
+def _makes(node: fx.Node) -> bool:
+    """Tell a call that makes a tensor of a size alone."""
+    return node.op in ("call_function", "call_method") and _name(node) in MAKES
+
+
+def _is_ours(node: fx.Node) -> bool:
+    if node.op not in ("call_function", "call_method") or _name(node) not in HANDLERS:
+        return False
+    if node.target is getattr:
+        return node.args[1] in ("T", "mT")
+    return not _aimet_knows(node)
+
+
+def _name(node: fx.Node) -> str:
+    target: Any = node.target
+    if isinstance(target, str):
+        return target.strip("_")
+    text = str(target)
+    return text.split(".")[1].strip("_") if text.startswith("aten.") else str(target.__name__).strip("_")
+
+
+def _aimet_knows(node: fx.Node) -> bool:
+    """Tell whether AIMET's preparer makes a module of this very call that does the same."""
+    name = model_preparer._find_functional_name_for_node(node.name)
+    if name is None or name in ("scaled_dot_product_attention", "where", "batch_norm", "group_norm"):
+        return False
+    if name in model_preparer.functional_with_stateful_api:
+        return len(node.args) == 1 and not set(node.kwargs) & {"input", "self"} and name != "prelu"
+    if name in model_preparer.functional_with_special_handling:
+        return not str(node.target).startswith("aten.") and bool(node.args)
+    if name in ("add", "sub", "subtract", "mul", "div", "truediv"):
+        numbers_first = name not in ("add", "mul") and not isinstance(node.args[0], fx.Node)
+        return len(node.args) == 2 and not node.kwargs and not numbers_first and not _in_place(node)
+    if name == "matmul":
+        return len(node.args) == 2 and not any(_is_weight(operand) for operand in node.args)
+    if name in ("pad", "_pad"):
+        arguments: dict[str, Any] = dict(zip(("input", "pad", "mode", "value"), node.args, strict=False))
+        arguments |= node.kwargs
+        # without a value, an empty name stands in the exported graph, at which AIMET's export stops
+        return arguments.get("value") == 0 and all(isinstance(size, int) and size >= 0 for size in arguments["pad"])
+    if name == "masked_fill":
+        value = node.args[2] if len(node.args) == 3 else node.kwargs.get("value")
+        return isinstance(value, int | float) and value >= MASKED
+    return True
+
+
+def _is_weight(operand: Any) -> bool:
+    """Tell what is made of the network's own weights alone."""
+    if not isinstance(operand, fx.Node) or operand.op == "placeholder":
+        return False
+    inputs = operand.all_input_nodes
+    return operand.op == "get_attr" or (bool(inputs) and operand.op != "call_module" and all(map(_is_weight, inputs)))
+
+
+def _in_place(node: fx.Node) -> bool:
+    target: Any = node.target
+    if isinstance(target, str):
+        return target.endswith("_") and not target.endswith("__")
+    name = str(target).split(".")[1] if str(target).startswith("aten.") else target.__name__
+    return (name.endswith("_") and not name.endswith("__")) or name in ("iadd", "isub", "imul", "itruediv")
+
+
+def _settle(traced: fx.GraphModule, facts: Facts, scopes: Scopes) -> None:
+    """Put constants in the place of what is computed of sizes and weights alone."""
+    for node in list(traced.graph.nodes):
+        value = facts.fixed.get(node)
+        readers = [user for user in node.users if user not in facts.fixed]
+        if node.op == "get_attr" or not readers:
+            continue
+        if isinstance(value, Tensor):
+            with traced.graph.inserting_after(node):
+                constant = Writer(traced, facts, node, _scope(traced, scopes, node)).constant(value)
+            facts.fixed[constant], facts.shapes[constant] = value, tuple(value.shape)
+            if value.is_floating_point():
+                facts.floats.add(constant)
+            for reader in readers:
+                reader.replace_input_with(node, constant)
+        elif node in facts.per_batch:
+            _settle_per_batch(traced, facts, node, _scope(traced, scopes, node))
+        elif isinstance(value, int):
+            for reader in readers:
+                swap = lambda one, node=node, value=value: value if one is node else one  # noqa: E731
+                reader.args = fx.map_arg(reader.args, swap)
+                reader.kwargs = fx.map_arg(reader.kwargs, swap)
+
+
+def _settle_per_batch(traced: fx.GraphModule, facts: Facts, node: fx.Node, scope: str) -> None:
+    """Put a constant for one sample where what reads it repeats it for each of a batch."""
+    readers = [reader for reader in node.users if _repeats(traced, facts, node, reader)]
+    if not readers:
+        return
+    with traced.graph.inserting_after(node):
+        constant = Writer(traced, facts, node, scope).constant(facts.per_batch[node])
+    facts.fixed[constant], facts.shapes[constant] = facts.per_batch[node], facts.shapes[node]
+    if node in facts.floats:
+        facts.floats.add(constant)
+    for reader in readers:
+        reader.replace_input_with(node, constant)
+
+
+def _repeats(traced: fx.GraphModule, facts: Facts, node: fx.Node, reader: fx.Node) -> bool:
+    if reader in facts.per_batch or reader in facts.fixed:
+        return False
+    is_layer = reader.op == "call_module" and isinstance(traced.get_submodule(str(reader.target)), nn.Embedding)
+    if is_layer or (reader.op == "call_function" and _name(reader) == "embedding"):
+        return bool(reader.users) and all(_repeats(traced, facts, reader, user) for user in reader.users)
+    if reader.op not in ("call_function", "call_method") or _name(reader) not in BROADCAST:
+        return False
+    rank = len(facts.shapes[node])
+    others = [one for one in reader.all_input_nodes if one not in facts.fixed and one not in facts.per_batch]
+    return any(one is not node and len(facts.shapes.get(one, ())) >= rank for one in others)
+
+
+def _scope(traced: fx.GraphModule, scopes: Scopes, node: fx.Node) -> str:
+    path = scopes.get(node.name, ("", None))[0]
+    modules = dict(traced.named_modules())
+    while path not in modules:
+        path = path.rpartition(".")[0]
+    return path
+
+
+def _write(traced: fx.GraphModule, facts: Facts, node: fx.Node, scopes: Scopes) -> None:
+    handle, (arguments, named) = HANDLERS[_name(node)], (node.args, node.kwargs)
+    try:
+        inspect.signature(handle).bind(None, *arguments, **named)
+    except TypeError:  # a form of the call that the handler does not know
+        return
+    computes = node in facts.floats
+    with traced.graph.inserting_before(node):
+        result = handle(Writer(traced, facts, node, _scope(traced, scopes, node)), *arguments, **named)
+    if result is NotImplemented:
+        return
+    for pick in list(node.users):  # of parts that are replaced already
+        if not pick.users and pick.op != "output":
+            traced.graph.erase_node(pick)
+    if isinstance(result, fx.Node):
+        if _in_place(node):
+            order = {one: place for place, one in enumerate(traced.graph.nodes)}
+            changed: Any = node.args[0]
+            changed.replace_all_uses_with(result, lambda user: order[user] > order[node])
+        node.replace_all_uses_with(result)
+        facts.shapes.setdefault(result, facts.shapes.get(node, ()))
+        if computes:
+            facts.floats.add(result)
+    traced.graph.erase_node(node)
+
+
+def _forget_unused(traced: fx.GraphModule, facts: Facts) -> None:
+    """Drop what nothing reads any more: the weights' old places among it."""
+    for node in reversed(list(traced.graph.nodes)):
+        idle = node.op == "get_attr" or node in facts.fixed or node in facts.per_batch
+        if idle and not node.users:
+            traced.graph.erase_node(node)
+    used = {str(node.target) for node in traced.graph.nodes if node.op == "get_attr"}
+    called = {str(node.target) for node in traced.graph.nodes if node.op == "call_module"}
+    traced.delete_all_unused_submodules()
+    for path, module in traced.named_modules():
+        if any(path == one or path.startswith(f"{one}.") for one in called):
+            continue
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        for name, _ in own:
+            if f"{path}.{name}".lstrip(".") not in used:
+                delattr(module, name)
