@@ -111,6 +111,11 @@ WRONG = {
         {"model": lambda: Mixing(nn.Flatten(), nn.Linear(12, 3))},
         r"depends on the samples beside it",
     ),
+    "dropout that does not stop": (
+        {"model": lambda: Giving(lambda answer: functional.dropout(answer, 0.1))},
+        r"differs from one run to the next; is there dropout that does not stop",
+    ),
+    "TorchScript": ({"model": lambda: torch.jit.script(network())}, r"returned TorchScript, .* return the nn\.Module"),
     "an answer that is no tensor": ({"model": lambda: Giving(str)}, r"must return a tensor, .* it returned str"),
     "an answer for the whole batch": ({"model": lambda: Giving(torch.sum)}, r"first dimension must be the number of"),
     "classes for scores": ({"model": lambda: Giving(lambda y: y.argmax(1))}, r"torch.int64; only floating-point"),
@@ -121,6 +126,11 @@ WRONG = {
         r"augment\(\) must give the inputs \['x'\] as a dict",
     ),
 }
+
+
+def test_a_wrapper_for_several_gpus_is_taken_off():
+    task = Task(**GOOD | {"model": lambda: nn.DataParallel(network())})
+    assert type(try_task(task, make_splits(task, 0))) is nn.Sequential
 
 
 @pytest.mark.parametrize("name", WRONG)
