@@ -111,9 +111,13 @@ WRONG = {
         {"model": lambda: Mixing(nn.Flatten(), nn.Linear(12, 3))},
         r"depends on the samples beside it",
     ),
-    "an answer that is no tensor": ({"model": lambda: Giving(str)}, r"must return a tensor, .* it returned str"),
+    "an answer that is no tensor": (
+        {"model": lambda: Giving(str)},
+        r"return a tensor, .* 'output' is of type str",
+    ),
     "an answer for the whole batch": ({"model": lambda: Giving(torch.sum)}, r"first dimension must be the number of"),
-    "classes for scores": ({"model": lambda: Giving(lambda y: y.argmax(1))}, r"torch.int64; only floating-point"),
+    "complex": ({"model": lambda: Giving(lambda y: y + 0j)}, r"torch.complex64; give its real and imaginary part"),
+    "one tensor twice": ({"model": lambda: Giving(lambda y: (y, [y]))}, r"twice, as 'output_0' and 'output_1_0'"),
     "an infinite answer": ({"model": lambda: Giving(lambda y: y / 0)}, r"holds NaN or infinity already in FP32"),
     "an output named as an input": ({"model": lambda: Giving(lambda y: {"x": y})}, r"'x' names an input and an output"),
     "an augmentation of something else": (
