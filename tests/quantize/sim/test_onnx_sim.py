@@ -63,7 +63,7 @@ def test_the_tensors_of_one_sample_are_held_at_a_time(rows_of, monkeypatch):
 
 @pytest.mark.parametrize("value", [-1.0, 9.0, -1e9])
 def test_a_pad_of_a_value_is_exported_as_simulated(value, tmp_path):
-    """The Pad's input and output have one scale, which must hold the value too; one that only a MaxPool reads may be clipped."""
+    """The Pad's input and output have one scale, which must hold the value too, unless only a MaxPool reads it."""
     nodes = [
         helper.make_node("Relu", ["x"], ["r"], name="relu"),
         helper.make_node("Pad", ["r", "pads", "value"], ["p"], name="pad"),
