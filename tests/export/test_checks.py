@@ -118,3 +118,28 @@ def test_the_same_sim_gives_the_same_bytes(padded, tmp_path):
 def test_a_name_cannot_stand_for_an_input_and_an_output():
     with pytest.raises(UserError, match="'output' names an input and an output"):
         graph_names(["output"], ["output"])
+
+
+def test_outputs_in_one_another_and_an_input_without_use_go_through_to_the_graph(tmp_path):
+    class Answering(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.relu, self.second = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)
+
+        def forward(self, image, info, mask):
+            x = self.relu(self.first(image))
+            return {"y": self.second(x), "none": None, "hidden": (x, [x * mask])}
+
+    generator = torch.Generator().manual_seed(0)
+    images, masks = torch.randn(8, 3, 8, 8, generator=generator), torch.rand(8, 1, 6, 6, generator=generator)
+    split = Split({"image": images, "info": torch.zeros(8, 2), "mask": masks}, torch.zeros(8))
+    model, sample = Answering().eval(), tuple(values[:1] for values in split.inputs.values())
+    reference = predict(model, split, 8, "")
+    prepared, _ = prepare(model, sample)
+    sim = build_sim(prepared, sample, Precision(8, 8), "htp_v75")
+    calibrate(sim, split, 8)
+    simulated = predict(sim.model, split, 8, "")
+    assert list(reference) == list(simulated) == ["y", "hidden_0", "hidden_1_0"]
+    assert sqnr_db(reference, simulated) > 25
+    export_qdq(sim, sample, (list(split.inputs), list(simulated)), tmp_path / "model.onnx")
+    assert sqnr_db(simulated, run_unoptimised(tmp_path / "model.onnx", split)) > 40

@@ -8,6 +8,7 @@ from bitladder.errors import UserError
 from bitladder.export.checks import run_unoptimised
 from bitladder.export.fp16 import HalfPrecision, export_fp16
 from bitladder.network.evaluate import predict, sqnr_db
+from bitladder.tasks.task import Split
 
 
 def test_fp16_rounds_as_fp16_does_and_leaves_the_network_as_it_was(trained):
@@ -30,15 +31,34 @@ def test_the_exported_graph_computes_in_fp16_and_takes_and_gives_fp32(trained, t
     assert sqnr_db(predict(half, split, 20, ""), run_unoptimised(path, split)) > 40
 
 
-def test_a_network_that_forces_float32_is_refused_in_one_line_with_its_own():
-    class Forcing(nn.Linear):
+class Mixing(nn.Linear):
+    """Casts its input, and makes a constant in forward."""
+
+    def forward(self, x, image):
+        return super().forward(x.float() + torch.ones(3) / 3 + image.to(torch.float32) / 255)
+
+
+def test_casts_and_constants_in_forward_become_fp16(tmp_path):
+    model, generator = Mixing(3, 2).eval(), torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (8, 3), dtype=torch.uint8, generator=generator)
+    split = Split({"x": torch.randn(8, 3, generator=generator), "image": image}, torch.zeros(8))
+    half = HalfPrecision(model)
+    assert 45 < sqnr_db(predict(model, split, 8, ""), predict(half, split, 8, "")) < 100
+    path = tmp_path / "model.onnx"
+    sample = tuple(values[:1] for values in split.inputs.values())
+    export_fp16(half, sample, (["x", "image"], ["output"]), path)
+    assert sqnr_db(predict(half, split, 8, ""), run_unoptimised(path, split)) > 40
+
+
+def test_a_network_that_fails_in_fp16_is_refused_in_one_line_with_its_own():
+    class Failing(nn.Linear):
         def forward(self, x):
-            return super().forward(x.float())
+            return super().forward(x.double())
 
     with pytest.raises(
         UserError, match=r"the model in FP16 \(it must .*\) fails with RuntimeError: .*test_fp16\.py:\d"
     ):
-        HalfPrecision(Forcing(3, 2))(torch.zeros(1, 3))
+        HalfPrecision(Failing(3, 2))(torch.zeros(1, 3))
 
 
 def test_a_dict_of_one_output_keeps_its_name():
@@ -64,3 +84,12 @@ def test_torchs_own_attention_is_exported(layer, tmp_path):
     torch.backends.mha.set_fastpath_enabled(True)
     export_fp16(HalfPrecision(Net().eval()), (torch.randn(1, 4, 8),), (["x"], ["y"]), tmp_path / "model.onnx")
     assert "Softmax" in {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
+
+
+def test_integer_outputs_stay_integers_and_one_in_a_tuple_keeps_its_name():
+    class Classes(nn.Linear):
+        def forward(self, x):
+            return (super().forward(x).argmax(1),)
+
+    outputs = HalfPrecision(Classes(3, 2))(torch.zeros(1, 3))
+    assert {name: values.dtype for name, values in outputs.items()} == {"output_0": torch.long}

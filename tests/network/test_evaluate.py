@@ -29,6 +29,18 @@ def test_sqnr_of_equal_and_of_empty_signals_is_a_number():
     assert sqnr_db({"y": zeros}, {"y": zeros + 1}) == -EQUAL_DB
 
 
+@pytest.mark.parametrize("kind", [torch.long, torch.uint8, torch.bool])
+def test_integers_are_equal_or_not(kind):
+    reference = torch.zeros(100, 10, dtype=kind)
+    outputs = reference.clone()
+    assert sqnr_db({"y": reference}, {"y": outputs}) == EQUAL_DB
+    outputs[:10, 0] = 1
+    assert sqnr_db({"y": reference}, {"y": outputs}) == pytest.approx(40)  # 1 of 100
+    if kind != torch.bool:  # how far off a class is, means nothing
+        assert sqnr_db({"y": reference}, {"y": outputs * 9}) == pytest.approx(40)
+    assert sqnr_db({"y": reference}, {"y": torch.ones_like(reference)}) == pytest.approx(0)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_sqnr_of_an_answer_that_is_no_number_is_as_bad_as_can_be(value):
     """What FP16 overflows to, or a broken graph answers, must not pass as equal."""

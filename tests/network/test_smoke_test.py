@@ -116,9 +116,13 @@ WRONG = {
         r"differs from one run to the next; is there dropout that does not stop",
     ),
     "TorchScript": ({"model": lambda: torch.jit.script(network())}, r"returned TorchScript, .* return the nn\.Module"),
-    "an answer that is no tensor": ({"model": lambda: Giving(str)}, r"must return a tensor, .* it returned str"),
+    "an answer that is no tensor": (
+        {"model": lambda: Giving(str)},
+        r"return a tensor, .* 'output' is of type str",
+    ),
     "an answer for the whole batch": ({"model": lambda: Giving(torch.sum)}, r"first dimension must be the number of"),
-    "classes for scores": ({"model": lambda: Giving(lambda y: y.argmax(1))}, r"torch.int64; only floating-point"),
+    "complex": ({"model": lambda: Giving(lambda y: y + 0j)}, r"torch.complex64; give its real and imaginary part"),
+    "one tensor twice": ({"model": lambda: Giving(lambda y: (y, [y]))}, r"twice, as 'output_0' and 'output_1_0'"),
     "an infinite answer": ({"model": lambda: Giving(lambda y: y / 0)}, r"holds NaN or infinity already in FP32"),
     "an output named as an input": ({"model": lambda: Giving(lambda y: {"x": y})}, r"'x' names an input and an output"),
     "an augmentation of something else": (

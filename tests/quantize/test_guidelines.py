@@ -18,6 +18,7 @@ from bitladder.params import load_params
 from bitladder.precision import Precision
 from bitladder.quantize.prepare.prepare import prepare
 from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
+from bitladder.quantize.sim.unused import unused_layers
 from bitladder.quantize.verify import verify
 from bitladder.socs import find_soc
 from bitladder.targets.context import compile_model, run
@@ -138,13 +139,24 @@ def test_layers_of_unknown_types_are_refused_by_name_unless_they_stay_in_float()
     assert isinstance(sim_of(model(), images(), Quantization(exclude=["1"])).model[1], Swirl)
 
 
-def test_a_layer_that_no_sample_reaches_is_named():
-    class Dead(nn.Sequential):
+def test_a_layer_that_only_training_uses_gets_no_quantizers():
+    class Aux(nn.Sequential):
         def forward(self, x):
-            return self[1](self[0](x))
+            y = self[1](self[0](x))
+            return (y, self[2](y)) if self.training else y
 
-    with pytest.raises(UserError, match=r"calibration left no range in 2: no calibration sample runs through"):
-        sim_of(Dead(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1)), images())
+    model = sim_of(Aux(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1)), images())
+    assert model.model[0].param_quantizers["weight"].is_initialized()
+    assert not hasattr(model.model[2], "param_quantizers") or model.model[2].param_quantizers["weight"] is None
+
+
+def test_a_layer_whose_weights_are_read_is_used():
+    class Reads(nn.Sequential):
+        def forward(self, x):
+            return torch.nn.functional.conv2d(x, self[0].weight)
+
+    layers = Reads(nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)).eval()
+    assert unused_layers(layers, sample_inputs(images())) == ["1"]
 
 
 def test_a_sum_with_a_number_and_a_module_on_sizes_need_no_range():

@@ -1,7 +1,6 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 
 from bitladder.errors import UserError
 from bitladder.network.smoke_test import try_task
@@ -53,16 +52,31 @@ def test_weights_that_differ_each_time_are_refused():
         make_splits(task, 0)
 
 
-def test_several_outputs_and_unknown_comparisons_are_refused():
-    class Two(nn.Linear):
-        def forward(self, x):
-            return functional.relu(x), x
+class Two(nn.Linear):
+    def forward(self, x):
+        scores = super().forward(x.flatten(1))
+        return {"scores": scores, "class": scores.argmax(1)}
 
-    def made():
-        torch.manual_seed(0)
-        return Two(2, 2)
 
-    with pytest.raises(UserError, match="must give one tensor, and it gives 2"):
-        make_splits(label_free(made, samples), 0)
+def two():
+    torch.manual_seed(0)
+    return Two(8, 3)
+
+
+@pytest.mark.parametrize("compare", ["top-1", "cosine"])
+def test_several_outputs_are_compared_one_by_one_and_integers_by_equality(compare):
+    task = label_free(two, samples, compare)
+    splits = make_splits(task, 0)
+    split, model = splits["evaluation"], try_task(task, splits)
+    with torch.no_grad():
+        own = model(split.inputs["x"])
+        assert task.metric(own, split.targets) == pytest.approx(1)
+        assert task.loss(own, split.targets) == pytest.approx(0, abs=1e-5)
+        assert task.metric({**own, "class": own["class"] + 1}, split.targets) == pytest.approx(0.5)
+        other = task.metric({**own, "scores": torch.randn(20, 3)}, split.targets)
+        assert 0.3 < other < 0.95
+
+
+def test_unknown_comparisons_are_refused():
     with pytest.raises(UserError, match="by top-1 or cosine, not by 'rank'"):
         label_free(network, samples, "rank")

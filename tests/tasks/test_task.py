@@ -1,3 +1,6 @@
+from collections import namedtuple
+from dataclasses import dataclass
+
 import pytest
 import torch
 
@@ -70,8 +73,35 @@ def test_outputs_are_named():
     assert list(name_outputs(a)) == ["output"]
     assert list(name_outputs((a, b))) == ["output_0", "output_1"]
     assert list(name_outputs({"mask": a, "box": b})) == ["mask", "box"]
-    with pytest.raises(UserError, match="it returned str"):
+    assert list(name_outputs((a,))) == ["output_0"]
+    assert list(name_outputs((a, b), ["mask", "box"])) == ["mask", "box"]
+    with pytest.raises(UserError, match="'output' is of type str"):
         name_outputs("logits")
+    with pytest.raises(UserError, match="it returned NoneType without one"):
+        name_outputs(None)
+
+
+@dataclass
+class Answer:
+    scores: object
+    loss: object = None
+    hidden: object = None
+
+
+Pair = namedtuple("Pair", "low high")
+
+
+def test_outputs_in_one_another_are_named_by_their_path():
+    a, b, c = torch.zeros(1), torch.ones(1), torch.ones(2)
+    assert list(name_outputs((a, (b, [c])))) == ["output_0", "output_1_0", "output_1_1_0"]
+    assert list(name_outputs({"y": a, "more": {"z": b}, "none": None})) == ["y", "more_z"]
+    assert list(name_outputs(Answer(a, hidden=(b, c)))) == ["scores", "hidden_0", "hidden_1"]
+    assert list(name_outputs(Pair(a, b))) == ["low", "high"]
+    assert list(name_outputs((a, Pair(b, c)))) == ["output_0", "output_1_low", "output_1_high"]
+    with pytest.raises(UserError, match="'more_z' is of type float"):
+        name_outputs({"y": a, "more": {"z": 0.5}})
+    with pytest.raises(UserError, match="two outputs whose names join to 'a_b'"):
+        name_outputs({"a": {"b": a}, "a_b": b})
 
 
 def test_mnist_splits_are_real_disjoint_and_follow_the_seed():

@@ -24,7 +24,7 @@ def try_task(task: Task, splits: dict[str, Split]) -> nn.Module:
     split = splits["train"].first(FEW)
     model = build_network(task).eval()
     if isinstance(model, OnnxNetwork):
-        model.check_inputs(split)
+        model.check_inputs(split.inputs)
     outputs, again = _run(model, split), _run(model, split)
     first: dict[int, str] = {}
     for name, values in outputs.items():

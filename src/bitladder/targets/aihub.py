@@ -73,7 +73,7 @@ class AiHub:
         model = compiled.get_target_model()
 
         def run_there() -> Any:
-            samples = client.upload_dataset(_entries(job.split))
+            samples = client.upload_dataset(_entries(job.split, job.model))
             with _once():
                 return client.submit_inference_job(
                     model, device, samples, name=jobs.name(JobType.INFERENCE), retry=False, profile=True
@@ -205,8 +205,10 @@ def _key(job: Job, soc: Soc) -> str:
     return digest.hexdigest()[:16]
 
 
-def _entries(split: Split) -> dict[str, list[np.ndarray]]:
-    return {name: [values[row : row + 1].numpy() for row in range(len(split))] for name, values in split.inputs.items()}
+def _entries(split: Split, model: Path) -> dict[str, list[np.ndarray]]:
+    # an input that the network does not use is not in its graph
+    names = [value.name for value in onnx.load(model, load_external_data=False).graph.input]
+    return {name: [split.inputs[name][row : row + 1].numpy() for row in range(len(split))] for name in names}
 
 
 def _outputs(returned: dict[str, list[np.ndarray]], model: Path) -> Outputs:

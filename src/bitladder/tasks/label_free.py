@@ -4,7 +4,7 @@ The metric is agreement with FP32, and training a quantized network distils from
 `return label_free(network, samples)`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from bitladder.errors import UserError
+from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.task import SPLITS, Metric, Quantization, Split, Task, name_outputs
 
 __all__ = ["label_free"]
@@ -28,14 +29,18 @@ def label_free(
     """Make a task of a trained network and samples without labels.
 
     Args:
-        model: builds the network with its trained weights, which must be the same each time; it gives one tensor.
+        model: builds the network with its trained weights, which must be the same each time. Of several outputs the
+            mean is taken; of integer ones, the share that is equal.
         samples: gives the inputs of every split for a seed, by name.
         compare: `top-1`, the share of samples (of pixels, where the output has them) with FP32's largest score along
             dimension 1; or `cosine`, the mean cosine similarity of each sample's output with FP32's.
         quantization: what the task asks of AIMET.
 
     """
-    kinds = {"top-1": (Metric("agreement with FP32", _top1), _distil), "cosine": (Metric("cosine", _cosine), _turn)}
+    kinds = {
+        "top-1": (Metric("agreement with FP32", _metric(_top1)), _loss(_distil)),
+        "cosine": (Metric("cosine", _metric(_cosine)), _loss(_turn)),
+    }
     if compare not in kinds:
         raise UserError(f"task: label_free compares by {' or '.join(kinds)}, not by {compare!r}")
     metric, loss = kinds[compare]
@@ -46,7 +51,7 @@ def label_free(
             if not torch.equal(values, again[name]):
                 raise UserError(f"task: without labels, model() must give trained weights; {name!r} differs each time")
         return {
-            name: Split(inputs, _fp32_outputs(network, inputs, name))
+            name: Split(inputs, _outputs(network, inputs, name))
             for name, inputs in samples(seed).items()
             if name in SPLITS
         }
@@ -54,24 +59,61 @@ def label_free(
     return Task(model, splits, loss, metric, quantization=quantization or Quantization())
 
 
-def _fp32_outputs(network: nn.Module, inputs: dict[str, Tensor], title: str) -> Tensor:
+def _outputs(network: nn.Module, inputs: dict[str, Tensor], title: str) -> Tensor:
+    """Give FP32's output, or all of them side by side: targets are one tensor. In double, integers stay exact."""
     count = len(next(iter(inputs.values()), ()))
-    found: list[Tensor] = []
+    if isinstance(network, OnnxNetwork):
+        network.check_inputs(inputs)
+    parts: list[Tensor] = []
     with torch.no_grad():
         for start in tqdm(range(0, count, BATCH), desc=f"fp32 {title}", leave=False):
             outputs = name_outputs(network(*(values[start : start + BATCH] for values in inputs.values())))
-            if len(outputs) > 1:
-                raise UserError(f"task: without labels the model must give one tensor, and it gives {len(outputs)}")
-            found += outputs.values()
-    return torch.cat(found) if found else torch.zeros(0)
+            if len(outputs) == 1:
+                parts += outputs.values()
+            else:
+                parts.append(torch.cat([values.reshape(len(values), -1).double() for values in outputs.values()], 1))
+    return torch.cat(parts) if parts else torch.zeros(0)
 
 
-def _top1(outputs: Tensor, fp32: Tensor) -> float:
-    return (outputs.argmax(1) == fp32.argmax(1)).double().mean().item()
+Returned = Tensor | Mapping[str, Tensor]
 
 
-def _cosine(outputs: Tensor, fp32: Tensor) -> float:
-    return functional.cosine_similarity(outputs.flatten(1).double(), fp32.flatten(1).double()).mean().item()
+def _pairs(outputs: Returned, fp32: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give each output with its part of what `_outputs` gave."""
+    if isinstance(outputs, Tensor):
+        yield outputs, fp32
+        return
+    sizes = [values[0].numel() for values in outputs.values()]
+    for values, part in zip(outputs.values(), fp32.split(sizes, 1), strict=True):
+        yield values, part.reshape(values.shape).to(values.dtype)
+
+
+def _metric(compare: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Returned, Tensor], float]:
+    def metric(outputs: Returned, fp32: Tensor) -> float:
+        found = [
+            (compare(values, part) if values.is_floating_point() else (values == part).double()).mean()
+            for values, part in _pairs(outputs, fp32)
+        ]
+        return torch.stack(found).mean().item()
+
+    return metric
+
+
+def _loss(distance: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Returned, Tensor], Tensor]:
+    def loss(outputs: Returned, fp32: Tensor) -> Tensor:
+        """Sum over outputs; integer ones have no gradient."""
+        found = [distance(values, part) for values, part in _pairs(outputs, fp32) if values.is_floating_point()]
+        return torch.stack(found).sum() if found else torch.zeros(())
+
+    return loss
+
+
+def _top1(outputs: Tensor, fp32: Tensor) -> Tensor:
+    return (outputs.argmax(1) == fp32.argmax(1)).double()
+
+
+def _cosine(outputs: Tensor, fp32: Tensor) -> Tensor:
+    return functional.cosine_similarity(outputs.flatten(1).double(), fp32.flatten(1).double())
 
 
 def _distil(outputs: Tensor, fp32: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ ONNX Runtime runs it, optimisations off, a sample at a time: on the NPU the batc
 
 import copy
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -22,9 +23,10 @@ from tqdm import tqdm
 from bitladder.errors import UserError
 from bitladder.params import TaskParams
 from bitladder.tasks.onnx_forms.normalize import normalize
-from bitladder.tasks.task import Split
 
 __all__ = ["OnnxModel", "OnnxNetwork", "check_hashed", "no_loss", "open_session", "run_samples", "why_untrained"]
+
+LIMIT = 2**31 - 1  # bytes
 
 QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "QGemm"}
 
@@ -68,9 +70,7 @@ class OnnxNetwork(nn.Module):
 
     def files(self) -> list[Path]:
         """Give the files that the network was read from: the .onnx, and those that hold its weights beside it."""
-        stored = onnx.load(str(self.source), load_external_data=False).graph.initializer
-        beside = {entry.value for tensor in stored for entry in tensor.external_data if entry.key == "location"}
-        return [self.source, *(self.source.parent / name for name in sorted(beside))]
+        return _files(self.source)
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Run a batch, sample by sample."""
@@ -111,15 +111,15 @@ class OnnxNetwork(nn.Module):
         del proto.graph.value_info[:]
         return type(self)(onnx.shape_inference.infer_shapes(proto, data_prop=True), self.source)
 
-    def check_inputs(self, split: Split) -> None:
+    def check_inputs(self, inputs: Mapping[str, Tensor]) -> None:
         """Refuse samples that the graph does not take. Raises UserError that names the first input that differs."""
-        if list(split.inputs) != self.inputs:
+        if list(inputs) != self.inputs:
             raise UserError(
-                f"task: the splits have the inputs {list(split.inputs)}, and {self.source} takes {self.inputs}; give"
+                f"task: the splits have the inputs {list(inputs)}, and {self.source} takes {self.inputs}; give"
                 " them by these names, in this order"
             )
         for value in _inputs(self.proto):
-            found, taken = split.inputs[value.name], value.type.tensor_type
+            found, taken = inputs[value.name], value.type.tensor_type
             dtype = str(found.numpy().dtype)
             wanted = str(helper.tensor_dtype_to_np_dtype(taken.elem_type))
             shape = [dim.dim_value or dim.dim_param or "?" for dim in taken.shape.dim]
@@ -195,6 +195,7 @@ def _inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
 def _read(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise UserError(f"task: {path}: no such file; the path is from the folder that holds params.yaml")
+    _check_size(path)
     try:
         proto = onnx.load(str(path))
     except DecodeError:
@@ -222,6 +223,25 @@ def _read(path: Path) -> onnx.ModelProto:
             )
     _open(proto, path)
     return normalize(proto)
+
+
+def _check_size(path: Path) -> None:
+    """Refuse what protobuf cannot hold as one message, which is how the graph goes to ONNX Runtime and AIMET."""
+    size = path.stat().st_size
+    if size <= LIMIT:
+        with suppress(DecodeError):  # said where it is read
+            size += sum(file.stat().st_size for file in _files(path)[1:] if file.is_file())
+    if size > LIMIT:
+        raise UserError(
+            f"task: {path}: is {size / 2**30:.1f} GiB with its weights, and an ONNX graph can be of 2 GiB at most;"
+            " bring the network as a torch module"
+        )
+
+
+def _files(path: Path) -> list[Path]:
+    stored = onnx.load(str(path), load_external_data=False).graph.initializer
+    beside = {entry.value for tensor in stored for entry in tensor.external_data if entry.key == "location"}
+    return [path, *(path.parent / name for name in sorted(beside))]
 
 
 def _open(proto: onnx.ModelProto, source: Path) -> onnxruntime.InferenceSession:

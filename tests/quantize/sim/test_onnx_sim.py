@@ -5,13 +5,14 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper, save
 
+from bitladder.export.checks import run_unoptimised
 from bitladder.network.evaluate import predict, sqnr_db
 from bitladder.network.model import sample_inputs
 from bitladder.precision import Precision
 from bitladder.quantize.prepare.prepare import prepare
 from bitladder.quantize.sim import onnx_sim
 from bitladder.quantize.sim.layers import layer_rows
-from bitladder.quantize.sim.torch_sim import build_sim
+from bitladder.quantize.sim.torch_sim import build_sim, export_qdq
 from bitladder.tasks.onnx_model import OnnxModel
 from bitladder.tasks.task import Split
 
@@ -58,3 +59,30 @@ def test_the_tensors_of_one_sample_are_held_at_a_time(rows_of, monkeypatch):
     monkeypatch.setattr(onnx_sim, "signal_and_noise", lambda a, b: (seen.append(a.shape), original(a, b))[1])
     layer_rows(*rows_of)
     assert (1, 4, 8) in seen and max(shape[0] for shape in seen if len(shape) == 3) == 1
+
+
+@pytest.mark.parametrize("value", [-1.0, 9.0, -1e9])
+def test_a_pad_of_a_value_is_exported_as_simulated(value, tmp_path):
+    """The Pad's input and output have one scale, which must hold the value too, unless only a MaxPool reads it."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"], name="relu"),
+        helper.make_node("Pad", ["r", "pads", "value"], ["p"], name="pad"),
+        helper.make_node("Add", ["p", "p"], ["y"], name="add"),
+    ]
+    if value < -1e6:
+        nodes[-1] = helper.make_node("MaxPool", ["p"], ["y"], name="pool", kernel_shape=[3])
+    constants = {"pads": np.array([0, 0, 1, 0, 0, 1]), "value": np.float32(value)}
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, 8])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 1, "m"])]
+    tensors = [numpy_helper.from_array(np.asarray(values), name) for name, values in constants.items()]
+    graph = helper.make_graph(nodes, "net", inputs, outputs, tensors)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "net.onnx")
+    split = Split({"x": torch.randn(16, 1, 8, generator=torch.Generator().manual_seed(1))}, torch.arange(16))
+    model = OnnxModel(str(tmp_path / "net.onnx"))()
+    prepared, _ = prepare(model, sample_inputs(split))
+    sim = build_sim(prepared, sample_inputs(split), Precision(8, 8), "htp_v75")
+    sim.calibrate(split)
+    export_qdq(sim, sample_inputs(split), (["x"], ["y"]), tmp_path / "q.onnx")
+    exported = run_unoptimised(tmp_path / "q.onnx", split)
+    assert sqnr_db(predict(sim.model, split, 8, ""), exported) > 60
+    assert sqnr_db(predict(model, split, 8, ""), exported) > 30
