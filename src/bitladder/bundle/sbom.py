@@ -61,6 +61,12 @@ def _needed(name: str) -> Iterator[Any]:
             yield canonicalize_name(wanted.name)
 
 
+def _summary(name: str) -> str | None:
+    """Give a package's own summary; None where it states none."""
+    stated = metadata(name)
+    return stated["Summary"] if "Summary" in stated else None  # noqa: SIM401
+
+
 def _library(name: str, scope: ComponentScope) -> Component:
     release = version(name)
     return Component(
@@ -68,7 +74,7 @@ def _library(name: str, scope: ComponentScope) -> Component:
         version=release,
         type=ComponentType.LIBRARY,
         scope=scope,
-        description=metadata(name)["Summary"],
+        description=_summary(name),
         purl=PackageURL("pypi", name=name, version=release),
         bom_ref=f"{name}=={release}",
     )
