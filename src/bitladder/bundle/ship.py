@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bitladder.bundle.manifest import MANIFEST, changed_files, read_manifest
 from bitladder.errors import UserError
+from bitladder.paths import DEPLOY
 from bitladder.running.files import LOCK, hash_path, replacing
 from bitladder.running.git import run_git
 
@@ -61,7 +62,7 @@ def ship(folder: Path, output: Path | None) -> Path:
     with replacing(output) as temporary, tarfile.open(temporary, "w:", format=tarfile.PAX_FORMAT) as archive:
         _add(archive, PROVENANCE, (provenance.model_dump_json(indent=2) + "\n").encode())
         for name in sorted([MANIFEST, *manifest.files]):
-            _add(archive, f"deploy/{name}", (folder / name).read_bytes())
+            _add(archive, f"{DEPLOY}/{name}", (folder / name).read_bytes())
     return output
 
 
