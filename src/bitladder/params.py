@@ -106,9 +106,11 @@ def names_file(source: str) -> bool:
 
 
 class ComputeParams(_Block):
-    """What changes bits without being part of the method."""
+    """What runs the networks. All but loader_workers changes bits without being part of the method."""
 
     threads: Count
+    device: Literal["cpu", "cuda"] = "cpu"
+    loader_workers: Annotated[int, Field(ge=0)] = 2
 
 
 class TaskParams(_Block):
@@ -360,7 +362,7 @@ class TargetParams(_Block):
     backend: Annotated[str, _one_of(TARGETS), WithJsonSchema({"enum": list(TARGETS)})]
     soc: Annotated[str, _checked(find_soc)]
     socs: list[Annotated[str, _checked(find_soc)]] = []
-    samples: Count
+    samples: Count | None = None
     max_gap: Fraction
     workers: Count
     compile_limit_s: Positive

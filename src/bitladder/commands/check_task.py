@@ -37,7 +37,8 @@ def check_task(params: Params) -> Iterator[str]:
     from bitladder.running.determinism import seed_all
     from bitladder.targets.context import compile_model, run
     from bitladder.tasks.onnx_model import check_hashed
-    from bitladder.tasks.task import load_task, make_splits
+    from bitladder.tasks.splits import make_splits
+    from bitladder.tasks.task import load_task
 
     start = time.perf_counter()
 

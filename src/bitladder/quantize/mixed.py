@@ -16,6 +16,7 @@ from bitladder.quantize.sim.isolated import isolated, quantized_layers
 from bitladder.quantize.sim.torch_sim import set_layers
 from bitladder.quantize.techniques.gptq import gptq
 from bitladder.quantize.techniques.technique import GPTQ, Quantized, Setting, with_biases
+from bitladder.tasks.samples import in_memory
 
 __all__ = ["raise_layers"]
 
@@ -53,7 +54,7 @@ def raise_layers(
 
 def _order_layers(quantized: Quantized, setting: Setting, mixed: MixedParams) -> list[str]:
     """Order a sim's layers with weights: the most noise on the outputs for the least cost first."""
-    few = setting.fit.first(SAMPLES)
+    few = in_memory(setting.fit.first(SAMPLES))
     size = setting.params.batch_size
     reference = predict(quantized.model, few, size, "fp32")
     costs = _costs(quantized, setting, mixed)

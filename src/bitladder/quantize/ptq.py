@@ -1,13 +1,16 @@
 """Post-training quantization of one rung: the techniques that params.yaml lists, or the cheapest that is enough."""
 
 from collections.abc import Callable
+from pathlib import Path
 from time import perf_counter
 
 from torch import nn
 
 from bitladder.errors import UserError
-from bitladder.network.evaluate import Comparison, Outputs, compare, predict
-from bitladder.network.model import load_split, sample_inputs
+from bitladder.network.evaluate import Comparison
+from bitladder.network.model import sample_inputs
+from bitladder.network.scoring import score as score_pass
+from bitladder.network.scoring import store
 from bitladder.params import Params
 from bitladder.paths import PREPARED, TASK, TRAINED, RungFiles, samples
 from bitladder.quantize.mixed import raise_layers
@@ -16,8 +19,11 @@ from bitladder.quantize.techniques.technique import ORDER, NotApplicable, Quanti
 from bitladder.records import Try
 from bitladder.running.files import write_json
 from bitladder.running.resume import fingerprint, workspace
+from bitladder.tasks.metric import Metric
 from bitladder.tasks.onnx_model import OnnxNetwork
-from bitladder.tasks.task import Metric, Split, Task
+from bitladder.tasks.samples import Samples, held
+from bitladder.tasks.splits import load_samples
+from bitladder.tasks.task import Task
 
 __all__ = ["divide", "quantize", "quantize_rung"]
 
@@ -31,9 +37,9 @@ def quantize_rung(params: Params, rung: str, task: Task) -> tuple[Quantized, nn.
     given more bits. The seconds of each try go to build/notes/<rung>/ptq-seconds.json, which is no output of DVC's,
     since they are never twice the same.
     """
-    calibration = load_split(samples("calibration"))
+    calibration = load_samples(task, params, "calibration")
     own, sample, exclude = params.ptq_of(rung), sample_inputs(calibration), params.prepare.exclude
-    fit, rest = divide(calibration, params, rung)
+    fit, rest = map(held, divide(calibration, params, rung))
     model = load_prepared(task, sample, PREPARED, exclude)
     if isinstance(model, OnnxNetwork) and (params.ladder[rung].mixed or params.ladder[rung].layers):
         raise UserError(f"ladder.{rung}: mixed and layers need a network of PyTorch's, and the model came as ONNX")
@@ -53,7 +59,7 @@ def quantize_rung(params: Params, rung: str, task: Task) -> tuple[Quantized, nn.
             work=work,
             layers=params.ladder[rung].layer_precisions,
         )
-        score = _scorer(task.metric, model, rest, params.evaluate.batch_size) if len(rest) else None
+        score = _scorer(task.metric, model, rest, params.evaluate.batch_size, work) if len(rest) else None
         quantized, tries, seconds = quantize(setting, score)
         raised: dict[str, str] = {}
         if mixed := params.ladder[rung].mixed:
@@ -109,7 +115,7 @@ def _rank(found: Comparison) -> tuple[float, float]:
     return -found.drop, found.sqnr_db
 
 
-def divide(calibration: Split, params: Params, rung: str) -> tuple[Split, Split]:
+def divide(calibration: Samples, params: Params, rung: str) -> tuple[Samples, Samples]:
     """Give the samples that a rung's techniques are fitted to, and those that they are scored on.
 
     Raises UserError where none are left to score on, and the rung's params ask for scores.
@@ -124,10 +130,10 @@ def divide(calibration: Split, params: Params, rung: str) -> tuple[Split, Split]
     return calibration.first(own.samples), rest
 
 
-def _scorer(metric: Metric, model: nn.Module, split: Split, batch_size: int) -> Score:
-    reference: Outputs = predict(model, split, batch_size, "fp32")
+def _scorer(metric: Metric, model: nn.Module, samples: Samples, batch_size: int, work: Path) -> Score:
+    reference = store(model, samples, batch_size, work / "fp32")
 
     def score(sim: nn.Module) -> Comparison:
-        return compare(metric, predict(sim, split, batch_size, "score"), reference, split.targets)
+        return score_pass(sim, samples, metric, batch_size, "score", reference).comparison
 
     return score

@@ -43,6 +43,6 @@ def main(params: Params, rung: str) -> None:
         record = trained or record
     if record.technique != "qat":
         copy_file(files.ptq_sim, files.sim)
-        copy_file(files.ptq_outputs, files.outputs)
+        copy_file(files.ptq_scores, files.scores)
     write_csv(files.qat_history, QAT_COLUMNS, history)
     write_record(files.off_target, record.model_copy(update={"qat": why}))

@@ -14,7 +14,7 @@ from bitladder.errors import UserError
 from bitladder.params import names_file
 from bitladder.paths import PACKAGE
 
-__all__ = ["check_factory", "find_factory", "user_code"]
+__all__ = ["check_factory", "find_factory", "user_code", "user_line"]
 
 
 def check_factory(factory: str, folder: Path) -> None:
@@ -87,21 +87,19 @@ def user_code(what: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[
         if isinstance(error, (UserError, *passing)):
             raise
         reason = " ".join(str(error).split())[:300]
-        where = _user_line(error)
+        where = user_line(error)
         text = f"{what} fails with {type(error).__name__}: {reason}{where}"
         raise UserError(text if what.startswith("task") else f"task: {text}") from error
 
 
-def _user_line(error: BaseException) -> str:
+def user_line(error: BaseException) -> str:
     """Name the last line of the user's own that the error passed through; empty if there is none."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({_short(error.filename)}:{error.lineno})"
     ours = str(PACKAGE)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         installed = "site-packages" in frame.filename or frame.filename.startswith((sys.base_prefix, "<"))
-        own_task = frame.filename.startswith(str(Path(__file__).parent)) and not frame.filename.endswith(
-            ("source.py", "task.py")
-        )
+        own_task = frame.filename.startswith(str(Path(__file__).parent / "builtin"))
         if not installed and (own_task or not frame.filename.startswith(ours)):
             return f" ({_short(frame.filename)}:{frame.lineno})"
     return ""

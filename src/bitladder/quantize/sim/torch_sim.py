@@ -14,7 +14,7 @@ from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 
 from bitladder.errors import UserError
-from bitladder.network.evaluate import predict
+from bitladder.network.evaluate import run_all
 from bitladder.network.model import carry_notes
 from bitladder.precision import OPSET, Precision
 from bitladder.quantize.prepare.task_quantization import task_quantization_of
@@ -25,7 +25,7 @@ from bitladder.quantize.sim.unused import unused_layers
 from bitladder.running.files import load_tensors, replacing, save_tensors
 from bitladder.running.patches import in_force
 from bitladder.tasks.onnx_model import OnnxNetwork
-from bitladder.tasks.task import Split
+from bitladder.tasks.samples import Samples
 
 __all__ = [
     "Sim",
@@ -158,12 +158,12 @@ def needs_relu(path: Path) -> bool:
     return _SWAPPED in load_tensors(path)
 
 
-def calibrate(sim: Sim, split: Split, batch_size: int) -> None:
+def calibrate(sim: Sim, split: Samples, batch_size: int) -> None:
     """Find the quantizers' ranges from samples. Raise UserError where a layer is left without one."""
     if isinstance(sim, OnnxSim):
         sim.calibrate(split)
         return
-    forward: Callable[[nn.Module], Any] = lambda model: predict(model, split, batch_size, "calibrate")  # noqa: E731
+    forward: Callable[[nn.Module], Any] = lambda model: run_all(model, split, batch_size, "calibrate")  # noqa: E731
     with without_tensors(sim) as plain:
         sim.compute_encodings(forward)
     check_ranges(sim, plain)
