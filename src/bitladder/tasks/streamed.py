@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -107,8 +109,9 @@ class Streamed:
             multiprocessing_context="fork" if workers else None,
             generator=torch.Generator().manual_seed(0),
         )
+        read = _without_interrupts(loader)
         try:
-            yield from loader
+            yield from read
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -189,6 +192,15 @@ class _Items(Dataset):
 
 def _digests(items: list[Any]) -> Any:
     return next((item for item in items if isinstance(item, str)), None) or [digest_of(item) for item in items]
+
+
+def _without_interrupts(loader: DataLoader) -> Iterator[Any]:
+    """Start reading. A worker that dies is noticed where its batch is waited for, not at any line by a signal."""
+    before = signal.getsignal(signal.SIGCHLD)
+    read = iter(loader)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+    return read
 
 
 def _whole(read: Any) -> Batch:
