@@ -112,8 +112,8 @@ class Streamed:
         read = _without_interrupts(loader)
         try:
             yield from read
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, OSError, EOFError):  # by how far its last batch had come
+            if not workers:
                 raise
             raise UserError(
                 f"task: a process that reads the {self.name!r} split died; is there too little memory, or of /dev/shm"
