@@ -9,14 +9,18 @@ import onnx
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
+from bitladder.errors import RefusedError
+from bitladder.network.evaluate import Outputs
 from bitladder.precision import OPSET
+from bitladder.quantize.sim.hooks import hooked
 from bitladder.running.files import replacing
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.source import user_code
-from bitladder.tasks.task import name_outputs
+from bitladder.tasks.task import Split, name_outputs
 
-__all__ = ["HalfPrecision", "export_fp16"]
+__all__ = ["HalfPrecision", "check_overflow", "export_fp16"]
 
 
 class _OnlyHalf(TorchFunctionMode):
@@ -40,7 +44,8 @@ class HalfPrecision(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor | dict[str, Tensor]:
         """Round floating-point inputs to FP16, run, and widen the outputs; other inputs pass as they are."""
         halves = [value.half() if value.is_floating_point() else value for value in inputs]
-        with user_code("the model in FP16 (it must compute in the type of its weights, without float())"):
+        what = "the model in FP16 (it must compute in the type of its weights, without float())"
+        with user_code(what, kind=RefusedError):
             returned = self._run(halves)
         outputs = {
             name: value.float() if value.is_floating_point() else value
@@ -56,6 +61,38 @@ class HalfPrecision(nn.Module):
                 self._mixes = True
         with _OnlyHalf():
             return self.model(*inputs)
+
+
+def check_overflow(model: HalfPrecision, outputs: Outputs, split: Split) -> None:
+    """Refuse FP16 where numbers pass its largest, 65,504. Raises RefusedError that names the layer where they do first.
+
+    Args:
+        model: that gave the outputs.
+        outputs: of the split.
+        split: the samples.
+
+    """
+    finite = torch.stack([values.flatten(1).isfinite().all(1) for values in outputs.values()]).all(0)
+    if finite.all():
+        return
+    sample = [values[~finite][:1] for values in split.inputs.values()]
+    found: list[str] = []
+
+    def listen(name: str, layer: nn.Module) -> RemovableHandle:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            values = output if isinstance(output, list | tuple) else [output]
+            if any(isinstance(one, Tensor) and not one.isfinite().all() for one in values):
+                found.append(name)
+
+        return layer.register_forward_hook(hook)
+
+    with hooked(listen(name, layer) for name, layer in model.model.named_modules()), torch.no_grad():
+        model(*sample)
+    where = f" in layer {found[0]!r}" if found and found[0] else ""
+    raise RefusedError(
+        f"FP16 overflows{where}: {int((~finite).sum())} of {len(finite)} samples give infinity or NaN, as it holds"
+        " numbers to 65,504; scale the activations down"
+    )
 
 
 def export_fp16(

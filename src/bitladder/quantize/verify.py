@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from bitladder.errors import UserError
+from bitladder.errors import RefusedError
 from bitladder.network.evaluate import Comparison, Outputs, compare, predict, sqnr_db
 from bitladder.network.model import sample_inputs, save_split
 from bitladder.params import Params
@@ -47,7 +47,7 @@ def verify(
         params: the limits are its `verify`.
         evidence: folder to leave for an AIMET issue where a limit is passed.
 
-    Raises UserError with the figures and the worst layers where a limit is passed.
+    Raises RefusedError with the figures and the worst layers where a limit is passed.
 
     """
     sim = build_sim(model, sample_inputs(split), PRECISION, params.soc.quantsim_config)
@@ -68,7 +68,7 @@ def verify(
     }
     _write_evidence(evidence, model, few, layers, facts)
     worst = ", ".join(f"{layer.layer} ({layer.kind}, {layer.sqnr_db:.1f} dB)" for layer in layers[:3])
-    raise UserError(
+    raise RefusedError(
         f"W16A16 disagrees with FP32: {metric.name} drops by {result.drop:.4f} (verify.max_drop {limits.max_drop:g}),"
         f" SQNR {found_db:.1f} dB (verify.min_sqnr_db {limits.min_sqnr_db:g}); worst layers: {worst};"
         f" {evidence} holds what an AIMET issue needs"

@@ -1,6 +1,6 @@
 """export@R: the rung as QDQ ONNX and as AIMET encodings, checked against the QuantSim's own outputs."""
 
-from bitladder.decision.gates import LAYER_COLUMNS, is_skipped, skip_export
+from bitladder.decision.left_out import LAYER_COLUMNS, leave_export, of_a_rung, why_left_out
 from bitladder.params import Params
 from bitladder.paths import RungFiles, samples
 from bitladder.records import write_record
@@ -9,12 +9,9 @@ from bitladder.running.files import load_tensors, write_csv, write_json
 __all__ = ["main"]
 
 
+@of_a_rung(lambda _, rung: why_left_out(RungFiles(rung).sim), leave_export)
 def main(params: Params, rung: str) -> None:
     """Write build/export/R and its metrics."""
-    files = RungFiles(rung)
-    if is_skipped(files.sim):
-        skip_export(rung)
-        return
     from bitladder.export.checks import check_bias_scales, check_outputs, graph_names, run_unoptimised
     from bitladder.network.model import load_split, output_names, sample_inputs
     from bitladder.quantize.sim.layers import layer_rows
@@ -24,6 +21,7 @@ def main(params: Params, rung: str) -> None:
     from bitladder.tasks.task import load_task
 
     seed_all(params.seed)
+    files = RungFiles(rung)
     task = load_task(params.task.factory, params.task.args)
     split = load_split(samples("evaluation")).first(params.export.samples)
     sample = sample_inputs(split)

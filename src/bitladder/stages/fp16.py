@@ -1,7 +1,8 @@
 """fp16: the network in FP16, as ONNX and with its outputs."""
 
+from bitladder.decision.left_out import leave_fp16, of_a_rung
 from bitladder.export.checks import graph_names
-from bitladder.export.fp16 import HalfPrecision, export_fp16
+from bitladder.export.fp16 import HalfPrecision, check_overflow, export_fp16
 from bitladder.network.evaluate import compare, predict
 from bitladder.network.model import build_model, load_split, sample_inputs
 from bitladder.params import Params
@@ -16,14 +17,20 @@ __all__ = ["main"]
 
 
 def main(params: Params) -> None:
-    """Write build/export/fp16 and metrics/eval/fp16.json."""
+    """Write build/export/fp16 and metrics/eval/fp16.json; the reason where the network does not go in FP16."""
+    _convert(params, "fp16")
+
+
+@of_a_rung(lambda *_: None, leave_fp16)
+def _convert(params: Params, rung: str) -> None:
     seed_all(params.seed)
     task = load_task(params.task.factory, params.task.args)
     split = load_split(samples("evaluation"))
-    files = RungFiles("fp16")
+    files = RungFiles(rung)
     model = HalfPrecision(build_model(task, TRAINED))
-    outputs = predict(model, split, params.evaluate.batch_size, "fp16")
+    outputs = predict(model, split, params.evaluate.batch_size, rung)
+    check_overflow(model, outputs, split)
     result = compare(task.metric, outputs, load_tensors(FP32_OUTPUTS), split.targets)
     export_fp16(model, sample_inputs(split), graph_names(list(split.inputs), list(outputs)), files.model)
     save_tensors(files.outputs, outputs)
-    write_record(files.off_target, result.record(task.metric, "fp16", FLOAT["fp16"], FLOAT["fp16"]))
+    write_record(files.off_target, result.record(task.metric, rung, FLOAT[rung], FLOAT[rung]))

@@ -1,6 +1,6 @@
 """ptq@R: a rung quantized after training, by the techniques that params.yaml asks for."""
 
-from bitladder.decision.gates import LAYER_COLUMNS, descends, skip_ptq
+from bitladder.decision.left_out import LAYER_COLUMNS, leave_ptq, of_a_rung, why_no_ptq
 from bitladder.params import Params
 from bitladder.paths import FP32_OUTPUTS, RungFiles, samples
 from bitladder.records import write_record
@@ -9,11 +9,9 @@ from bitladder.running.files import load_tensors, save_tensors, write_csv, write
 __all__ = ["main"]
 
 
+@of_a_rung(why_no_ptq, leave_ptq)
 def main(params: Params, rung: str) -> None:
-    """Write build/ptq/R and its metrics; empty files where the ladder was left above."""
-    if not descends(params.ladder[rung].after):
-        skip_ptq(params, rung)
-        return
+    """Write build/ptq/R and its metrics; the reason where the rung is skipped or refused."""
     from bitladder.network.evaluate import compare, predict
     from bitladder.network.model import load_split
     from bitladder.quantize.ptq import quantize_rung

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from pkgutil import resolve_name
 
+from bitladder.errors import RefusedError
 from bitladder.network.evaluate import Outputs, agreement, sqnr_db
 from bitladder.network.model import load_split
 from bitladder.params import TARGETS, Params, TargetParams
@@ -91,6 +92,8 @@ def profile(
     """
     found, split = find_target(soc, settings).measure(job), job.split
     fp32, simulated = ({name: values[: len(split)] for name, values in outputs.items()} for outputs in references)
+    if not all(values.isfinite().all() for values in found.outputs.values()):
+        raise RefusedError(f"{job.model}: outputs on {soc.name} hold infinity or NaN")
     value, reference_value = metric(found.outputs, split.targets), metric(simulated, split.targets)
     return Measurement(
         backend=settings.backend,

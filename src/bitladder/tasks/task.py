@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bitladder.errors import UserError
+from bitladder.errors import RefusedError, UserError
 from bitladder.tasks.source import find_factory, user_code
 
 __all__ = [
@@ -79,13 +79,13 @@ class Metric:
     higher_is_better: bool = True
 
     def __call__(self, outputs: Mapping[str, Tensor], targets: Tensor) -> float:
-        """Score the outputs of a split, by name. Raise UserError if the task's metric gives no finite number."""
-        with user_code(f"the metric {self.name!r}"):
+        """Score the outputs of a split, by name. Raise RefusedError if that gives no finite number."""
+        with user_code(f"the metric {self.name!r}", kind=RefusedError):
             value = self.compute(as_returned(outputs), targets)
         if isinstance(value, Tensor) and value.numel() == 1:  # as torchmetrics give it
             value = value.item()
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise UserError(
+            raise RefusedError(
                 f"task: the metric {self.name!r} must return a finite float, and returned {value!r};"
                 " check Metric.compute, and the outputs for NaN"
             )
