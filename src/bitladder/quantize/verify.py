@@ -34,7 +34,7 @@ def verify(
     split: Split,
     reference: Outputs,
     params: Params,
-    evidence: Path,
+    evidence: Path | None = None,
 ) -> Comparison:
     """Compare a W16A16 QuantSim of a prepared network with FP32.
 
@@ -45,7 +45,7 @@ def verify(
             nothing about the tools, and clipping alone can leave under 40 dB.
         reference: FP32's outputs on them.
         params: the limits are its `verify`.
-        evidence: folder to leave for an AIMET issue where a limit is passed.
+        evidence: folder to leave for an AIMET issue where a limit is passed, if that is wanted.
 
     Raises RefusedError with the figures and the worst layers where a limit is passed.
 
@@ -66,12 +66,14 @@ def verify(
         "drop": result.drop,
         "sqnr_db": found_db,
     }
-    _write_evidence(evidence, model, few, layers, facts)
+    left = ""
+    if evidence:
+        _write_evidence(evidence, model, few, layers, facts)
+        left = f"; {evidence} holds what an AIMET issue needs"
     worst = ", ".join(f"{layer.layer} ({layer.kind}, {layer.sqnr_db:.1f} dB)" for layer in layers[:3])
     raise RefusedError(
         f"W16A16 disagrees with FP32: {metric.name} drops by {result.drop:.4f} (verify.max_drop {limits.max_drop:g}),"
-        f" SQNR {found_db:.1f} dB (verify.min_sqnr_db {limits.min_sqnr_db:g}); worst layers: {worst};"
-        f" {evidence} holds what an AIMET issue needs"
+        f" SQNR {found_db:.1f} dB (verify.min_sqnr_db {limits.min_sqnr_db:g}); worst layers: {worst}{left}"
     )
 
 
