@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from bitladder.errors import RefusedError, UserError
 from bitladder.export.checks import check_bias_scales, check_outputs, graph_names, run_unoptimised
 from bitladder.export.fp16 import HalfPrecision, check_overflow, export_fp16
+from bitladder.export.layers import note_layers
 from bitladder.network.evaluate import Outputs, compare, predict, sqnr_db
+from bitladder.network.lines import lines_kept
 from bitladder.network.model import output_names, sample_inputs
 from bitladder.params import Params
 from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_encodings, export_qdq, set_layers
@@ -117,6 +119,7 @@ def _rung(setting: Setting, npu: "_Npu", rung: str, folder: Path) -> Lines:
     yield str(own.precision), f"{rung}: every layer has its quantizers; {setting.score(simulated):.1f} dB against FP32"
     names = graph_names(list(few.inputs), list(output_names(setting.prepared) or simulated))
     export_qdq(sim, setting.sample, names, path)
+    note_layers(path, sim.model, lines_kept(setting.prepared))
     export_encodings(sim, setting.sample, names, folder / "aimet")
     check_bias_scales(path)
     found = check_outputs(path, run_unoptimised(path, few), simulated, few.targets, params.export.min_sqnr_db)

@@ -12,7 +12,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from bitladder.errors import RefusedError
+from bitladder.export.layers import note_layers
 from bitladder.network.evaluate import Outputs
+from bitladder.network.lines import module_lines
 from bitladder.precision import OPSET
 from bitladder.quantize.sim.hooks import hooked
 from bitladder.running.files import replacing
@@ -38,8 +40,9 @@ class HalfPrecision(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         torch.backends.mha.set_fastpath_enabled(False)  # fused attention, which has no ONNX
-        self.model = copy.deepcopy(model).half().eval()
+        self.model = copy.deepcopy(model).half()
         self._mixes = False
+        self.eval()  # the whole of it: torch's exporter puts the mode back in which it finds the outermost module
 
     def forward(self, *inputs: Tensor) -> Tensor | dict[str, Tensor]:
         """Round floating-point inputs to FP16, run, and widen the outputs; other inputs pass as they are."""
@@ -103,6 +106,7 @@ def export_fp16(
         with replacing(path) as temporary:
             onnx.save(model.model.fixed(sample).proto, str(temporary))
         return
+    lines = {name.removeprefix("model."): line for name, line in module_lines(model, sample).items()}
     with replacing(path) as temporary, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # dynamo=False is called deprecated; dynamo=True leaves files of random names
         torch.onnx.export(
@@ -114,3 +118,4 @@ def export_fp16(
             opset_version=OPSET,
             dynamo=False,
         )
+    note_layers(path, model.model, lines, within="model")

@@ -13,6 +13,8 @@ __all__ = ["main"]
 def main(params: Params, rung: str) -> None:
     """Write build/export/R and its metrics."""
     from bitladder.export.checks import check_bias_scales, check_outputs, graph_names, run_unoptimised
+    from bitladder.export.layers import note_layers
+    from bitladder.network.lines import lines_kept
     from bitladder.network.model import load_split, output_names, sample_inputs
     from bitladder.quantize.sim.layers import layer_rows
     from bitladder.quantize.sim.restore import restore
@@ -32,6 +34,7 @@ def main(params: Params, rung: str) -> None:
     write_csv(files.layers, LAYER_COLUMNS, layer_rows(model, sim, split))
     write_json(files.encodings, encodings_of(sim), exact=True)
     export_qdq(sim, sample, names, files.model)
+    note_layers(files.model, sim.model, lines_kept(model))
     export_encodings(sim, sample, names, files.aimet)
     check_bias_scales(files.model)
     outputs = run_unoptimised(files.model, split)
