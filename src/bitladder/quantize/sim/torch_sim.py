@@ -1,8 +1,9 @@
 """AIMET's QuantSim: built, calibrated, carried between stages, and exported."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from difflib import get_close_matches
+from io import StringIO
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -268,7 +269,8 @@ def export_qdq(
     if isinstance(sim, OnnxSim):
         sim.export_qdq(path, int32_bias)
         return
-    with replacing(path) as temporary, torch.no_grad():
+    # redirect_stdout: where it fails, torch prints the whole graph
+    with replacing(path) as temporary, torch.no_grad(), redirect_stdout(StringIO()):
         aimet_torch.onnx.export(
             sim,
             sample,
