@@ -23,7 +23,7 @@ from bitladder.quantize.sim.torch_sim import plain_tensors
 
 __all__ = ["Layer", "Seen", "in_lockstep"]
 
-HELD = 1 << 30
+HELD = 2**29
 """Bytes of activations, of both networks, that are kept in memory from node to node."""
 
 
@@ -59,7 +59,8 @@ def in_lockstep(
         batches: run one at a time.
         folder: takes what memory should not hold, for a while.
         visit: gets each layer.
-        added_to: the module that gives what a layer's output is added to, by the layer's name.
+        added_to: the module that gives what a layer's output is added to, by the layer's name; passed over where that
+            module is no call of the graph, but inside one.
 
     """
     sample = batches.one()
@@ -179,7 +180,10 @@ class _Values:
         if copies:
             given = {one: value.clone() if isinstance(value, Tensor) else value for one, value in given.items()}
         self._runner.env = given
-        result = self._runner.run_node(node)
+        try:
+            result = self._runner.run_node(node)
+        finally:
+            self._runner.env = {}  # it would keep them until the next node
         for one, value in given.items():  # a file does not see what is changed in place
             if isinstance(self._kept[number].get(one), Spilled) and value._version:
                 self._keep(one, number, value)
