@@ -63,7 +63,7 @@ PATCHES = {
         replaces=("aimet_torch.quantization.affine.QuantizeDequantize.forward",),
     ),
     "traced-lines": Patch(
-        why="torch.fx notes the user's line of a call where its tracer is told to, and AIMET's preparer makes the tracer",
+        why="torch.fx notes the user's line of a call if its tracer is told to, and AIMET makes the tracer",
         checked=_AIMET,
         off="an op that the NPU does not take is named without the user's line",
         replaces=("torch.fx.Tracer.record_stack_traces",),
