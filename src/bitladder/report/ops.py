@@ -33,7 +33,7 @@ def format_ops(rung: str, soc: str | None = None) -> str:
         stage = f"profile{'-' if rung == 'fp16' else '@'}{rung}"
         run = f"`dvc repro {stage}`"
         if files.model.is_file():  # profiled elsewhere, and taken from the cache: DVC would not run it again
-            run = f"`rm -r {WORK}/measured-{rung}-*`, then `dvc repro --force --single-item {stage}`"
+            run = f"`rm -rf {WORK}/measured-{rung}-*`, then `dvc repro --force --single-item {stage}`"
         raise UserError(f"{path}: no such file; it is written where the rung is profiled: {run}")
     with path.open(newline="", encoding="utf-8") as file:
         rows = [
