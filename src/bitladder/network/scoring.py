@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from bitladder.network.evaluate import Comparison, NoiseSums, Outputs, TopOne, run_batch
 from bitladder.network.outputs import StoredOutputs
+from bitladder.network.placement import placed
 from bitladder.running.files import load_tensors, save_tensors
 from bitladder.running.resume import load_state, save_state
 from bitladder.tasks.metric import Metric
@@ -106,7 +107,8 @@ def score(
         work: a folder where a killed pass goes on from; None starts again.
 
     """
-    model.eval()
+    placed(model).eval()
+    placed(reference)
     tally = Tally(metric, reference is None)
     state = work / f"score-{title.replace(' ', '-')}.pt" if work else None
     if state and (saved := load_state(state)):
@@ -148,7 +150,7 @@ def store(model: nn.Module, samples: Samples, batch_size: int, folder: Path) -> 
     """Run samples through a model and keep the outputs, for what is compared with them many times."""
     stored = StoredOutputs(folder)
     stored.clear()
-    model.eval()
+    placed(model).eval()
     with torch.no_grad(), tqdm(total=len(samples), desc="fp32", unit="sample", leave=False) as bar:
         for inputs, _ in samples.batches(batch_size):
             stored.append(run_batch(model, inputs))

@@ -25,9 +25,7 @@ def main(params: Params) -> None:
     task = load_task(params.task.factory, params.task.args)
     split = load_samples(task, params, "evaluation")
     model = build_model(task, TRAINED)
-    key = fingerprint(
-        params.task, params.compute.threads, params.evaluate, files=(samples("evaluation"), TRAINED, TASK)
-    )
+    key = fingerprint(params.task, params.compute.bits, params.evaluate, files=(samples("evaluation"), TRAINED, TASK))
     with workspace("baseline", key) as work:
         result = score(model, split, task.metric, params.evaluate.batch_size, "fp32", work=work).comparison
         few = in_memory(split.first(CHECKED))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bitladder.network.evaluate import NoiseSums, Outputs, run_batch
+from bitladder.network.placement import placed
 from bitladder.quantize.sim.hooks import hooked
 from bitladder.quantize.sim.onnx_sim import OnnxSim
 from bitladder.quantize.sim.torch_sim import Sim, clipped_layers
@@ -78,6 +79,8 @@ def layer_sqnr(model: nn.Module, sim: Sim, split: Samples) -> list[LayerSqnr]:
             for name, output in outputs.items()
         }
 
+    placed(model)
+    placed(sim.model)
     for inputs, _ in split.batches(AT_A_TIME):
         reference, simulated = (_layer_outputs(network, list(leaves), inputs) for network in (model, sim.model))
         sums.add(counted(reference), counted(simulated))
