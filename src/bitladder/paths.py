@@ -15,6 +15,7 @@ __all__ = [
     "DEPLOY",
     "EVIDENCE",
     "FP32_OUTPUTS",
+    "FP32_SCORES",
     "GATES",
     "INSTALLED",
     "JOBS",
@@ -68,6 +69,8 @@ TRAINED = BUILD / "train/weights.safetensors"
 PREPARED = BUILD / "baseline/model.safetensors"
 """The FP32 network as AIMET takes it."""
 FP32_OUTPUTS = BUILD / "baseline/outputs.safetensors"
+FP32_SCORES = BUILD / "baseline/scores.safetensors"
+"""The metric sample by sample."""
 EVIDENCE = BUILD / "w16a16-evidence"
 
 # No outputs: they differ from run to run
@@ -117,6 +120,11 @@ class RungFiles:
         return BUILD / f"ptq/{self.rung}/outputs.safetensors"
 
     @property
+    def ptq_scores(self) -> Path:
+        """The metric sample by sample on the evaluation split after PTQ, beside FP32's."""
+        return BUILD / f"ptq/{self.rung}/scores.safetensors"
+
+    @property
     def ptq_encodings(self) -> Path:
         """Scales and bits of every quantizer after PTQ."""
         return BUILD / f"ptq/{self.rung}/encodings.json"
@@ -131,6 +139,16 @@ class RungFiles:
         """Outputs of the simulation on the evaluation split: of `sim`, or of the network in FP16."""
         kind = "export" if self.rung == "fp16" else "qat"
         return BUILD / f"{kind}/{self.rung}/outputs.safetensors"
+
+    @property
+    def scores(self) -> Path:
+        """The metric of `outputs` sample by sample, beside FP32's."""
+        return BUILD / f"scores/{self.rung}/off-target.safetensors"
+
+    @property
+    def target_scores(self) -> Path:
+        """The same of the target's outputs, beside FP32's and the simulation's: a folder with a file for each SoC."""
+        return BUILD / f"scores/{self.rung}/target"
 
     @property
     def model(self) -> Path:

@@ -39,7 +39,7 @@ STATED = (
 )  # fmt: skip
 """Blocks of params.yaml that the manifest repeats: those, and no more, that dvc.yaml lists for this stage."""
 
-STATED_OF_TARGET = ("backend", "soc", "samples", "max_gap")
+STATED_OF_TARGET = ("backend", "soc", "samples", "max_gap", "max_relative_gap")
 
 
 def write_bundle(params: Params, folder: Path) -> None:

@@ -53,7 +53,7 @@ def is_skipped(path: Path) -> bool:
 def skip_ptq(params: Params, rung: str) -> None:
     """Leave ptq@rung's outputs for a skipped rung."""
     files = RungFiles(rung)
-    _leave_empty(files.ptq_sim, files.ptq_outputs)
+    _leave_empty(files.ptq_sim, files.ptq_outputs, files.ptq_scores)
     write_json(files.ptq_encodings, {})
     write_csv(files.ptq_layers, LAYER_COLUMNS, ())
     write_yaml(files.raised, {})
@@ -63,7 +63,7 @@ def skip_ptq(params: Params, rung: str) -> None:
 def skip_qat(rung: str) -> None:
     """Leave qat@rung's outputs for a skipped rung."""
     files = RungFiles(rung)
-    _leave_empty(files.sim, files.outputs)
+    _leave_empty(files.sim, files.outputs, files.scores)
     write_csv(files.qat_history, QAT_COLUMNS, ())
     record = read_record(Evaluation, files.ptq_metrics)
     write_record(files.off_target, record.model_copy(update={"qat": "not run: the rung is skipped"}))

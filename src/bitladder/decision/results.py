@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bitladder.decision.comparisons import OFF_TARGET
+from bitladder.decision.goals import RungScores
 from bitladder.errors import UserError
 from bitladder.params import Params
 from bitladder.paths import RungFiles, evaluated
 from bitladder.records import Evaluation, Measurement, TargetRecord, read_record
 from bitladder.running.files import locked_stages, remove_path
+from bitladder.statistics.scores import read_scores
 
-__all__ = ["OF_RUNGS", "Results", "flat", "read_results", "read_target", "remove_dropped"]
+__all__ = ["OF_RUNGS", "Results", "flat", "read_results", "read_rung_scores", "read_target", "remove_dropped"]
 
 OF_RUNGS = ("ptq", "qat", "export", "profile", "judge")
 """The stages that dvc.yaml has for each rung."""
@@ -27,6 +30,13 @@ class Results:
     evals: Mapping[str, Evaluation]
     targets: Mapping[str, Measurement]
     socs: Mapping[str, Mapping[str, Measurement]]
+
+
+def read_rung_scores(params: Params, rung: str) -> RungScores:
+    """Read a rung's scores in every place. Raise UserError where a file is missing."""
+    files, socs = RungFiles(rung), (params.soc, *params.other_socs)
+    paths = {soc.name: files.target_scores / f"{soc.name}.safetensors" for soc in socs}
+    return {place: read_scores(path) for place, path in {OFF_TARGET: files.scores, **paths}.items()}
 
 
 def read_results(params: Params) -> Results:

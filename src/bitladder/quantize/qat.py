@@ -1,5 +1,6 @@
 """Quantization-aware training of one rung, from PTQ's encodings on."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from bitladder.network.devices import find_devices, is_main
 from bitladder.network.evaluate import compare, predict
 from bitladder.network.model import load_split, sample_inputs
+from bitladder.network.per_sample import save_beside_fp32, scores_of
 from bitladder.network.training import Epoch, Recipe, fit, rank
 from bitladder.params import Params
 from bitladder.paths import FP32_OUTPUTS, TASK, RungFiles, samples
@@ -22,9 +24,12 @@ from bitladder.records import Evaluation
 from bitladder.running.determinism import seed_all
 from bitladder.running.files import load_tensors, save_tensors
 from bitladder.running.resume import fingerprint, load_state, save_state, workspace
+from bitladder.statistics.paired import gain
 from bitladder.tasks.task import SPLITS, Split, Task, as_returned, load_task
 
 __all__ = ["QatResult", "train_quantized", "train_rung"]
+
+State = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ def train_rung(params: Params, rung: str) -> tuple[Evaluation | None, list[dict[
     comparison = compare(task.metric, outputs, reference, splits["evaluation"].targets)
     save_sim(files.sim, sim)
     save_tensors(files.outputs, outputs)
+    save_beside_fp32(files.scores, task.metric, outputs, splits["evaluation"].targets)
     return comparison.record(task.metric, "qat", bits.weights, bits.activations), history
 
 
@@ -99,13 +105,14 @@ def train_quantized(
 
     Batch norms are folded by then, and the network trains in evaluation mode: there are no statistics to move, and
     dropout does not blur what quantization does. States are ranked by the metric, and by the loss where the metric
-    ties. PTQ's own state takes part, so the result is never worse than PTQ on the scoring split.
+    ties. PTQ's own state takes part, and the best one must beat it on the scoring split by more than chance.
 
     """
     train, held_out = splits
     score = _scorer(sim, task, held_out, batch_size)
     path = folder / "best.pt"
     kept = load_state(path)
+    untrained = kept["ptq"] if kept else copy.deepcopy(sim.model.state_dict())
     if kept:
         start, best = Epoch(**kept["start"]), Epoch(**kept["epoch"])
     else:
@@ -116,7 +123,8 @@ def train_quantized(
         if epoch is start or rank(task, epoch) > rank(task, best):
             best = epoch
             if is_main():
-                save_state(path, {"start": vars(start), "epoch": vars(best), "model": sim.model.state_dict()})
+                state = {"start": vars(start), "epoch": vars(best), "model": sim.model.state_dict()}
+                save_state(path, {**state, "ptq": untrained})
 
     if not kept:
         keep(start)
@@ -126,9 +134,23 @@ def train_quantized(
         history = fit(sim.model, task, train, recipe, folder, score, keep, False, ranges, loss)
     state = load_state(path)
     assert state is not None
-    sim.model.load_state_dict(state["model"])
     find_devices().wait()  # all have read it before the first one clears it away
+    if best.epoch and not _displaces(sim, state["model"], untrained, task, held_out, batch_size):
+        best = start
+    sim.model.load_state_dict(state["model"] if best.epoch else untrained)
     return QatResult(best.epoch, [start, *history])
+
+
+def _displaces(
+    sim: QuantizationSimModel, trained: State, untrained: State, task: Task, split: Split, batch_size: int
+) -> bool:
+    """Whether a trained state does better than PTQ's by more than a standard error, or not worse with a lower loss."""
+    scores = []
+    for state in (untrained, trained):
+        sim.model.load_state_dict(state)
+        scores.append(scores_of(task.metric, predict(sim.model, split, batch_size, "score"), split.targets))
+    gained, error = gain(scores[0], scores[1], task.metric.higher_is_better)
+    return gained > error or gained == error == 0
 
 
 def _scorer(

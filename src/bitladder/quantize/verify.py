@@ -18,6 +18,7 @@ from bitladder.quantize.prepare.task_quantization import task_quantization_of
 from bitladder.quantize.sim.layers import LayerSqnr, layer_sqnr
 from bitladder.quantize.sim.torch_sim import build_sim, calibrate
 from bitladder.running.files import save_tensors, write_csv, write_json, write_text
+from bitladder.statistics.limits import allowed, is_within
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.task import Metric, Split
 
@@ -55,7 +56,8 @@ def verify(
     outputs = predict(sim.model, split, params.evaluate.batch_size, str(PRECISION))
     result = compare(metric, outputs, reference, split.targets)
     limits, found_db = params.verify, sqnr_db(reference, outputs)
-    if result.drop <= limits.max_drop and found_db >= limits.min_sqnr_db:
+    most = allowed(metric(reference, split.targets), limits.max_drop, limits.max_relative_drop)
+    if is_within(result.drop, most) and found_db >= limits.min_sqnr_db:
         return result
     few = split.first(EVIDENCE_SAMPLES)
     layers = layer_sqnr(model, sim, few)
@@ -67,9 +69,11 @@ def verify(
         "sqnr_db": found_db,
     }
     _write_evidence(evidence, model, few, layers, facts)
+    keys = {"max_drop": limits.max_drop, "max_relative_drop": limits.max_relative_drop}
+    asked = ", ".join(f"verify.{key} {limit:g}" for key, limit in keys.items() if limit is not None)
     worst = ", ".join(f"{layer.layer} ({layer.kind}, {layer.sqnr_db:.1f} dB)" for layer in layers[:3])
     raise UserError(
-        f"W16A16 disagrees with FP32: {metric.name} drops by {result.drop:.4f} (verify.max_drop {limits.max_drop:g}),"
+        f"W16A16 disagrees with FP32: {metric.name} drops by {result.drop:.4g} ({asked}),"
         f" SQNR {found_db:.1f} dB (verify.min_sqnr_db {limits.min_sqnr_db:g}); worst layers: {worst};"
         f" {evidence} holds what an AIMET issue needs"
     )

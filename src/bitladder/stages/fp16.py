@@ -4,6 +4,7 @@ from bitladder.export.checks import graph_names
 from bitladder.export.fp16 import HalfPrecision, export_fp16
 from bitladder.network.evaluate import compare, predict
 from bitladder.network.model import build_model, load_split, sample_inputs
+from bitladder.network.per_sample import save_beside_fp32
 from bitladder.params import Params
 from bitladder.paths import FP32_OUTPUTS, TRAINED, RungFiles, samples
 from bitladder.precision import FLOAT
@@ -16,7 +17,7 @@ __all__ = ["main"]
 
 
 def main(params: Params) -> None:
-    """Write build/export/fp16 and metrics/eval/fp16.json."""
+    """Write build/export/fp16, build/scores/fp16/off-target and metrics/eval/fp16.json."""
     seed_all(params.seed)
     task = load_task(params.task.factory, params.task.args)
     split = load_split(samples("evaluation"))
@@ -26,4 +27,5 @@ def main(params: Params) -> None:
     result = compare(task.metric, outputs, load_tensors(FP32_OUTPUTS), split.targets)
     export_fp16(model, sample_inputs(split), graph_names(list(split.inputs), list(outputs)), files.model)
     save_tensors(files.outputs, outputs)
+    save_beside_fp32(files.scores, task.metric, outputs, split.targets)
     write_record(files.off_target, result.record(task.metric, "fp16", FLOAT["fp16"], FLOAT["fp16"]))

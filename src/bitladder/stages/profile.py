@@ -12,6 +12,7 @@ from bitladder.paths import RungFiles
 from bitladder.records import Measurement, TargetRecord, write_record
 from bitladder.running.files import write_text
 from bitladder.socs import Soc
+from bitladder.statistics.scores import no_scores
 from bitladder.targets.record import not_profiled, precision_of
 
 __all__ = ["main"]
@@ -21,7 +22,7 @@ REFUSED = "not-compiled.txt"
 
 
 def main(params: Params, rung: str) -> None:
-    """Write build/target/R, a folder a SoC, and metrics/target/R.json."""
+    """Write build/target/R, a folder a SoC, build/scores/R/target and metrics/target/R.json."""
     files = RungFiles(rung)
     first, *others = (_measure(params, files, soc) for soc in (params.soc, *params.other_socs))
     socs = {soc.name: record for soc, record in zip(params.other_socs, others, strict=True)}
@@ -42,4 +43,5 @@ def _measure(params: Params, files: RungFiles, soc: Soc) -> Measurement:
             reason = str(refusal)
     shutil.rmtree(folder, ignore_errors=True)
     write_text(folder / REFUSED, f"{reason}\n")
+    no_scores(files.target_scores / f"{soc.name}.safetensors")
     return not_profiled(params.target.backend, soc, reason)

@@ -6,19 +6,21 @@ from pkgutil import resolve_name
 
 from bitladder.network.evaluate import Outputs, agreement, sqnr_db
 from bitladder.network.model import load_split
+from bitladder.network.per_sample import scores_of
 from bitladder.params import TARGETS, Params, TargetParams
 from bitladder.paths import FP32_OUTPUTS, TASK, WORK, RungFiles, samples
 from bitladder.records import Measurement
-from bitladder.running.files import hash_path, load_tensors, read_json, write_json
+from bitladder.running.files import copy_file, hash_path, load_tensors, read_json, write_json
 from bitladder.running.resume import fingerprint, workspace
 from bitladder.socs import Soc
+from bitladder.statistics.scores import FP32, NETWORK, SIMULATION, Scores, save_scores
 from bitladder.targets.record import memory_of, precision_of
 from bitladder.targets.target import Job, Target
 from bitladder.tasks.task import Metric, load_task
 
 __all__ = ["find_target", "profile", "profile_rung"]
 
-MEASURED, COMPILED = "measured.json", "compiled"
+MEASURED, COMPILED, SCORES = "measured.json", "compiled", "scores.safetensors"
 
 KEPT = 4  # of a rung on a SoC: the one before an edit is asked for again when that is undone
 
@@ -32,32 +34,35 @@ def profile_rung(params: Params, rung: str, soc: Soc) -> Measurement:
     folder, own = files.compiled / soc.name, (settings.backend, settings.samples, settings.warmup, settings.runs)
     key = fingerprint(soc, params.task, own, files=(TASK, files.model, files.outputs, FP32_OUTPUTS, data))
     kept = WORK / f"measured-{rung}-{soc.name}"
-    if (record := _find(kept / key, folder)) is not None:
+    scores = files.target_scores / f"{soc.name}.safetensors"
+    if (record := _find(kept / key, folder, scores)) is not None:
         return record
     with workspace(f"profile-{rung}-{soc.name}", key) as work:
         split = load_split(data).first(settings.samples)
-        record = profile(
+        record, found = profile(
             Job(files.model, precision_of(params, rung), split, folder, files.notes / soc.name, work),
             load_task(params.task.factory, params.task.args).metric,
             (load_tensors(FP32_OUTPUTS), load_tensors(files.outputs)),
             soc,
             settings,
         )
-        _keep(kept, key, record, folder)
+        save_scores(scores, found)
+        _keep(kept, key, record, folder, scores)
     return record
 
 
-def _keep(kept: Path, key: str, record: Measurement, folder: Path) -> None:
-    """Keep a record and what was compiled, and of those before only the last few."""
+def _keep(kept: Path, key: str, record: Measurement, folder: Path, scores: Path) -> None:
+    """Keep a record, its scores and what was compiled, and of those before only the last few."""
     shutil.copytree(folder, kept / key / COMPILED, dirs_exist_ok=True)
+    copy_file(scores, kept / key / SCORES)
     write_json(kept / key / MEASURED, {"record": record.model_dump(), "compiled": hash_path(folder)}, exact=True)
     newest = sorted(kept.iterdir(), key=lambda path: path.stat().st_mtime_ns)
     for old in newest[:-KEPT]:
         shutil.rmtree(old)
 
 
-def _find(kept: Path, folder: Path) -> Measurement | None:
-    """Give a record that was kept, and put what was compiled in its place; None if there is none.
+def _find(kept: Path, folder: Path, scores: Path) -> Measurement | None:
+    """Give a record that was kept, and put its scores and what was compiled in their places; None if there is none.
 
     DVC deletes the folder before the stage runs: to have it stay, DVC would leave the stage out of its run cache.
     """
@@ -67,12 +72,13 @@ def _find(kept: Path, folder: Path) -> Measurement | None:
     if found["compiled"] != hash_path(kept / COMPILED):
         return None
     shutil.copytree(kept / COMPILED, folder, dirs_exist_ok=True)
+    copy_file(kept / SCORES, scores)
     return Measurement.model_validate(found["record"])
 
 
 def profile(
     job: Job, metric: Metric, references: tuple[Outputs, Outputs], soc: Soc, settings: TargetParams
-) -> Measurement:
+) -> tuple[Measurement, dict[str, Scores]]:
     """Measure a model on the target that `target.backend` names, and compare its outputs.
 
     Args:
@@ -83,23 +89,26 @@ def profile(
         soc: the chip.
         settings: target and limits.
 
-    Returns: the record of this SoC. `drop` is against FP32, `agreement`, `sqnr_db` and `gap` against the simulation,
-    all on the same samples; `reference_value` is the simulation's metric on them.
+    Returns: the record of this SoC; the scores there, of the simulation and of FP32. `drop` is against FP32,
+    `agreement`, `sqnr_db` and `gap` against the simulation, all on the same samples; `reference_value` is the
+    simulation's metric on them.
 
     Raises UserError where the target refuses the model, fails, or takes too long.
 
     """
     found, split = find_target(soc, settings).measure(job), job.split
     fp32, simulated = ({name: values[: len(split)] for name, values in outputs.items()} for outputs in references)
-    value, reference_value = metric(found.outputs, split.targets), metric(simulated, split.targets)
-    return Measurement(
+    sides = {FP32: fp32, SIMULATION: simulated, NETWORK: found.outputs}
+    scores = {name: scores_of(metric, outputs, split.targets) for name, outputs in sides.items()}
+    value, reference_value = scores[NETWORK].total, scores[SIMULATION].total
+    record = Measurement(
         backend=settings.backend,
         soc=soc.name,
         samples=len(split),
         value=value,
-        drop=metric.drop(metric(fp32, split.targets), value),
+        drop=metric.drop(scores[FP32].total, value),
         reference_value=reference_value,
-        gap=abs(reference_value - value),
+        gap=abs(metric.drop(reference_value, value)),
         agreement=agreement(simulated, found.outputs, split.targets),
         sqnr_db=sqnr_db(simulated, found.outputs),
         memory_bytes=found.memory_bytes,
@@ -114,6 +123,7 @@ def profile(
         latency_source=found.latency.source,
         reason=found.latency.reason,
     )
+    return record, scores
 
 
 def find_target(soc: Soc, settings: TargetParams) -> Target:

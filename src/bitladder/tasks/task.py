@@ -94,9 +94,13 @@ class Metric:
     def drop(self, reference: float, value: float) -> float:
         """How much worse `value` is than `reference`; negative if it is better.
 
-        Rounded past what a metric can mean, so that a drop of just the limit is not over it by the last bit.
+        Rounded to 9 digits of the metric, so that a drop of just the limit is not over it by the last bit.
         """
-        return round(reference - value if self.higher_is_better else value - reference, 9)
+        drop, largest = (
+            reference - value if self.higher_is_better else value - reference,
+            max(abs(reference), abs(value)),
+        )
+        return round(drop, 8 - math.floor(math.log10(largest))) if drop else 0.0
 
 
 @dataclass(frozen=True)
