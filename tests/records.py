@@ -114,10 +114,18 @@ def write_project(folder: Path, socs: Sequence[str] = ()) -> None:
         write_record(folder / f"metrics/eval/{name}.json", record)
     for name, first in targets.items():
         write_on_target(folder, name, first, others[name])
-    decision = decide(params, evals, targets, others)
+    found = {
+        rung: rung_scores(
+            drop, SAMPLES, [soc for soc, one in (("SM8650", targets[rung]), *others[rung].items()) if one.value]
+        )
+        for rung, drop in DROPS.items()
+    }
+    decision = decide(params, evals, targets, others, found)
     write_record(folder / "metrics/decision.json", decision)
     write_csv(folder / "metrics/comparison.csv", COLUMNS, comparison_rows(evals, targets, decision))
     write_csv(folder / "metrics/comparison-socs.csv", SOC_COLUMNS, ())
 
+
+SAMPLES = 1000
 
 DROPS = {"fp16": 0.0, "balanced": 0.001, "compact": -0.001, "tiny": 0.004}

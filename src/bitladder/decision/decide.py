@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from bitladder.decision.advice import advise
+from bitladder.decision.figures import figure
 from bitladder.decision.goals import RungScores, Verdict, judge
 from bitladder.params import Params
 from bitladder.records import Decision, Evaluation, Measurement, RungDecision
@@ -176,10 +177,11 @@ def _entry(verdict: Verdict, outcome: str, front: set[str]) -> RungDecision:
 
 
 def _figures(off: Evaluation, on: Measurement) -> str:
+    assert off.value is not None and off.drop is not None and on.value is not None and on.drop is not None
     memory = "" if on.memory_bytes is None else f", {on.memory_bytes:,} bytes"
     latency = "" if on.latency_ms is None else f", {on.latency_ms:.3f} ms ({on.latency_source})"
     return (
-        f"{off.metric} {off.value:.4f} off target (drop {off.drop:+.4f}),"
-        f" {on.value:.4f} on {on.soc} by {on.backend} (drop {on.drop:+.4f}, {on.samples} samples)"
+        f"{off.metric} {figure(off.value)} off target (drop {figure(off.drop, '+')}),"
+        f" {figure(on.value)} on {on.soc} by {on.backend} (drop {figure(on.drop, '+')}, {on.samples} samples)"
         f"{memory}{latency}"
     )

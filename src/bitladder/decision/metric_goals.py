@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bitladder.decision.comparisons import Compared
+from bitladder.decision.figures import figure, interval
 from bitladder.decision.held import Held, Miss
 from bitladder.errors import UserError
 from bitladder.params import GoalsParams, TargetParams
@@ -135,11 +136,13 @@ def _sentence(verdict: GoalVerdict, paired: Paired | None) -> str:
     """Say what is not known, and what would tell."""
     if paired is None or verdict.low is None or verdict.high is None:
         why = "there are no scores of its samples" if paired is None else paired.method
-        return f"{verdict.what} {verdict.value or 0:.4g} against {verdict.goal} {verdict.limit:g} is not certain: {why}"
-    would = f"about {_rounded(verdict.samples_to_settle)} would" if verdict.samples_to_settle else "no number would"
+        held = f"{verdict.what} {figure(verdict.value or 0.0)} against {verdict.goal} {verdict.limit:g}"
+        return f"{held} is not certain: {why}"
+    settle = verdict.samples_to_settle
+    would = f"about {_rounded(settle)} samples would tell" if settle else "no number of samples would tell"
     return (
         f"{paired.samples:,} samples do not tell whether {verdict.goal} {verdict.limit:g} holds: {verdict.what} was"
-        f" measured as {verdict.value or 0:.4g}, and may be from {verdict.low:.4g} to {verdict.high:.4g}; {would}"
+        f" measured as {figure(verdict.value or 0.0)}, and may be {interval(verdict.low, verdict.high, '')}; {would}"
     )
 
 
