@@ -147,8 +147,8 @@ class RungFiles:
 
     @property
     def target_scores(self) -> Path:
-        """The same of the target's outputs, beside FP32's and the simulation's: a folder with a file for each SoC."""
-        return BUILD / f"scores/{self.rung}/target"
+        """The same of the target's outputs on each SoC, beside FP32's and the simulation's."""
+        return BUILD / f"scores/{self.rung}/on-target.safetensors"
 
     @property
     def model(self) -> Path:

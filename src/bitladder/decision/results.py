@@ -12,7 +12,7 @@ from bitladder.params import Params
 from bitladder.paths import RungFiles, evaluated
 from bitladder.records import Evaluation, Measurement, TargetRecord, read_record
 from bitladder.running.files import locked_stages, remove_path
-from bitladder.statistics.scores import read_scores
+from bitladder.statistics.scores import Scores, read_scores
 
 __all__ = ["OF_RUNGS", "Results", "flat", "read_results", "read_rung_scores", "read_target", "remove_dropped"]
 
@@ -32,11 +32,14 @@ class Results:
     socs: Mapping[str, Mapping[str, Measurement]]
 
 
-def read_rung_scores(params: Params, rung: str) -> RungScores:
+def read_rung_scores(rung: str) -> RungScores:
     """Read a rung's scores in every place. Raise UserError where a file is missing."""
-    files, socs = RungFiles(rung), (params.soc, *params.other_socs)
-    paths = {soc.name: files.target_scores / f"{soc.name}.safetensors" for soc in socs}
-    return {place: read_scores(path) for place, path in {OFF_TARGET: files.scores, **paths}.items()}
+    files = RungFiles(rung)
+    found: dict[str, dict[str, Scores]] = {OFF_TARGET: read_scores(files.scores)}
+    for key, one in read_scores(files.target_scores).items():
+        soc, _, name = key.partition("/")
+        found.setdefault(soc, {})[name] = one
+    return found
 
 
 def read_results(params: Params) -> Results:

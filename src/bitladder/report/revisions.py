@@ -83,6 +83,23 @@ class Revision:
         text = next((text for path in paths if (text := self._text(path, note=False)) is not None), None)
         return {row["layer"]: row for row in csv.DictReader(io.StringIO(text or ""))}
 
+    @cached_property
+    def higher_is_better(self) -> bool:
+        """Whether more of the metric is better."""
+        fp32 = self._record(Evaluation, evaluated("fp32"))
+        return fp32 is None or fp32.higher_is_better
+
+    @property
+    def soc(self) -> str:
+        """The name of `target.soc`."""
+        return _soc(str((self.params.get("target") or {}).get("soc")))
+
+    def built(self, path: Path) -> Path | None:
+        """Find an output: here, if this is the work tree, else in the DVC cache; None where it is not there."""
+        if self.name is None and path.exists():
+            return path
+        return cached_file(self.outputs.get(str(path), {}).get("md5"))
+
     def encodings(self, rung: str) -> dict[str, Any] | None:
         """Scales and bits of every quantizer, from the DVC cache; None where they are not there."""
         path = self.encodings_path(rung)

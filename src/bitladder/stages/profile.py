@@ -12,7 +12,7 @@ from bitladder.paths import RungFiles
 from bitladder.records import Measurement, TargetRecord, write_record
 from bitladder.running.files import write_text
 from bitladder.socs import Soc
-from bitladder.statistics.scores import no_scores
+from bitladder.statistics.scores import Scores, save_scores
 from bitladder.targets.record import not_profiled, precision_of
 
 __all__ = ["main"]
@@ -22,14 +22,19 @@ REFUSED = "not-compiled.txt"
 
 
 def main(params: Params, rung: str) -> None:
-    """Write build/target/R, a folder a SoC, build/scores/R/target and metrics/target/R.json."""
+    """Write build/target/R, a folder a SoC, build/scores/R/on-target and metrics/target/R.json."""
     files = RungFiles(rung)
-    first, *others = (_measure(params, files, soc) for soc in (params.soc, *params.other_socs))
-    socs = {soc.name: record for soc, record in zip(params.other_socs, others, strict=True)}
-    write_record(files.on_target, TargetRecord(**dict(first), socs=socs))
+    records: dict[str, Measurement] = {}
+    scores: dict[str, Scores] = {}
+    for soc in (params.soc, *params.other_socs):
+        records[soc.name], found = _measure(params, files, soc)
+        scores |= {f"{soc.name}/{name}": one for name, one in found.items()}
+    first = records.pop(params.soc.name)
+    save_scores(files.target_scores, scores)
+    write_record(files.on_target, TargetRecord(**dict(first), socs=records))
 
 
-def _measure(params: Params, files: RungFiles, soc: Soc) -> Measurement:
+def _measure(params: Params, files: RungFiles, soc: Soc) -> tuple[Measurement, dict[str, Scores]]:
     precision, folder = precision_of(params, files.rung), files.compiled / soc.name
     reason = f"skipped: {SKIPPED}" if is_skipped(files.model) else f"{soc.name} does not take {precision}"
     if not is_skipped(files.model) and precision in soc.takes:
@@ -43,5 +48,4 @@ def _measure(params: Params, files: RungFiles, soc: Soc) -> Measurement:
             reason = str(refusal)
     shutil.rmtree(folder, ignore_errors=True)
     write_text(folder / REFUSED, f"{reason}\n")
-    no_scores(files.target_scores / f"{soc.name}.safetensors")
-    return not_profiled(params.target.backend, soc, reason)
+    return not_profiled(params.target.backend, soc, reason), {}

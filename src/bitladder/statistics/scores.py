@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bitladder.errors import UserError
-from bitladder.running.files import replacing, write_text
+from bitladder.running.files import replacing
 
 __all__ = [
     "FP32",
@@ -20,7 +20,6 @@ __all__ = [
     "RESAMPLES",
     "SIMULATION",
     "Scores",
-    "no_scores",
     "read_scores",
     "resample",
     "save_scores",
@@ -77,13 +76,8 @@ def save_scores(path: Path, scores: Mapping[str, Scores]) -> None:
         save_file(dict(sorted(arrays.items())), temporary)
 
 
-def no_scores(path: Path) -> None:
-    """Leave what stands for scores of what was not measured."""
-    write_text(path, "")
-
-
 def read_scores(path: Path) -> dict[str, Scores]:
-    """Read what save_scores wrote; nothing of what was not measured. Raise UserError if it is missing or damaged."""
+    """Read what save_scores wrote; nothing of a rung that was skipped. Raise UserError if it is missing or damaged."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 

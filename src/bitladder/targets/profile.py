@@ -10,10 +10,10 @@ from bitladder.network.per_sample import scores_of
 from bitladder.params import TARGETS, Params, TargetParams
 from bitladder.paths import FP32_OUTPUTS, TASK, WORK, RungFiles, samples
 from bitladder.records import Measurement
-from bitladder.running.files import copy_file, hash_path, load_tensors, read_json, write_json
+from bitladder.running.files import hash_path, load_tensors, read_json, write_json
 from bitladder.running.resume import fingerprint, workspace
 from bitladder.socs import Soc
-from bitladder.statistics.scores import FP32, NETWORK, SIMULATION, Scores, save_scores
+from bitladder.statistics.scores import FP32, NETWORK, SIMULATION, Scores, read_scores, save_scores
 from bitladder.targets.record import memory_of, precision_of
 from bitladder.targets.target import Job, Target
 from bitladder.tasks.task import Metric, load_task
@@ -25,7 +25,11 @@ MEASURED, COMPILED, SCORES = "measured.json", "compiled", "scores.safetensors"
 KEPT = 4  # of a rung on a SoC: the one before an edit is asked for again when that is undone
 
 
-def profile_rung(params: Params, rung: str, soc: Soc) -> Measurement:
+Profiled = tuple[Measurement, dict[str, Scores]]
+"""A model's record on a SoC, and the scores there of itself, of the simulation and of FP32."""
+
+
+def profile_rung(params: Params, rung: str, soc: Soc) -> Profiled:
     """Measure an exported rung, or FP16, on a SoC, with what the stages before left in build/.
 
     What was measured is kept: where another SoC is added, the stage runs again, and only that one is measured.
@@ -34,51 +38,49 @@ def profile_rung(params: Params, rung: str, soc: Soc) -> Measurement:
     folder, own = files.compiled / soc.name, (settings.backend, settings.samples, settings.warmup, settings.runs)
     key = fingerprint(soc, params.task, own, files=(TASK, files.model, files.outputs, FP32_OUTPUTS, data))
     kept = WORK / f"measured-{rung}-{soc.name}"
-    scores = files.target_scores / f"{soc.name}.safetensors"
-    if (record := _find(kept / key, folder, scores)) is not None:
-        return record
+    if (known := _find(kept / key, folder)) is not None:
+        return known
     with workspace(f"profile-{rung}-{soc.name}", key) as work:
         split = load_split(data).first(settings.samples)
-        record, found = profile(
+        profiled = profile(
             Job(files.model, precision_of(params, rung), split, folder, files.notes / soc.name, work),
             load_task(params.task.factory, params.task.args).metric,
             (load_tensors(FP32_OUTPUTS), load_tensors(files.outputs)),
             soc,
             settings,
         )
-        save_scores(scores, found)
-        _keep(kept, key, record, folder, scores)
-    return record
+        _keep(kept, key, profiled, folder)
+    return profiled
 
 
-def _keep(kept: Path, key: str, record: Measurement, folder: Path, scores: Path) -> None:
+def _keep(kept: Path, key: str, profiled: Profiled, folder: Path) -> None:
     """Keep a record, its scores and what was compiled, and of those before only the last few."""
+    record, scores = profiled
     shutil.copytree(folder, kept / key / COMPILED, dirs_exist_ok=True)
-    copy_file(scores, kept / key / SCORES)
+    save_scores(kept / key / SCORES, scores)
     write_json(kept / key / MEASURED, {"record": record.model_dump(), "compiled": hash_path(folder)}, exact=True)
     newest = sorted(kept.iterdir(), key=lambda path: path.stat().st_mtime_ns)
     for old in newest[:-KEPT]:
         shutil.rmtree(old)
 
 
-def _find(kept: Path, folder: Path, scores: Path) -> Measurement | None:
-    """Give a record that was kept, and put its scores and what was compiled in their places; None if there is none.
+def _find(kept: Path, folder: Path) -> Profiled | None:
+    """Give a record and scores that were kept, and put what was compiled in its place; None if there are none.
 
     DVC deletes the folder before the stage runs: to have it stay, DVC would leave the stage out of its run cache.
     """
-    if not (kept / MEASURED).is_file():
+    if not (kept / MEASURED).is_file() or not (kept / SCORES).is_file():
         return None
     found = read_json(kept / MEASURED)
     if found["compiled"] != hash_path(kept / COMPILED):
         return None
     shutil.copytree(kept / COMPILED, folder, dirs_exist_ok=True)
-    copy_file(kept / SCORES, scores)
-    return Measurement.model_validate(found["record"])
+    return Measurement.model_validate(found["record"]), read_scores(kept / SCORES)
 
 
 def profile(
     job: Job, metric: Metric, references: tuple[Outputs, Outputs], soc: Soc, settings: TargetParams
-) -> tuple[Measurement, dict[str, Scores]]:
+) -> Profiled:
     """Measure a model on the target that `target.backend` names, and compare its outputs.
 
     Args:
