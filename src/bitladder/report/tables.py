@@ -11,6 +11,7 @@ from bitladder.records import Decision, Evaluation, Measurement, RungDecision
 
 __all__ = [
     "COLUMNS",
+    "INTERVALS",
     "SOC_COLUMNS",
     "cell",
     "comparison_rows",
