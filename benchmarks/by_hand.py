@@ -72,7 +72,7 @@ if __name__ == "__main__":  # the emulator's processes need none of this
 
     from bitladder.latency.estimate import estimate
     from bitladder.tasks.builtin.mnist import task as make_task
-    from bitladder.tasks.task import make_splits
+    from bitladder.tasks.splits import make_splits
 
 PROVIDER = "QNNExecutionProvider"
 CONFIG, SOC_MODEL, DEVICE = "htp_v75", 57, "Samsung Galaxy S24"  # of SM8650

@@ -108,9 +108,11 @@ def names_file(source: str) -> bool:
 
 
 class ComputeParams(_Block):
-    """What changes bits without being part of the method."""
+    """What runs the networks. All but loader_workers changes bits without being part of the method."""
 
     threads: Count
+    device: Literal["cpu", "cuda"] = "cpu"
+    loader_workers: Annotated[int, Field(ge=0)] = 2
 
 
 class TaskParams(_Block):
@@ -374,7 +376,7 @@ class TargetParams(_Block):
     backend: Annotated[str, _one_of(TARGETS), WithJsonSchema({"enum": list(TARGETS)})]
     soc: Annotated[str, _checked(find_soc)]
     socs: list[Annotated[str, _checked(find_soc)]] = []
-    samples: Count
+    samples: Count | None = None
     # No defaults: DVC tracks these two by name
     max_gap: Limit | None
     max_relative_gap: Limit | None

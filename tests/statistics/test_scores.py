@@ -8,7 +8,7 @@ from bitladder.statistics.scores import RESAMPLES, Scores, read_scores, resample
 
 
 def test_what_is_written_is_read_and_the_same_values_give_the_same_bytes(tmp_path):
-    drawn, left_out = resample(lambda rows: float(rows.max()), 30)
+    drawn, left_out = resample(lambda rows: float(max(rows)), 30)
     scores = {"fp32": Scores(3, 2 / 3, np.array([1.0, 0.0, 1.0])), "network": Scores(30, 29.0, None, drawn, left_out)}
     for name in ("a", "b"):
         save_scores(tmp_path / name, scores)
@@ -22,7 +22,7 @@ def test_what_is_written_is_read_and_the_same_values_give_the_same_bytes(tmp_pat
 
 
 def test_every_network_is_resampled_alike():
-    first, second = (resample(lambda rows, k=k: float(k * rows.sum()), 50) for k in (1, 2))
+    first, second = (resample(lambda rows, k=k: float(k * sum(rows)), 50) for k in (1, 2))
     assert np.array_equal(2 * first[0], second[0]) and np.array_equal(2 * first[1], second[1])
     assert len(first[0]) == RESAMPLES and len(first[1]) == 50
 

@@ -19,11 +19,13 @@ from bitladder.bundle.graphs import graph_problems
 from bitladder.bundle.manifest import Manifest, changed_files, read_manifest
 from bitladder.bundle.ship import read_provenance
 from bitladder.errors import UserError
-from bitladder.network.evaluate import Outputs, agreement, sqnr_db
+from bitladder.network.evaluate import agreement, sqnr_db
+from bitladder.network.outputs import Outputs
 from bitladder.params import Params, TargetParams
 from bitladder.socs import Soc
 from bitladder.targets.context import Compiled, run
-from bitladder.tasks.task import Metric, Split
+from bitladder.tasks.metric import Metric
+from bitladder.tasks.samples import Split
 
 __all__ = ["opened", "verify"]
 

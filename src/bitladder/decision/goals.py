@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bitladder.decision.comparisons import OFF_TARGET, Compared, compare_scores, figures_of, gap_figures
-from bitladder.decision.held import Held, Miss
+from bitladder.decision.held import Held, Miss, unknown
 from bitladder.decision.metric_goals import accuracy_goals
 from bitladder.decision.sources import asked, sources_of
 from bitladder.decision.target_goals import target_goals
@@ -22,7 +22,10 @@ _OF_SOC = ("value", "drop", "gap", "memory_bytes", "latency_ms", "latency_source
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was asked of a rung and what was measured. `skipped` is the reason where nothing was measured on purpose."""
+    """What was asked of a rung and what was measured.
+
+    `skipped` is the reason where nothing was measured on purpose, `refused` where the network does not allow the rung.
+    """
 
     rung: str
     precision: str
@@ -33,6 +36,7 @@ class Verdict:
     sources: Sources
     held: tuple[Held, ...]
     skipped: str | None
+    refused: str | None
 
     @property
     def misses(self) -> tuple[Miss, ...]:
@@ -85,7 +89,9 @@ def judge(
         place: compare_scores(found, fp32.higher_is_better, goals.confidence) for place, found in (scores or {}).items()
     }
     held: list[Held] = []
-    if not off.skipped:
+    if refused := off.refused or on.refused:
+        held = [unknown("target", f"refused: {refused}", params.soc.name)]
+    elif not off.skipped:
         assert off.value is not None and off.drop is not None  # of one that was measured
         of = (fp32.metric, fp32.higher_is_better)
         there = compared.get(OFF_TARGET, Compared())
@@ -125,6 +131,7 @@ def judge(
         sources_of(off, on),
         tuple(held),
         off.skipped,
+        refused,
     )
 
 
@@ -148,8 +155,8 @@ def qat_verdict(when: str, goals: GoalsParams, ptq: Evaluation) -> tuple[bool, s
 def summary(verdict: Verdict) -> RungSummary:
     """Give the figures of a rung in one row, as `dvc metrics show` and `dvc metrics diff` print them."""
     misses, undecided, measured = len(verdict.misses), len(verdict.undecided), verdict.measured
-    if verdict.skipped:
-        says = "skipped"
+    if verdict.skipped or verdict.refused:
+        says = "skipped" if verdict.skipped else "refused"
     elif misses:
         says = f"misses {misses} goal{'s' if misses > 1 else ''}"
     else:

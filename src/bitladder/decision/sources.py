@@ -28,16 +28,16 @@ def asked(goals: GoalsParams, settings: TargetParams) -> Goals:
 
 def sources_of(off: Evaluation, on: Measurement) -> Sources:
     """Say what simulated and ran a rung, and where its memory and latency come from."""
-    if off.skipped:
-        skipped = "none: skipped"
-        return Sources(off_target=skipped, on_target=skipped, memory=skipped, latency=skipped)
+    if off.skipped or off.refused:
+        none = f"none: {'skipped' if off.skipped else 'refused'}"
+        return Sources(off_target=none, on_target=none, memory=none, latency=none)
     simulated = "FP16 module" if off.technique == "fp16" else "QuantSim"
     if on.value is None:
-        target = memory = f"none: {on.reason}"
+        target = memory = "none: refused" if on.refused else f"none: {on.reason}"
     else:
         target = f"{on.backend}, {on.soc}, {on.samples} samples"
         memory = f"context binary compiled for {on.soc}"
-    why = on.reason.removeprefix("latency: ")
+    why = "refused" if on.refused else on.reason.removeprefix("latency: ")
     return Sources(
         off_target=f"{simulated} on the CPU, {off.samples} samples",
         on_target=target,

@@ -1,60 +1,51 @@
-"""A metric sample by sample, from outputs that are there as a whole; what two networks are compared by."""
+"""A metric sample by sample, or resampled as a whole where it has no value for a sample."""
 
 import math
 import warnings
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from bitladder.errors import UserError
-from bitladder.network.evaluate import Outputs
-from bitladder.paths import FP32_SCORES
-from bitladder.statistics.scores import NETWORK, Scores, read_scores, resample, save_scores
-from bitladder.tasks.task import Metric
+from bitladder.statistics.scores import Scores, resample
+from bitladder.tasks.metric import MetricState
 
-__all__ = ["save_beside_fp32", "scores_of"]
+__all__ = ["scores_of"]
 
 EQUAL = 1e-6  # relative: sums of floats in another order
 
 
-def scores_of(metric: Metric, outputs: Outputs, targets: Tensor) -> Scores:
-    """Score outputs sample by sample where the metric is the mean over samples, else on resamples as a whole.
+def scores_of(state: MetricState) -> Scores:
+    """Give what a metric's state says of its samples.
 
-    A metric that refuses some of the resamples, for lack of a class in them, has neither.
+    A function that gives one number may still be the mean of what it gives for each sample alone; if not, it is called
+    with samples drawn anew. One that refuses some of these, for lack of a class in them, says nothing of its noise.
     """
-    total, samples = metric(outputs, targets), len(targets)
-
-    def of_rows(rows: np.ndarray) -> float:
-        index = torch.from_numpy(rows)
-        return metric({name: values[index] for name, values in outputs.items()}, targets[index])
-
-    values = _each(metric, outputs, targets)
-    if values is not None and math.isclose(
-        values.mean(), total, rel_tol=EQUAL, abs_tol=EQUAL * float(np.abs(values).mean())
-    ):
-        return Scores(samples, total, values)
-    try:
-        return Scores(samples, total, None, *resample(of_rows, samples))
-    except UserError:
-        return Scores(samples, total)
+    total = state.value()
+    if state.values is not None:
+        return Scores(len(state.values), total, state.values.numpy())
+    if state.groups is not None:
+        return _resampled(state.samples, total, state.of_groups, state.groups)
+    if not state.holds:
+        return Scores(state.samples, total)
+    values = _each(state)
+    if values is not None and math.isclose(values.mean(), total, rel_tol=EQUAL, abs_tol=EQUAL * np.abs(values).mean()):
+        return Scores(len(values), total, values)
+    return _resampled(state.samples, total, state.of_rows, state.samples)
 
 
-def save_beside_fp32(path: Path, metric: Metric, outputs: Outputs, targets: Tensor) -> None:
-    """Write a network's scores on the evaluation split, beside FP32's."""
-    save_scores(path, {**read_scores(FP32_SCORES), NETWORK: scores_of(metric, outputs, targets)})
-
-
-def _each(metric: Metric, outputs: Outputs, targets: Tensor) -> np.ndarray | None:
+def _each(state: MetricState) -> np.ndarray | None:
     """Give the metric of each sample alone; None where it has none for one."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what a single sample lacks
-            found = [
-                metric({name: values[i : i + 1] for name, values in outputs.items()}, targets[i : i + 1])
-                for i in range(len(targets))
-            ]
+            return np.array([state.of_rows([row]) for row in range(state.samples)])
     except UserError:
         return None
-    return np.array(found)
+
+
+def _resampled(samples: int, total: float, metric: Callable[[Sequence[int]], float], parts: int) -> Scores:
+    try:
+        return Scores(samples, total, None, *resample(metric, parts))
+    except UserError:
+        return Scores(samples, total)

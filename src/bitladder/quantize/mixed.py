@@ -15,7 +15,8 @@ from bitladder.quantize.sim.isolated import isolated, quantized_layers
 from bitladder.quantize.sim.torch_sim import set_layers
 from bitladder.quantize.techniques.gptq import gptq
 from bitladder.quantize.techniques.technique import GPTQ, Quantized, Setting, with_biases
-from bitladder.quantize.trial import Score, Trial
+from bitladder.quantize.trial import Trial, Try
+from bitladder.tasks.samples import in_memory
 
 __all__ = ["raise_layers"]
 
@@ -23,7 +24,7 @@ SAMPLES = 32  # to order the layers by; which of them are raised is decided on a
 
 
 def raise_layers(
-    quantized: Quantized, setting: Setting, mixed: MixedParams, score: Score
+    quantized: Quantized, setting: Setting, mixed: MixedParams, try_out: Try
 ) -> tuple[Quantized, dict[str, str]]:
     """Raise layers to `mixed.raise_to` until the drop is within what `mixed` allows, as few as were found to do.
 
@@ -34,7 +35,7 @@ def raise_layers(
 
     Returns: the quantized network; the raised layers, by name, with their precision such as `W8A8`.
     """
-    trials = {0: score(quantized.sim.model)}
+    trials = {0: try_out(quantized.sim.model)}
     if trials[0].is_enough(mixed.max_drop, mixed.max_relative_drop):
         return quantized, {}
     order = _order_layers(quantized, setting, mixed)
@@ -43,7 +44,7 @@ def raise_layers(
 
         def is_enough(count: int) -> bool:
             found[count] = _raised(quantized, setting, mixed, order[:count])
-            trials[count] = score(found[count].sim.model)
+            trials[count] = try_out(found[count].sim.model)
             bar.set_postfix({"layers": count, "drop": trials[count].found.drop})
             bar.update()
             return trials[count].is_enough(mixed.max_drop, mixed.max_relative_drop)
@@ -76,7 +77,7 @@ def _as_good_as_any(trials: Mapping[int, Trial]) -> int:
 
 def _order_layers(quantized: Quantized, setting: Setting, mixed: MixedParams) -> list[str]:
     """Order a sim's layers with weights: the most noise on the outputs for the least cost first."""
-    few = setting.fit.first(SAMPLES)
+    few = in_memory(setting.fit.first(SAMPLES))
     size = setting.params.batch_size
     reference = predict(quantized.model, few, size, "fp32")
     costs = _costs(quantized, setting, mixed)

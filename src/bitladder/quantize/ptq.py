@@ -6,18 +6,21 @@ from time import perf_counter
 from torch import nn
 
 from bitladder.errors import UserError
-from bitladder.network.model import load_split, sample_inputs
+from bitladder.network.model import sample_inputs
 from bitladder.params import Params
 from bitladder.paths import PREPARED, TASK, TRAINED, RungFiles, samples
 from bitladder.quantize.mixed import raise_layers
 from bitladder.quantize.prepare.prepare import load_prepared, load_unfolded
 from bitladder.quantize.techniques.technique import ORDER, NotApplicable, Quantized, Setting, apply
-from bitladder.quantize.trial import Score, Trial, scorer
+from bitladder.quantize.trial import Trial, trier
+from bitladder.quantize.trial import Try as TryOut
 from bitladder.records import HeldOut, Try
 from bitladder.running.files import write_json
 from bitladder.running.resume import fingerprint, workspace
 from bitladder.tasks.onnx_model import OnnxNetwork
-from bitladder.tasks.task import Split, Task
+from bitladder.tasks.samples import Samples, held
+from bitladder.tasks.splits import load_samples
+from bitladder.tasks.task import Task
 
 __all__ = ["RungResult", "divide", "quantize", "quantize_rung"]
 
@@ -43,9 +46,9 @@ def quantize_rung(params: Params, rung: str, task: Task) -> RungResult:
     The seconds of each try go to build/notes/<rung>/ptq-seconds.json, which is no output of DVC's, since they are never
     twice the same.
     """
-    calibration = load_split(samples("calibration"))
+    calibration = load_samples(task, params, "calibration")
     own, sample, exclude = params.ptq_of(rung), sample_inputs(calibration), params.prepare.exclude
-    fit, rest = divide(calibration, params, rung)
+    fit, rest = map(held, divide(calibration, params, rung))
     model = load_prepared(task, sample, PREPARED, exclude)
     if isinstance(model, OnnxNetwork) and (params.ladder[rung].mixed or params.ladder[rung].layers):
         raise UserError(f"ladder.{rung}: mixed and layers need a network of PyTorch's, and the model came as ONNX")
@@ -65,18 +68,18 @@ def quantize_rung(params: Params, rung: str, task: Task) -> RungResult:
             work=work,
             layers=params.ladder[rung].layer_precisions,
         )
-        score = scorer(task.metric, model, rest if len(rest) else fit, params.evaluate.batch_size)
-        quantized, tries, seconds = quantize(setting, score if len(rest) else None)
+        try_out = trier(task.metric, model, rest if len(rest) else fit, params.evaluate.batch_size, work)
+        quantized, tries, seconds = quantize(setting, try_out if len(rest) else None)
         raised: dict[str, str] = {}
         if mixed := params.ladder[rung].mixed:
-            quantized, raised = raise_layers(quantized, setting, mixed, score)
-        found = score(quantized.sim.model).found
+            quantized, raised = raise_layers(quantized, setting, mixed, try_out)
+        found = try_out(quantized.sim.model).found
     write_json(RungFiles(rung).notes / "ptq-seconds.json", seconds)
     held_out = HeldOut(samples=found.samples, fitted=not len(rest), value=found.value, drop=found.drop)
     return RungResult(quantized, model, tries, raised, held_out)
 
 
-def quantize(setting: Setting, score: Score | None = None) -> tuple[Quantized, list[Try], dict[str, float]]:
+def quantize(setting: Setting, try_out: TryOut | None = None) -> tuple[Quantized, list[Try], dict[str, float]]:
     """Quantize a prepared network by `setting.params.techniques`.
 
     A list is applied in its order. `auto` goes through all from cheap to costly, and keeps what does better by more
@@ -85,7 +88,7 @@ def quantize(setting: Setting, score: Score | None = None) -> tuple[Quantized, l
 
     Args:
         setting: what to quantize, and how.
-        score: compares a sim with FP32 on samples that no technique has seen; `auto` needs it.
+        try_out: compares a sim with FP32 on samples that no technique has seen; `auto` needs it.
 
     Returns: the quantized network, what was tried, and the seconds of each.
 
@@ -102,7 +105,7 @@ def quantize(setting: Setting, score: Score | None = None) -> tuple[Quantized, l
         except NotApplicable as reason:
             tries.append(Try(technique=name, kept=False, not_applicable=str(reason)))
             continue
-        trial = score(candidate.sim.model) if score else None
+        trial = try_out(candidate.sim.model) if try_out else None
         kept = not auto or standing is None or (trial is not None and trial.displaces(standing))
         if trial:
             found = trial.found
@@ -119,7 +122,7 @@ def quantize(setting: Setting, score: Score | None = None) -> tuple[Quantized, l
     return best, tries, seconds
 
 
-def divide(calibration: Split, params: Params, rung: str) -> tuple[Split, Split]:
+def divide(calibration: Samples, params: Params, rung: str) -> tuple[Samples, Samples]:
     """Give the samples that a rung's techniques are fitted to, and those that they are scored on.
 
     Raises UserError where none are left to score on, and the rung's params ask for scores.

@@ -80,9 +80,9 @@ def _drop(entry: RungDecision, prefix: str) -> tuple[float, float, float] | None
 
 
 def _scores(side: Revision, rung: str, where: str) -> Scores | None:
-    files, is_off = RungFiles(rung), where == "off target"
-    found = side.built(files.scores if is_off else files.target_scores)
-    return read_scores(found).get(NETWORK if is_off else f"{side.soc}/{NETWORK}") if found else None
+    files = RungFiles(rung)
+    found = side.built(files.scores if where == "off target" else files.target_scores(side.soc))
+    return read_scores(found).get(NETWORK) if found else None
 
 
 def _have_same_samples(before: Revision, after: Revision) -> bool:

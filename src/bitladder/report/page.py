@@ -101,7 +101,7 @@ def _goals(asked: Mapping[str, Any]) -> str:
 
 
 def _state(row: Mapping[str, Any]) -> str:
-    return "chosen" if row["chosen"] else "skipped" if mark(row) == "skipped" else ""
+    return "chosen" if row["chosen"] else "skipped" if mark(row) in ("skipped", "refused") else ""
 
 
 def _cells(row: Mapping[str, Any]) -> list[Cell]:
@@ -177,11 +177,13 @@ def _plots(params: Params, rows: Rows, decision: Decision, by_soc: Rows) -> tupl
         )
         drawn = charts.pareto(measured, rungs, _floor(params, rows), params.goals.max_memory_bytes)
         add("Accuracy against memory", {"pareto": drawn}, note)
-    tried = [row for row in rows[1:] if row["value"] is not None]
-    floor = _floor(params, rows) if measured else None
-    drawn = charts.off_and_on_target(tried, rows[0]["value"], floor)
-    note = f"Grey: FP32, {figure(rows[0]['value'])}. Red: the goal. Bars: where the drop's interval puts the metric."
-    add("Simulated and on target", {"gap": drawn}, note)
+    if tried := [row for row in rows[1:] if row["value"] is not None]:
+        floor = _floor(params, rows) if measured else None
+        drawn = charts.off_and_on_target(tried, rows[0]["value"], floor)
+        note = (
+            f"Grey: FP32, {figure(rows[0]['value'])}. Red: the goal. Bars: where the drop's interval puts the metric."
+        )
+        add("Simulated and on target", {"gap": drawn}, note)
     if by_soc:
         drawn = charts.by_soc([row for row in by_soc if row["value"] is not None], rungs)
         add("On every SoC", {"socs": drawn}, "What a SoC does not take is not drawn.")

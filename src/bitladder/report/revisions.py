@@ -98,7 +98,11 @@ class Revision:
         """Find an output: here, if this is the work tree, else in the DVC cache; None where it is not there."""
         if self.name is None and path.exists():
             return path
-        return cached_file(self.outputs.get(str(path), {}).get("md5"))
+        if out := self.outputs.get(str(path)):
+            return cached_file(out.get("md5"))
+        folder = cached_file(self.outputs.get(str(path.parent), {}).get("md5"))  # DVC's list of its files
+        inside = json.loads(folder.read_text("utf-8")) if folder else []
+        return next((cached_file(one["md5"]) for one in inside if one["relpath"] == path.name), None)
 
     def encodings(self, rung: str) -> dict[str, Any] | None:
         """Scales and bits of every quantizer, from the DVC cache; None where they are not there."""

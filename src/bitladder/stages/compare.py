@@ -15,7 +15,7 @@ def main(params: Params) -> None:
     """Write metrics/comparison.csv, metrics/comparison-socs.csv and metrics/decision.json."""
     remove_dropped(params)
     results = read_results(params)
-    scores = {rung: read_rung_scores(rung) for rung in results.targets}
+    scores = {rung: read_rung_scores(params, rung) for rung in results.targets}
     decision = decide(params, results.evals, results.targets, results.socs, scores)
     write_csv(COMPARISON, COLUMNS, comparison_rows(results.evals, results.targets, decision))
     write_csv(COMPARISON_SOCS, SOC_COLUMNS, soc_rows(results.evals, results.targets, results.socs, decision))

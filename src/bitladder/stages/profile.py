@@ -1,18 +1,19 @@
 """profile@R: the outputs of the target, and what they cost there, on every SoC. `fp16` is profiled as the rungs are.
 
-A further SoC of target.socs that does not take the rung is refused alone, with the reason.
+A SoC that does not take the rung is told of with the reason, and the run goes on.
 """
 
 import shutil
+import sys
 
-from bitladder.decision.gates import SKIPPED, is_skipped
+from bitladder.decision.left_out import LeftOut, why_left_out
 from bitladder.errors import RefusedError
 from bitladder.params import Params
 from bitladder.paths import RungFiles
 from bitladder.records import Measurement, TargetRecord, write_record
+from bitladder.running.explain import refusing
 from bitladder.running.files import write_text
 from bitladder.socs import Soc
-from bitladder.statistics.scores import Scores, save_scores
 from bitladder.targets.record import not_profiled, precision_of
 
 __all__ = ["main"]
@@ -22,30 +23,27 @@ REFUSED = "not-compiled.txt"
 
 
 def main(params: Params, rung: str) -> None:
-    """Write build/target/R, a folder a SoC, build/scores/R/on-target and metrics/target/R.json."""
+    """Write build/target/R, a folder a SoC, and metrics/target/R.json."""
     files = RungFiles(rung)
-    records: dict[str, Measurement] = {}
-    scores: dict[str, Scores] = {}
-    for soc in (params.soc, *params.other_socs):
-        records[soc.name], found = _measure(params, files, soc)
-        scores |= {f"{soc.name}/{name}": one for name, one in found.items()}
-    first = records.pop(params.soc.name)
-    save_scores(files.target_scores, scores)
-    write_record(files.on_target, TargetRecord(**dict(first), socs=records))
+    first, *others = (_measure(params, files, soc) for soc in (params.soc, *params.other_socs))
+    socs = {soc.name: record for soc, record in zip(params.other_socs, others, strict=True)}
+    write_record(files.on_target, TargetRecord(**dict(first), socs=socs))
 
 
-def _measure(params: Params, files: RungFiles, soc: Soc) -> tuple[Measurement, dict[str, Scores]]:
+def _measure(params: Params, files: RungFiles, soc: Soc) -> Measurement:
     precision, folder = precision_of(params, files.rung), files.compiled / soc.name
-    reason = f"skipped: {SKIPPED}" if is_skipped(files.model) else f"{soc.name} does not take {precision}"
-    if not is_skipped(files.model) and precision in soc.takes:
+    reason = str(why_left_out(files.model) or "")
+    if not reason and precision not in soc.takes:
+        reason = f"{soc.name} does not take {precision}"
+    if not reason:
         from bitladder.targets.profile import profile_rung
 
         try:
-            return profile_rung(params, files.rung, soc)
+            with refusing(f"profile@{files.rung}"):
+                return profile_rung(params, files.rung, soc)
         except RefusedError as refusal:
-            if soc == params.soc:
-                raise
-            reason = str(refusal)
+            reason = str(LeftOut("refused", str(refusal)))
+            print(f"profile@{files.rung}: {reason}", file=sys.stderr)  # noqa: T201
     shutil.rmtree(folder, ignore_errors=True)
     write_text(folder / REFUSED, f"{reason}\n")
-    return not_profiled(params.target.backend, soc, reason), {}
+    return not_profiled(params.target.backend, soc, reason)

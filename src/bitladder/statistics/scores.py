@@ -4,7 +4,7 @@ Where a metric is the mean of a value for each sample, these values are kept. Wh
 the metric of resamples is kept: the same resamples for every network, so that two networks still pair.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +26,12 @@ __all__ = [
 ]
 
 FP32, SIMULATION, NETWORK = "fp32", "simulation", "network"
-"""Whose scores a file holds: NETWORK's are those of the rung itself."""
+"""Whose scores a file holds: NETWORK's are those of the network that was scored, the other its reference's."""
 
-RESAMPLES = 499
+RESAMPLES = 299
 """How often samples are drawn anew for a metric without a value for each sample: each costs the metric once."""
 
-GROUPS = 100
+GROUPS = 50
 """Groups of samples that are left out one after the other, at most: what BCa takes its acceleration from."""
 
 SEED = 20
@@ -52,13 +52,13 @@ class Scores:
     left_out: np.ndarray | None = None
 
 
-def resample(metric: Callable[[np.ndarray], float], samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """Compute a metric, given by the rows to take, on RESAMPLES resamples, then without each group of samples."""
+def resample(metric: Callable[[Sequence[int]], float], samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Compute a metric, called with the rows to take, on RESAMPLES resamples, then without each group of rows."""
     generator = np.random.default_rng([SEED, samples])
-    drawn = [metric(generator.integers(samples, size=samples)) for _ in range(RESAMPLES)]
+    drawn = [metric(generator.integers(samples, size=samples).tolist()) for _ in range(RESAMPLES)]
     rows = np.arange(samples)
     groups = np.array_split(rows, min(GROUPS, samples))
-    left_out = [metric(np.delete(rows, group)) for group in groups] if len(groups) > 1 else []
+    left_out = [metric(np.delete(rows, group).tolist()) for group in groups] if len(groups) > 1 else []
     return np.array(drawn, dtype=np.float64), np.array(left_out, dtype=np.float64)
 
 

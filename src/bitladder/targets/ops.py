@@ -3,6 +3,7 @@
 import csv
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from onnx import TensorProto, helper
 
 from bitladder.running.files import write_csv
 
-__all__ = ["OPS_FILE", "read_profile", "weights_bytes", "write_ops"]
+__all__ = ["OPS_FILE", "read_profile", "weights_bytes", "where_from", "write_ops"]
 
 OPS_FILE = "ops.csv"
+
+QDQ = ("QuantizeLinear", "DequantizeLinear")
 
 COLUMNS = ("op", "unit", "cycles", "share", "source")
 
@@ -36,6 +39,27 @@ def write_ops(path: Path, rows: list[dict[str, Any]], source: str) -> None:
     """
     total = sum(row["cycles"] for row in rows) or 1
     write_csv(path, COLUMNS, [{**row, "share": row["cycles"] / total, "source": source} for row in rows])
+
+
+def where_from(model: Path, nodes: Sequence[tuple[str, str]]) -> list[str]:
+    """Say of nodes of a graph, by name and type, which ops they are, and where they are in the user's network.
+
+    A quantizer stands for the op that it is of: the one before it, or after it where it is an input's or a weight's.
+    Nodes that the backend itself has put in are named where there are no others.
+    """
+    graph = onnx.load(model).graph
+    named = {node.name: node for node in graph.node}
+    makers = {output: node for node in graph.node for output in node.output}
+    readers = {name: node for node in reversed(graph.node) for name in node.input}
+    ops: dict[str, None] = {}
+    for name, _ in nodes:
+        node = named.get(name)
+        while node is not None and node.op_type in QDQ:
+            before, after = makers.get(node.input[0]), readers.get(node.output[0])
+            node = before if node.op_type == "QuantizeLinear" and before is not None else after
+        if node is not None:
+            ops[f"{node.name} ({node.op_type}){f' in {node.doc_string}' if node.doc_string else ''}"] = None
+    return list(ops) or [f"{name} ({kind})" for name, kind in nodes]
 
 
 def weights_bytes(model: Path) -> int:

@@ -16,7 +16,8 @@ from bitladder.quantize.sim.torch_sim import build_sim, calibrate
 from bitladder.tasks import synthetic
 from bitladder.tasks.builtin.efficientnet_lite0 import task as efficientnet_lite0
 from bitladder.tasks.builtin.image_folder import task as image_folder
-from bitladder.tasks.task import SPLITS, Metric, Split, Task, make_splits
+from bitladder.tasks.splits import make_splits
+from bitladder.tasks.task import SPLITS, Metric, Split, Task
 
 
 @pytest.fixture

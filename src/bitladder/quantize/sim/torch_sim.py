@@ -13,8 +13,8 @@ from aimet_torch.quantization.base import QuantizerBase
 from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 
-from bitladder.errors import UserError
-from bitladder.network.evaluate import predict
+from bitladder.errors import RefusedError, UserError
+from bitladder.network.evaluate import run_all
 from bitladder.network.model import carry_notes
 from bitladder.precision import OPSET, Precision
 from bitladder.quantize.prepare.task_quantization import task_quantization_of
@@ -25,7 +25,7 @@ from bitladder.quantize.sim.unused import unused_layers
 from bitladder.running.files import load_tensors, replacing, save_tensors
 from bitladder.running.patches import in_force
 from bitladder.tasks.onnx_model import OnnxNetwork
-from bitladder.tasks.task import Split
+from bitladder.tasks.samples import Samples
 
 __all__ = [
     "Sim",
@@ -64,7 +64,7 @@ def build_sim(
 ) -> Any:
     """Put quantizers into a prepared network, as the HTP config of a Hexagon generation or the task's own asks.
 
-    Returns: a Sim. Raises UserError that names the layers which AIMET does not know how to quantize.
+    Returns: a Sim. Raises RefusedError that names the layers which AIMET does not know how to quantize.
     """
     if isinstance(model, OnnxNetwork):
         return OnnxSim(model, precision, config, range_setting)
@@ -86,7 +86,7 @@ def build_sim(
                 config_file=quantization.config or config,
             )
     except Exception as error:  # AIMET and its configuration's schema raise many kinds
-        raise UserError(refusal(model, error, quantization.config)) from None
+        raise RefusedError(refusal(model, error, quantization.config)) from None
     left = [*quantization.exclude, *unused_layers(model, sample)]
     sim.exclude_layers_from_quantization([sim.model.get_submodule(name) for name in left])
     carry_notes(model, sim.model)
@@ -158,12 +158,12 @@ def needs_relu(path: Path) -> bool:
     return _SWAPPED in load_tensors(path)
 
 
-def calibrate(sim: Sim, split: Split, batch_size: int) -> None:
-    """Find the quantizers' ranges from samples. Raise UserError where a layer is left without one."""
+def calibrate(sim: Sim, split: Samples, batch_size: int) -> None:
+    """Find the quantizers' ranges from samples. Raise RefusedError where a layer is left without one."""
     if isinstance(sim, OnnxSim):
         sim.calibrate(split)
         return
-    forward: Callable[[nn.Module], Any] = lambda model: predict(model, split, batch_size, "calibrate")  # noqa: E731
+    forward: Callable[[nn.Module], Any] = lambda model: run_all(model, split, batch_size, "calibrate")  # noqa: E731
     with without_tensors(sim) as plain:
         sim.compute_encodings(forward)
     check_ranges(sim, plain)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bitladder.quantize.sim.hooks import hooked
 from bitladder.quantize.sim.torch_sim import calibrate
 from bitladder.quantize.techniques.technique import BIAS, NotApplicable, Quantized, Setting, apply
-from bitladder.tasks.task import Split
+from bitladder.tasks.samples import Samples, in_memory
 
 __all__ = ["bias_correction", "channel_means", "correct_biases", "corrected_bias"]
 
@@ -34,7 +34,7 @@ def bias_correction(setting: Setting, start: Quantized | None) -> Quantized:
     return replace(start, sim=sim, techniques=(*start.techniques, BIAS))
 
 
-def correct_biases(sim: QuantizationSimModel, reference: nn.Module, split: Split) -> int:
+def correct_biases(sim: QuantizationSimModel, reference: nn.Module, split: Samples) -> int:
     """Move the biases of a calibrated sim in place, layer after layer in one pass, each on what comes out of the last.
 
     Args:
@@ -65,7 +65,7 @@ def correct_biases(sim: QuantizationSimModel, reference: nn.Module, split: Split
 
         return hook
 
-    inputs = tuple(split.inputs.values())
+    inputs = tuple(in_memory(split).inputs.values())
     with torch.no_grad():
         with hooked(reference.get_submodule(name).register_forward_hook(note(name)) for name in layers):
             reference(*inputs)

@@ -32,7 +32,7 @@ def bn_reestimation(setting: Setting, start: Quantized | None) -> Quantized:
     noisy = build_sim(unfolded, setting.sample, setting.precision, setting.config, start.ranges)
     set_layers(noisy, setting.layers)
     calibrate(noisy, setting.fit, setting.params.batch_size)
-    batches = list(setting.fit.batches(setting.params.batch_size))
+    batches = [tuple(inputs.values()) for inputs, _ in setting.fit.batches(setting.params.batch_size)]
     found, expected = (_statistics(model, batches) for model in (noisy.model, copy.deepcopy(unfolded)))
     for name, module in unfolded.named_modules():
         if name in expected:

@@ -30,7 +30,7 @@ from bitladder.quantize.techniques.technique import (
     apply,
     with_float_weights,
 )
-from bitladder.tasks.task import Split
+from bitladder.tasks.samples import Samples, in_memory
 
 __all__ = ["gptq", "round_weights"]
 
@@ -66,7 +66,7 @@ def gptq(setting: Setting, start: Quantized | None) -> Quantized:
     return replace(start, sim=sim, techniques=(*others, GPTQ))
 
 
-def round_weights(sim: QuantizationSimModel, reference: nn.Module, split: Split, seed: int) -> int:
+def round_weights(sim: QuantizationSimModel, reference: nn.Module, split: Samples, seed: int) -> int:
     """Set weights, their ranges and biases of a calibrated sim in place, in one pass from layer to layer.
 
     Args:
@@ -80,7 +80,7 @@ def round_weights(sim: QuantizationSimModel, reference: nn.Module, split: Split,
     """
     modules: dict[str, Any] = dict(sim.model.named_modules())
     layers = {name: module for name, module in modules.items() if _is_ours(module)}
-    inputs = tuple(split.inputs.values())
+    inputs = tuple(in_memory(split).inputs.values())
     found = added_to(reference, tuple(values[:1] for values in inputs), layers)
     summands = {name: other for name, other in found.items() if other in modules}
     seen: dict[str, _Seen] = {}

@@ -27,7 +27,8 @@ def seq_mse(setting: Setting, start: Quantized | None) -> Quantized:
     sim, own = start.copy_sim(setting, float_biases=True), setting.params.seq_mse
     fit, size = setting.fit.first(own.samples), setting.params.batch_size
     # AIMET stacks the batches, so they must be alike: whole ones, or all samples as one
-    few = list((fit.first(len(fit) // size * size) if len(fit) > size else fit).batches(size))
+    alike = fit.first(len(fit) // size * size) if len(fit) > size else fit
+    few = [tuple(inputs.values()) for inputs, _ in alike.batches(size)]
     folder = setting.work / "seq-mse"
     folder.mkdir(parents=True, exist_ok=True)
     apply_seq_mse(sim, few, own.candidates, lambda model, inputs: model(*inputs), cache_dir=str(folder))
