@@ -62,7 +62,7 @@ def check_task(params: Params) -> Iterator[str]:
     sample, expected = sample_inputs(few), predict(model, few, FEW, "fp32")
     yield good("fp16", f"{sqnr_db(expected, predict(HalfPrecision(model), few, FEW, 'fp16')):.1f} dB against FP32")
     prepared, preparation = prepare(model, sample, params.prepare.exclude, task.quantization)
-    check_equal(predict(prepared, few, FEW, "prepared"), expected)
+    check_equal(sqnr_db(expected, predict(prepared, few, FEW, "prepared")))
     yield good("prepare", f"{preparation}; outputs as before")
     bits = Precision(8, 8)
     sim = build_sim(prepared, sample, bits, params.soc.quantsim_config)

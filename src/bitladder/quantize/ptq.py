@@ -9,8 +9,8 @@ from torch import nn
 from bitladder.errors import UserError
 from bitladder.network.evaluate import Comparison
 from bitladder.network.model import sample_inputs
+from bitladder.network.scoring import reference_of
 from bitladder.network.scoring import score as score_pass
-from bitladder.network.scoring import store
 from bitladder.params import Params
 from bitladder.paths import PREPARED, TASK, TRAINED, RungFiles, samples
 from bitladder.quantize.mixed import raise_layers
@@ -131,7 +131,7 @@ def divide(calibration: Samples, params: Params, rung: str) -> tuple[Samples, Sa
 
 
 def _scorer(metric: Metric, model: nn.Module, samples: Samples, batch_size: int, work: Path) -> Score:
-    reference = store(model, samples, batch_size, work / "fp32")
+    reference = reference_of(model, samples, batch_size, work / "fp32")
 
     def score(sim: nn.Module) -> Comparison:
         return score_pass(sim, samples, metric, batch_size, "score", reference).comparison
