@@ -1,4 +1,4 @@
-"""The one error a user is meant to see."""
+"""The errors that a user is meant to see."""
 
 __all__ = ["RefusedError", "UserError"]
 
@@ -8,4 +8,4 @@ class UserError(Exception):
 
 
 class RefusedError(UserError):
-    """A target that does not take a model, however often it is asked."""
+    """What a network does not allow at one precision, however often it is tried: the rung is refused, no more."""

@@ -99,7 +99,7 @@ class Evaluation(Record):
     higher_is_better: bool
     """Whether more of the metric is better."""
     value: Finite | None = None
-    """The metric, in its own unit; null where the rung was skipped."""
+    """The metric, in its own unit; null where the rung was skipped or refused."""
     drop: Finite | None = None
     """How much worse the metric is than FP32's, in the metric's own unit (of accuracy, 0.01 is a point); negative:
     better."""
@@ -108,15 +108,17 @@ class Evaluation(Record):
     agreement: Finite | None = None
     """Share of samples with FP32's top-1, 0 to 1; null where the targets are not indices of classes."""
     samples: Count
-    """How many samples were run; 0 where the rung was skipped."""
+    """How many samples were run; 0 where the rung was skipped or refused."""
     technique: str | None
-    """What made it: `fp16`, `ptq:` and the techniques that were kept, `qat`; null where the rung was skipped."""
+    """What made it: `fp16`, `ptq:` and the techniques that were kept, `qat`; null of a rung left out."""
     weights_bits: Count
     """Bits of the weights; of a mixed rung, those of the layers that were not raised."""
     activations_bits: Count
     """Bits of the activations, likewise."""
     skipped: str | None = _LEFT_OUT
     """Why nothing was measured; only of a skipped rung."""
+    refused: str | None = _LEFT_OUT
+    """Why nothing could be measured; only of a rung that the network does not allow."""
     tries: tuple[Try, ...] | None = _LEFT_OUT
     """The PTQ techniques that were tried, in order; only of a rung that PTQ made."""
     qat: str | None = _LEFT_OUT
@@ -184,7 +186,14 @@ class Measurement(_Block):
     latency_source: LatencySource
     """Where the latency comes from."""
     reason: str
-    """How the latency was found, or why there is none; where nothing was measured, why."""
+    """How the latency was found, or why there is none; where nothing was measured, why: `skipped: ...`, `refused: ...`
+    or that the SoC does not take the precision."""
+
+    @property
+    def refused(self) -> str | None:
+        """Why the rung was refused here; None where it was not."""
+        kind, _, why = self.reason.partition(": ")
+        return why if kind == "refused" else None
 
 
 class TargetRecord(Measurement, Record):
@@ -198,13 +207,15 @@ class ExportCheck(Record):
     """`metrics/export/RUNG.json`: the exported graph against the simulation, on ONNX Runtime's CPU provider."""
 
     samples: Count
-    """How many samples were compared; 0 where the rung was skipped."""
+    """How many samples were compared; 0 where the rung was skipped or refused."""
     sqnr_db: Finite | None
     """SQNR of the graph's outputs against the simulation's, in dB; 200: they are equal."""
     agreement: Finite | None
     """Share of samples with the simulation's top-1, 0 to 1."""
     skipped: str | None = _LEFT_OUT
     """Why nothing was exported; only of a skipped rung."""
+    refused: str | None = _LEFT_OUT
+    """Why nothing could be exported, or the graph is not what was simulated; only of a refused rung."""
 
 
 class SensitivitySummary(Record):
@@ -251,7 +262,7 @@ class RungSummary(Record):
     precision: str
     """Such as W4A8, or `W4A8 mixed` where some layers have other bits."""
     technique: str | None
-    """What made it; null where the rung was skipped."""
+    """What made it; null where the rung was skipped, or refused before it was made."""
     value: Finite | None
     """The metric off target, in its own unit."""
     drop: Finite | None
@@ -269,7 +280,7 @@ class RungSummary(Record):
     socs: dict[str, SocFigures] | None = _LEFT_OUT
     """The figures on further SoCs, by name; only where there are any."""
     verdict: str
-    """`meets every goal`, how many goals it misses, or `skipped`."""
+    """`meets every goal`, how many goals it misses, `skipped` or `refused`."""
 
 
 class Goals(_Block):
@@ -337,7 +348,7 @@ class RungDecision(_Block):
     precision: str
     """Such as W4A8, or `W4A8 mixed` where some layers have other bits."""
     technique: str | None
-    """What made it; null where the rung was skipped."""
+    """What made it; null where the rung was skipped, or refused before it was made."""
     goals: Goals
     """What was asked of it."""
     measured: Figures
@@ -351,7 +362,7 @@ class RungDecision(_Block):
     pareto: bool
     """Whether no other rung beats it in size and accuracy on target."""
     outcome: str
-    """`chosen`, `not chosen` or `skipped`, and why."""
+    """`chosen`, `not chosen`, `skipped` or `refused`, and why."""
 
 
 class Decision(Record):

@@ -4,9 +4,9 @@ import subprocess
 
 import pytest
 
+from bitladder.running.explain import is_full_disk
 from bitladder.running.files import copy_file, save_tensors, write_json
 from bitladder.running.resume import save_state
-from bitladder.running.stage import _is_full_disk
 
 
 @pytest.fixture
@@ -36,16 +36,16 @@ def test_every_way_of_writing_is_known_to_meet_a_full_disk_and_leaves_no_half_fi
     for name, write in writers.items():
         with pytest.raises(Exception) as error:
             write(full_disk / name)
-        assert _is_full_disk(error.value), f"{name}: {error.value!r}"
+        assert is_full_disk(error.value), f"{name}: {error.value!r}"
         assert list(full_disk.iterdir()) == [], name
 
 
 def test_other_errors_are_none_of_a_full_disk():
-    assert not _is_full_disk(ValueError("space"))
+    assert not is_full_disk(ValueError("space"))
     try:
         try:
             raise OSError(28, "No space left on device")
         except OSError as error:
             raise RuntimeError("export failed") from error
     except RuntimeError as error:
-        assert _is_full_disk(error)
+        assert is_full_disk(error)

@@ -1,14 +1,12 @@
-"""`bitladder check --task`: the task taken through every step on a few samples, to say what will and will not work."""
+"""`bitladder check --task`: the task taken through every step on a few samples, to say what would be refused."""
 
-import shutil
+import copy
 import sys
 import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from bitladder.errors import UserError
 from bitladder.params import Params
 from bitladder.running import determinism
 from bitladder.running.stage import LIBRARIES
@@ -19,24 +17,22 @@ FEW = 8  # samples
 
 
 def check_task(params: Params) -> Iterator[str]:
-    """Build the task, try loss and metric, prepare the model, export and compile a throwaway W8A8 for the SoC.
+    """Try the task, prepare the network, and take FP16 and every rung through what `dvc repro` does, on a few samples.
 
-    Gives a line as each step ends. Raises UserError, with the layer's name and what to change, at the first that fails.
+    Gives a line as each step ends. Raises UserError, with the layer's name and what to change, at the first that fails
+    of the task, and at the end where a rung would be refused.
     """
     determinism.pin(params.compute.threads)
     warnings.filterwarnings("ignore", module=LIBRARIES)
-    from bitladder.export.checks import check_bias_scales, graph_names, run_unoptimised
-    from bitladder.export.fp16 import HalfPrecision
+    from bitladder.commands.check_rungs import Setting, try_rungs
     from bitladder.network.evaluate import predict, sqnr_db
-    from bitladder.network.model import output_names, sample_inputs
+    from bitladder.network.model import sample_inputs
     from bitladder.network.smoke_test import try_task
-    from bitladder.precision import Precision
     from bitladder.quantize.prepare.prepare import check_equal, prepare
     from bitladder.quantize.ptq import divide
-    from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
     from bitladder.running.determinism import seed_all
-    from bitladder.targets.context import compile_model, run
     from bitladder.tasks.onnx_model import check_hashed
+    from bitladder.tasks.samples import in_memory
     from bitladder.tasks.splits import make_splits
     from bitladder.tasks.task import load_task
 
@@ -58,36 +54,14 @@ def check_task(params: Params) -> Iterator[str]:
     if unlisted := [name for name in sorted(read) if not params.task.names(Path(name))]:
         named = ", ".join(unlisted[:5])
         yield f"  warning    the task reads {named}; name that under task.files, or edits of it go unnoticed"
-    few = splits["calibration"].first(FEW)
-    sample, expected = sample_inputs(few), predict(model, few, FEW, "fp32")
-    yield good("fp16", f"{sqnr_db(expected, predict(HalfPrecision(model), few, FEW, 'fp16')):.1f} dB against FP32")
-    prepared, preparation = prepare(model, sample, params.prepare.exclude, task.quantization)
+    few = in_memory(splits["calibration"].first(FEW))
+    expected = predict(model, few, FEW, "fp32")
+    as_it_came = copy.deepcopy(model)
+    prepared, preparation = prepare(model, sample_inputs(few), params.prepare.exclude, task.quantization)
     check_equal(sqnr_db(expected, predict(prepared, few, FEW, "prepared")))
     yield good("prepare", f"{preparation}; outputs as before")
-    bits = Precision(8, 8)
-    sim = build_sim(prepared, sample, bits, params.soc.quantsim_config)
-    calibrate(sim, few, FEW)
-    simulated = predict(sim.model, few, FEW, "sim")
-    yield good(str(bits), f"every layer has its quantizers; {sqnr_db(expected, simulated):.1f} dB against FP32")
-    with TemporaryDirectory() as folder:
-        path, one = Path(folder) / "model.onnx", few.first(1)
-        export_qdq(sim, sample, graph_names(list(few.inputs), list(output_names(prepared) or ())), path)
-        check_bias_scales(path)
-        first = {name: values[:1] for name, values in simulated.items()}
-        yield good("export", f"{sqnr_db(first, run_unoptimised(path, one)):.1f} dB against the QuantSim")
-        (work := Path(folder) / "work").mkdir()
-        settings = params.target
-        try:
-            compiled = compile_model(path, Path(folder) / "target", params.soc, False, settings.compile_limit_s, work)
-            outputs = run(compiled, params.soc, False, one, settings, work)
-        except UserError as error:
-            raise UserError(str(error).replace(str(path), f"the task at {bits}")) from None
-        yield good(
-            "target",
-            f"{compiled.ops_npu} ops, all on the NPU of {settings.soc}, {compiled.memory_bytes:,} bytes;"
-            f" {sqnr_db(first, outputs):.1f} dB against the QuantSim",
-        )
-        shutil.rmtree(work)
+    for step, found in try_rungs(Setting(params, task, as_it_came, prepared, few, expected)):
+        yield good(step, found)
 
 
 def _listen() -> set[str]:

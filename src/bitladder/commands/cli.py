@@ -16,6 +16,7 @@ from bitladder.commands.cli_runs import heal, push, sweep
 from bitladder.commands.cli_ship import reproduce, ship, verify
 from bitladder.commands.cli_start import check, init, upgrade
 from bitladder.errors import UserError
+from bitladder.running.explain import explain, keep_text
 
 __all__ = ["app"]
 
@@ -47,7 +48,7 @@ such a folder, read its results and ship them. `bitladder COMMAND --help` says m
 
 
 def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn a UserError into one line and exit code 1."""
+    """Turn any error into one line and exit code 1; of one that is no UserError, the full text is kept."""
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
@@ -55,6 +56,12 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **kwargs)
         except UserError as error:
             typer.echo(f"bitladder: {error}", err=True)
+            raise typer.Exit(1) from None
+        except (typer.Exit, typer.BadParameter, BrokenPipeError):
+            raise  # the command line's own
+        except Exception as error:
+            text = f"{explain(error)}{keep_text(error, command.__name__)}"
+            typer.echo(f"bitladder: {text}", err=True)
             raise typer.Exit(1) from None
 
     return wrapped

@@ -42,9 +42,11 @@ def check(
     Reads `params.yaml` and `dvc.lock`, and writes nothing. Prints the SoC, the target and the rungs. The first thing
     that is wrong is named by its key.
 
-    With `--task` it builds your network, tries loss and metric on a few samples, prepares the network for AIMET,
-    quantizes it to W8A8, exports it and compiles it for the SoC. It says what it reached after each step, and stops at
-    the first that fails, with the layer's name and what to change.
+    With `--task` it builds your network, tries loss and metric on a few samples and prepares the network for AIMET.
+    Then it takes FP16, the W16A16 check and every rung through what `dvc repro` does, with the same limits: quantized,
+    exported, compiled for the SoC and run once there. It says what it reached after each step. What `dvc repro` would
+    refuse is a line `refused`, with the layer's name where it is known; a rung of the ladder that would be refused
+    makes the exit code 1, FP16 does not.
 
     **Examples**
 

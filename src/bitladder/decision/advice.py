@@ -37,6 +37,8 @@ def advise(params: Params, nearest: Verdict, came_as_onnx: bool) -> tuple[str, .
             )
         else:
             steps.append(_lower_rung(params, nearest, came_as_onnx))
+    if nearest.refused:
+        return ("mend what the rungs are refused for; `bitladder check --task` tries it in seconds",)
     for soc in (miss.soc for miss in nearest.misses if miss.goal == "target"):
         if soc:
             steps.append(f"leave {soc} out of goals.per_soc, as it does not take {nearest.precision}")

@@ -108,7 +108,9 @@ def _outcome(verdict: Verdict, chosen: Verdict, claim: str) -> str:
 
 
 def _missed(verdict: Verdict) -> str:
-    return f"skipped: {verdict.skipped}" if verdict.skipped else f"not chosen: {_texts(verdict)}"
+    if verdict.skipped:
+        return f"skipped: {verdict.skipped}"
+    return f"refused: {verdict.refused}" if verdict.refused else f"not chosen: {_texts(verdict)}"
 
 
 def _texts(verdict: Verdict) -> str:

@@ -30,7 +30,10 @@ class Miss:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was asked of a rung and what was measured. `skipped` is the reason where nothing was measured on purpose."""
+    """What was asked of a rung and what was measured.
+
+    `skipped` is the reason where nothing was measured on purpose, `refused` where the network does not allow the rung.
+    """
 
     rung: str
     precision: str
@@ -41,6 +44,7 @@ class Verdict:
     sources: Sources
     misses: tuple[Miss, ...]
     skipped: str | None
+    refused: str | None
 
     @property
     def good(self) -> bool:
@@ -89,7 +93,9 @@ def judge(
         socs={name: SocFigures(**record.model_dump(include=_SOC_FIGURES)) for name, record in socs.items()},
     )
     misses: tuple[Miss, ...] = ()
-    if not off.skipped:
+    if refused := off.refused or on.refused:
+        misses = (Miss("target", f"refused: {refused}", math.inf),)
+    elif not off.skipped:
         misses = (*_accuracy(goals, "off target", off, fp32), *_on_socs(params, {params.soc.name: on, **socs}, fp32))
     precision = "FP16" if rung == "fp16" else params.ladder[rung].label
     return Verdict(
@@ -102,6 +108,7 @@ def judge(
         _sources(off, on),
         misses,
         off.skipped,
+        refused,
     )
 
 
@@ -119,8 +126,8 @@ def qat_verdict(when: str, goals: GoalsParams, ptq: Evaluation, fp32: Evaluation
 
 def summary(verdict: Verdict) -> RungSummary:
     """Give the figures of a rung in one row, as `dvc metrics show` and `dvc metrics diff` print them."""
-    if verdict.skipped:
-        says = "skipped"
+    if verdict.skipped or verdict.refused:
+        says = "skipped" if verdict.skipped else "refused"
     else:
         says = f"misses {len(verdict.misses)} goals" if verdict.misses else "meets every goal"
     measured = verdict.measured
@@ -230,16 +237,16 @@ def _under(what: str, value: float, limit: float | None, key: str) -> list[Miss]
 
 
 def _sources(off: Evaluation, on: Measurement) -> Sources:
-    if off.skipped:
-        skipped = "none: skipped"
-        return Sources(off_target=skipped, on_target=skipped, memory=skipped, latency=skipped)
+    if off.skipped or off.refused:
+        none = f"none: {'skipped' if off.skipped else 'refused'}"
+        return Sources(off_target=none, on_target=none, memory=none, latency=none)
     simulated = "FP16 module" if off.technique == "fp16" else "QuantSim"
     if on.value is None:
-        target = memory = f"none: {on.reason}"
+        target = memory = "none: refused" if on.refused else f"none: {on.reason}"
     else:
         target = f"{on.backend}, {on.soc}, {on.samples} samples"
         memory = f"context binary compiled for {on.soc}"
-    why = on.reason.removeprefix("latency: ")
+    why = "refused" if on.refused else on.reason.removeprefix("latency: ")
     return Sources(
         off_target=f"{simulated} on the CPU, {off.samples} samples",
         on_target=target,

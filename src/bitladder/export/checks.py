@@ -10,7 +10,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bitladder.errors import UserError
+from bitladder.errors import RefusedError, UserError
 from bitladder.network.evaluate import NoiseSums, TopOne, run_batch
 from bitladder.network.outputs import Outputs
 from bitladder.records import ExportCheck
@@ -37,11 +37,11 @@ def check_bias_scales(path: Path) -> None:
     Runtimes read an int32 bias in those units whatever scale stands beside it, so any other scale makes the layer
     give wrong outputs, in silence. Float biases, and integer ones with the right scale, pass.
 
-    Raises UserError that names the first such layer and how many there are.
+    Raises RefusedError that names the first such layer and how many there are.
     """
     wrong = wrong_bias_scales(path)
     if wrong:
-        raise UserError(
+        raise RefusedError(
             f"{path}: the integer bias of {wrong[0]} ({len(wrong)} layers in all) is not in units of input scale x"
             " weight scale, so outputs of the NPU would be wrong; export with int32_bias=False: they stay in float"
         )
@@ -99,7 +99,7 @@ def check_outputs(
         batch_size: samples at a time through it.
         min_sqnr_db: the limit, export.min_sqnr_db in params.yaml.
 
-    Returns: a metrics/export record. Raises UserError with the figures.
+    Returns: a metrics/export record. Raises RefusedError with the figures.
 
     """
     run, noise, top = _unoptimised(path), NoiseSums(), TopOne()
@@ -112,7 +112,7 @@ def check_outputs(
             bar.update(len(next(iter(inputs.values()))))
     found = noise.decibels()
     if not found >= min_sqnr_db:
-        raise UserError(
+        raise RefusedError(
             f"{path}: outputs differ from the QuantSim's: {found:.1f} dB on {len(samples)} samples, and"
             f" export.min_sqnr_db is {min_sqnr_db:g}; the graph is not what was simulated, so it is not compiled"
         )

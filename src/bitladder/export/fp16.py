@@ -2,6 +2,8 @@
 
 import copy
 import warnings
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,19 @@ import onnx
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
+from bitladder.errors import RefusedError
+from bitladder.export.layers import note_layers
+from bitladder.network.lines import module_lines
 from bitladder.precision import OPSET
+from bitladder.quantize.sim.hooks import hooked
 from bitladder.running.files import replacing
 from bitladder.tasks.onnx_model import OnnxNetwork
+from bitladder.tasks.outputs import name_outputs
 from bitladder.tasks.source import user_code
-from bitladder.tasks.task import name_outputs
 
-__all__ = ["HalfPrecision", "export_fp16"]
+__all__ = ["FiniteHalf", "HalfPrecision", "export_fp16"]
 
 
 class _OnlyHalf(TorchFunctionMode):
@@ -34,13 +41,15 @@ class HalfPrecision(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         torch.backends.mha.set_fastpath_enabled(False)  # fused attention, which has no ONNX
-        self.model = copy.deepcopy(model).half().eval()
+        self.model = copy.deepcopy(model).half()
         self._mixes = False
+        self.eval()  # the whole of it: torch's exporter puts the mode back in which it finds the outermost module
 
     def forward(self, *inputs: Tensor) -> Tensor | dict[str, Tensor]:
         """Round floating-point inputs to FP16, run, and widen the outputs; other inputs pass as they are."""
         halves = [value.half() if value.is_floating_point() else value for value in inputs]
-        with user_code("the model in FP16 (it must compute in the type of its weights, without float())"):
+        what = "the model in FP16 (it must compute in the type of its weights, without float())"
+        with user_code(what, kind=RefusedError):
             returned = self._run(halves)
         outputs = {
             name: value.float() if value.is_floating_point() else value
@@ -58,6 +67,41 @@ class HalfPrecision(nn.Module):
             return self.model(*inputs)
 
 
+class FiniteHalf(nn.Module):
+    """A network in FP16 that refuses itself where numbers pass the largest of FP16, 65,504."""
+
+    def __init__(self, model: HalfPrecision) -> None:
+        super().__init__()
+        self.network = model
+
+    def forward(self, *inputs: Tensor) -> Tensor | dict[str, Tensor]:
+        """Run a batch. Raise RefusedError that names the layer where numbers become infinite first."""
+        returned = self.network(*inputs)
+        for values in name_outputs(returned).values():
+            if not (finite := values.flatten(1).isfinite().all(1)).all():
+                self._refuse([one[~finite][:1] for one in inputs])
+        return returned
+
+    def _refuse(self, sample: list[Tensor]) -> None:
+        found: list[str] = []
+
+        def listen(name: str, layer: nn.Module) -> RemovableHandle:
+            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+                values = output if isinstance(output, list | tuple) else [output]
+                if any(isinstance(one, Tensor) and not one.isfinite().all() for one in values):
+                    found.append(name)
+
+            return layer.register_forward_hook(hook)
+
+        with hooked(listen(name, layer) for name, layer in self.network.model.named_modules()), torch.no_grad():
+            self.network(*sample)
+        where = f" in layer {found[0]!r}" if found and found[0] else ""
+        raise RefusedError(
+            f"FP16 overflows{where}: a sample gives infinity or NaN, as it holds numbers to 65,504; scale the"
+            " activations down"
+        )
+
+
 def export_fp16(
     model: HalfPrecision, sample: tuple[Tensor, ...], names: tuple[list[str], list[str]], path: Path
 ) -> None:
@@ -66,7 +110,9 @@ def export_fp16(
         with replacing(path) as temporary:
             onnx.save(model.model.fixed(sample).proto, str(temporary))
         return
-    with replacing(path) as temporary, torch.no_grad(), warnings.catch_warnings():
+    lines = {name.removeprefix("model."): line for name, line in module_lines(model, sample).items()}
+    # redirect_stdout: where it fails, torch prints the whole graph
+    with replacing(path) as temporary, torch.no_grad(), redirect_stdout(StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # dynamo=False is called deprecated; dynamo=True leaves files of random names
         torch.onnx.export(
             model,
@@ -77,3 +123,4 @@ def export_fp16(
             opset_version=OPSET,
             dynamo=False,
         )
+    note_layers(path, model.model, lines, within="model")

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from bitladder.errors import UserError
+from bitladder.errors import RefusedError
 from bitladder.network.evaluate import Comparison
 from bitladder.network.model import sample_inputs
 from bitladder.network.scoring import score
@@ -37,7 +37,7 @@ def verify(
     split: Samples,
     reference: nn.Module,
     params: Params,
-    evidence: Path,
+    evidence: Path | None = None,
 ) -> Comparison:
     """Compare a W16A16 QuantSim of a prepared network with FP32.
 
@@ -48,9 +48,9 @@ def verify(
             nothing about the tools, and clipping alone can leave under 40 dB.
         reference: the network in FP32.
         params: the limits are its `verify`.
-        evidence: folder to leave for an AIMET issue where a limit is passed.
+        evidence: folder to leave for an AIMET issue where a limit is passed, if that is wanted.
 
-    Raises UserError with the figures and the worst layers where a limit is passed.
+    Raises RefusedError with the figures and the worst layers where a limit is passed.
 
     """
     sim = build_sim(model, sample_inputs(split), PRECISION, params.soc.quantsim_config)
@@ -69,12 +69,14 @@ def verify(
         "drop": result.drop,
         "sqnr_db": found_db,
     }
-    _write_evidence(evidence, model, few, layers, facts)
+    left = ""
+    if evidence:
+        _write_evidence(evidence, model, few, layers, facts)
+        left = f"; {evidence} holds what an AIMET issue needs"
     worst = ", ".join(f"{layer.layer} ({layer.kind}, {layer.sqnr_db:.1f} dB)" for layer in layers[:3])
-    raise UserError(
+    raise RefusedError(
         f"W16A16 disagrees with FP32: {metric.name} drops by {result.drop:.4f} (verify.max_drop {limits.max_drop:g}),"
-        f" SQNR {found_db:.1f} dB (verify.min_sqnr_db {limits.min_sqnr_db:g}); worst layers: {worst};"
-        f" {evidence} holds what an AIMET issue needs"
+        f" SQNR {found_db:.1f} dB (verify.min_sqnr_db {limits.min_sqnr_db:g}); worst layers: {worst}{left}"
     )
 
 

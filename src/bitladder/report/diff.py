@@ -118,8 +118,8 @@ def _summary(before: Revision, after: Revision) -> Iterator[str]:
 
 
 def _state(entry: RungDecision) -> str:
-    if entry.outcome.startswith("skipped"):
-        return "skipped"
+    if (word := entry.outcome.partition(":")[0]) in ("skipped", "refused"):
+        return word
     return "misses goals" if entry.misses else "meets every goal"
 
 
@@ -156,7 +156,7 @@ def _layers(before: Revision, after: Revision, rungs: Row) -> Iterator[Row]:
         old, new = before.layers(rung), after.layers(rung)
         if bool(old) != bool(new):
             side = after if old else before
-            side.unseen.append(f"{RungFiles(rung).layers} at {side.label}: not there, or the rung was skipped")
+            side.unseen.append(f"{RungFiles(rung).layers} at {side.label}: not there, or the rung was left out")
         both = [layer for layer in new if layer in old]
         for kind in ("weights", "outputs"):
             bits = [name for name in both if old[name][f"{kind}_bits"] != new[name][f"{kind}_bits"]]

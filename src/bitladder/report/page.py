@@ -86,7 +86,7 @@ def _goals(asked: Mapping[str, Any]) -> str:
 
 
 def _state(row: Mapping[str, Any]) -> str:
-    return "chosen" if row["chosen"] else "skipped" if mark(row) == "skipped" else ""
+    return "chosen" if row["chosen"] else "skipped" if mark(row) in ("skipped", "refused") else ""
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
@@ -139,9 +139,9 @@ def _plots(params: Params, rows: Rows, decision: Decision, by_soc: Rows) -> tupl
         note = "Diamond: chosen. Dotted: the front, which no other rung beats. Red: goals."
         drawn = charts.pareto(measured, rungs, _floor(params, rows), params.goals.max_memory_bytes)
         add("Accuracy against memory", {"pareto": drawn}, note)
-    tried = [row for row in rows[1:] if row["value"] is not None]
-    drawn = charts.off_and_on_target(tried, rows[0]["value"])
-    add("Simulated and on target", {"gap": drawn}, f"Red: FP32, {rows[0]['value']:.4f}.")
+    if tried := [row for row in rows[1:] if row["value"] is not None]:
+        drawn = charts.off_and_on_target(tried, rows[0]["value"])
+        add("Simulated and on target", {"gap": drawn}, f"Red: FP32, {rows[0]['value']:.4f}.")
     if by_soc:
         drawn = charts.by_soc([row for row in by_soc if row["value"] is not None], rungs)
         add("On every SoC", {"socs": drawn}, "What a SoC does not take is not drawn.")

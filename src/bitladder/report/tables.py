@@ -118,7 +118,8 @@ def mark(row: Mapping[str, Any]) -> str:
     """Say in a word or two what became of a row's rung."""
     if row["chosen"]:
         return "<- chosen"
-    return "skipped" if (row["outcome"] or "").startswith("skipped") else "Pareto" if row["pareto"] else ""
+    word = (row["outcome"] or "").partition(":")[0]
+    return word if word in ("skipped", "refused") else "Pareto" if row["pareto"] else ""
 
 
 def latency_cell(row: Mapping[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """What every stage's script does around its own work: pinning, timing, and errors as one line."""
 
-import errno
 import gc
 import os
 import sys
@@ -23,13 +22,11 @@ __all__ = ["LIBRARIES", "run"]
 LIBRARIES = r"(aimet_torch|aimet_onnx|torch|onnx)\..*"
 """Whose warnings are theirs: deprecations that they report of each other."""
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-
 
 def run(module: str, torch: bool = False) -> None:
     """Call a module's `main(params, *arguments)` with params.yaml and the words of the command line.
 
-    A UserError becomes one line and exit code 1; any other error is ours, and keeps its traceback.
+    Any error becomes one line and exit code 1; the traceback of one that is no UserError goes to build/notes.
 
     Args:
         module: what the stage does, such as `bitladder.stages.ptq`; it is imported once the bits are pinned.
@@ -45,6 +42,7 @@ def run(module: str, torch: bool = False) -> None:
         sys.exit(interrupted)
     from bitladder.params import load_params
     from bitladder.running import determinism
+    from bitladder.running.explain import explain, keep_text
     from bitladder.running.files import write_json
     from bitladder.running.version import check_version
 
@@ -61,28 +59,16 @@ def run(module: str, torch: bool = False) -> None:
         # Deprecations that libraries report of each other; the user's own code keeps its warnings
         warnings.filterwarnings("ignore", module=LIBRARIES)
         import_module(module).main(params, *sys.argv[1:])
+        write_json(TIMINGS / f"{stage}.json", {"seconds": round(time.perf_counter() - start, 1)})
     except UserError as error:
         sys.exit(f"{stage}: {error}")
     except KeyboardInterrupt:
         sys.exit(interrupted)
-    except Exception as error:
-        if not _is_full_disk(error):
-            raise
-        reason = " ".join(str(error).split())[:300]
-        sys.exit(f"{stage}: the disk is full ({reason}); make room, and `dvc repro` goes on from here")
-    write_json(TIMINGS / f"{stage}.json", {"seconds": round(time.perf_counter() - start, 1)})
+    except Exception as error:  # any kind: libraries raise them of the user's network, and the system of its files
+        sys.exit(f"{stage}: {explain(error)}{keep_text(error, stage)}")
     # or Python, before it ends, looks for cycles among all the objects of torch and AIMET: a second
     gc.freeze()
     gc.disable()
-
-
-def _is_full_disk(error: BaseException | None) -> bool:
-    """Whether an error, or one behind it, is a full disk's; libraries in C++ and Rust have only words for it."""
-    while error is not None:
-        if getattr(error, "errno", None) in FULL or os.strerror(errno.ENOSPC) in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _check_own_code() -> None:

@@ -1,6 +1,6 @@
 """export@R: the rung as QDQ ONNX and as AIMET encodings, checked against the QuantSim's own outputs."""
 
-from bitladder.decision.gates import LAYER_COLUMNS, is_skipped, skip_export
+from bitladder.decision.left_out import LAYER_COLUMNS, leave_export, of_a_rung, why_left_out
 from bitladder.params import Params
 from bitladder.paths import TRAINED, RungFiles
 from bitladder.records import write_record
@@ -9,14 +9,13 @@ from bitladder.running.files import write_csv, write_json
 __all__ = ["main"]
 
 
+@of_a_rung(lambda _, rung: why_left_out(RungFiles(rung).sim), leave_export)
 def main(params: Params, rung: str) -> None:
     """Write build/export/R and its metrics."""
-    files = RungFiles(rung)
-    if is_skipped(files.sim):
-        skip_export(rung)
-        return
     from bitladder.export.checks import check_bias_scales, check_outputs, graph_names
+    from bitladder.export.layers import note_layers
     from bitladder.network.evaluate import predict
+    from bitladder.network.lines import lines_kept
     from bitladder.network.model import build_model, output_names, sample_inputs
     from bitladder.network.target_reference import keep_reference
     from bitladder.quantize.sim.layers import layer_rows
@@ -28,6 +27,7 @@ def main(params: Params, rung: str) -> None:
     from bitladder.tasks.task import load_task
 
     seed_all(params.seed)
+    files = RungFiles(rung)
     task = load_task(params.task.factory, params.task.args)
     evaluation = load_samples(task, params, "evaluation")
     few, sample = held(evaluation.first(params.export.samples)), sample_inputs(evaluation)
@@ -38,6 +38,7 @@ def main(params: Params, rung: str) -> None:
     keep_reference(files, sim.model, build_model(task, TRAINED), evaluation, task.metric, params)
     write_json(files.encodings, encodings_of(sim), exact=True)
     export_qdq(sim, sample, names, files.model)
+    note_layers(files.model, sim.model, lines_kept(model))
     export_encodings(sim, sample, names, files.aimet)
     check_bias_scales(files.model)
     found = check_outputs(files.model, few, sim.model, params.evaluate.batch_size, params.export.min_sqnr_db)

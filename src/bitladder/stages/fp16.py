@@ -2,8 +2,9 @@
 
 import torch
 
+from bitladder.decision.left_out import leave_fp16, of_a_rung
 from bitladder.export.checks import graph_names
-from bitladder.export.fp16 import HalfPrecision, export_fp16
+from bitladder.export.fp16 import FiniteHalf, HalfPrecision, export_fp16
 from bitladder.network.evaluate import run_batch
 from bitladder.network.model import build_model, sample_inputs
 from bitladder.network.scoring import save_score, score
@@ -20,16 +21,21 @@ __all__ = ["main"]
 
 
 def main(params: Params) -> None:
-    """Write build/export/fp16 and metrics/eval/fp16.json."""
+    """Write build/export/fp16 and metrics/eval/fp16.json; the reason where the network does not go in FP16."""
+    _convert(params, "fp16")
+
+
+@of_a_rung(lambda *_: None, leave_fp16)
+def _convert(params: Params, rung: str) -> None:
     seed_all(params.seed)
     task = load_task(params.task.factory, params.task.args)
-    split, files, fp32 = load_samples(task, params, "evaluation"), RungFiles("fp16"), build_model(task, TRAINED)
+    split, files, fp32 = load_samples(task, params, "evaluation"), RungFiles(rung), build_model(task, TRAINED)
     model = HalfPrecision(build_model(task, TRAINED))
-    result = score(model, split, task.metric, params.evaluate.batch_size, "fp16", fp32)
+    result = score(FiniteHalf(model), split, task.metric, params.evaluate.batch_size, rung, fp32)
     inputs, _ = next(split.first(1).batches(1))
     with torch.no_grad():
         outputs = run_batch(model, inputs)
     export_fp16(model, sample_inputs(split), graph_names(list(inputs), list(outputs)), files.model)
     save_score(files.scores, result)
     keep_reference(files, model, fp32, split, task.metric, params)
-    write_record(files.off_target, result.comparison.record(task.metric, "fp16", FLOAT["fp16"], FLOAT["fp16"]))
+    write_record(files.off_target, result.comparison.record(task.metric, rung, FLOAT[rung], FLOAT[rung]))

@@ -1,15 +1,17 @@
 """profile@R: the outputs of the target, and what they cost there, on every SoC. `fp16` is profiled as the rungs are.
 
-A further SoC of target.socs that does not take the rung is refused alone, with the reason.
+A SoC that does not take the rung is told of with the reason, and the run goes on.
 """
 
 import shutil
+import sys
 
-from bitladder.decision.gates import SKIPPED, is_skipped
+from bitladder.decision.left_out import LeftOut, why_left_out
 from bitladder.errors import RefusedError
 from bitladder.params import Params
 from bitladder.paths import RungFiles
 from bitladder.records import Measurement, TargetRecord, write_record
+from bitladder.running.explain import refusing
 from bitladder.running.files import write_text
 from bitladder.socs import Soc
 from bitladder.targets.record import not_profiled, precision_of
@@ -30,16 +32,18 @@ def main(params: Params, rung: str) -> None:
 
 def _measure(params: Params, files: RungFiles, soc: Soc) -> Measurement:
     precision, folder = precision_of(params, files.rung), files.compiled / soc.name
-    reason = f"skipped: {SKIPPED}" if is_skipped(files.model) else f"{soc.name} does not take {precision}"
-    if not is_skipped(files.model) and precision in soc.takes:
+    reason = str(why_left_out(files.model) or "")
+    if not reason and precision not in soc.takes:
+        reason = f"{soc.name} does not take {precision}"
+    if not reason:
         from bitladder.targets.profile import profile_rung
 
         try:
-            return profile_rung(params, files.rung, soc)
+            with refusing(f"profile@{files.rung}"):
+                return profile_rung(params, files.rung, soc)
         except RefusedError as refusal:
-            if soc == params.soc:
-                raise
-            reason = str(refusal)
+            reason = str(LeftOut("refused", str(refusal)))
+            print(f"profile@{files.rung}: {reason}", file=sys.stderr)  # noqa: T201
     shutil.rmtree(folder, ignore_errors=True)
     write_text(folder / REFUSED, f"{reason}\n")
     return not_profiled(params.target.backend, soc, reason)

@@ -1,6 +1,6 @@
 """ptq@R: a rung quantized after training, by the techniques that params.yaml asks for."""
 
-from bitladder.decision.gates import LAYER_COLUMNS, descends, skip_ptq
+from bitladder.decision.left_out import LAYER_COLUMNS, leave_ptq, of_a_rung, why_no_ptq
 from bitladder.params import Params
 from bitladder.paths import TRAINED, RungFiles
 from bitladder.records import write_record
@@ -9,11 +9,9 @@ from bitladder.running.files import write_csv, write_json, write_yaml
 __all__ = ["main"]
 
 
+@of_a_rung(why_no_ptq, leave_ptq)
 def main(params: Params, rung: str) -> None:
-    """Write build/ptq/R and its metrics; empty files where the ladder was left above."""
-    if not descends(params.ladder[rung].after):
-        skip_ptq(params, rung)
-        return
+    """Write build/ptq/R and its metrics; the reason where the rung is skipped or refused."""
     from bitladder.network.model import build_model
     from bitladder.network.scoring import save_score, score
     from bitladder.quantize.ptq import quantize_rung

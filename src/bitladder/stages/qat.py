@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from bitladder.decision.gates import QAT_COLUMNS, is_skipped, skip_qat
 from bitladder.decision.goals import qat_verdict
+from bitladder.decision.left_out import QAT_COLUMNS, leave_qat, of_a_rung, why_left_out
 from bitladder.params import Params
 from bitladder.paths import RungFiles, evaluated
 from bitladder.records import Evaluation, read_record, write_record
@@ -12,12 +12,10 @@ from bitladder.running.files import copy_file, write_csv
 __all__ = ["main"]
 
 
+@of_a_rung(lambda _, rung: why_left_out(RungFiles(rung).ptq_sim), leave_qat)
 def main(params: Params, rung: str) -> None:
     """Write build/qat/R and metrics/eval/R.json."""
     files = RungFiles(rung)
-    if is_skipped(files.ptq_sim):
-        skip_qat(rung)
-        return
     record = read_record(Evaluation, files.ptq_metrics)
     history: list[dict[str, Any]] = []
     fp32 = read_record(Evaluation, evaluated("fp32"))

@@ -125,7 +125,9 @@ class _Jobs:
         # A failed compile still hands back a model, and a failed job an empty profile: the status is what counts
         if not status.success:
             self._keep(kind, None)
-            raise UserError(f"AI Hub: job {job.job_id} failed: {status.message or 'no reason given'}; see {job.url}")
+            # a graph that does not compile there never will; a run may fail for the device's sake
+            failed = RefusedError if kind.name == "COMPILE" else UserError
+            raise failed(f"AI Hub: job {job.job_id} failed: {status.message or 'no reason given'}; see {job.url}")
         return job
 
     def _known(self, kind: Any) -> Any:

@@ -5,8 +5,9 @@ own (see hexagon.py), since a graph can keep it busy for ever or take the proces
 """
 
 import os
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import chdir
 from functools import cache, wraps
 from pathlib import Path
@@ -47,8 +48,11 @@ QDQ = ("QuantizeLinear", "DequantizeLinear")
 Row = dict[str, np.ndarray]
 """One batch of tensors by name: inputs, or outputs."""
 
-Placement = dict[str, list[str]]
-"""Nodes by where they run, `npu` and `cpu`, each as `name (type)`; QDQ nodes are not ops, so they are left out."""
+Placement = dict[str, list[tuple[str, str]]]
+"""Nodes by where they run, `npu` and `cpu`, each by name and type; QDQ nodes are not ops, so they are left out."""
+
+_NAMED = re.compile(r"Node '(?P<node>.+?)(_token_\d+)?' OpType:(?P<op>\w+)")
+"""A node that a message is about: one that the backend has asked for in another layout, and then does not take."""
 
 
 def _plain_errors(work: Callable[P, T]) -> Callable[P, T]:
@@ -82,7 +86,8 @@ def compile_context(model: str, folder: str, soc_model: int, fp16: bool) -> Plac
 
     Works in the model's directory: its path as given goes into the binary, which would differ between clones.
 
-    Returns: where the nodes run. If any is left for the CPU there is no context, and `cpu` names them.
+    Returns: where the nodes run. If any is left for the CPU there is no context, and `cpu` names them: ops, or the
+    quantizers beside them where only these are left.
     """
     context = Path(folder).resolve() / CONTEXT_FILE
     options = _options(soc_model, fp16, fallback=False)
@@ -91,13 +96,20 @@ def compile_context(model: str, folder: str, soc_model: int, fp16: bool) -> Plac
     options.add_session_config_entry("ep.context_embed_mode", "0")
     with chdir(Path(model).parent):
         try:
-            return _placement(ort.InferenceSession(Path(model).name, options))
+            return _placement(ort.InferenceSession(Path(model).name, options), QDQ)
         except Exception as refusal:
             # With fallback allowed the session says which nodes the NPU does not take
-            placement = _placement(ort.InferenceSession(Path(model).name, _options(soc_model, fp16, fallback=True)))
-            if not placement["cpu"]:
-                raise RuntimeError(str(refusal)) from None
-            return placement
+            loose = _options(soc_model, fp16, fallback=True)
+            try:
+                session = ort.InferenceSession(Path(model).name, loose)
+            except Exception as again:
+                if not (named := _NAMED.search(str(again))):
+                    raise RuntimeError(str(refusal)) from None
+                return {"npu": [], "cpu": [(named["node"], named["op"])]}
+            for left_out in (QDQ, ()):
+                if (placement := _placement(session, left_out))["cpu"]:
+                    return placement
+            raise RuntimeError(str(refusal)) from None
 
 
 @_plain_errors
@@ -183,9 +195,9 @@ def _device() -> ort.OrtEpDevice:
     return max(found, key=lambda device: device.device.type == ort.OrtHardwareDeviceType.NPU)
 
 
-def _placement(session: ort.InferenceSession) -> Placement:
+def _placement(session: ort.InferenceSession, left_out: Collection[str]) -> Placement:
     placement: Placement = {"npu": [], "cpu": []}
     for subgraph in session.get_provider_graph_assignment_info():
-        nodes = [f"{node.name} ({node.op_type})" for node in subgraph.get_nodes() if node.op_type not in QDQ]
+        nodes = [(node.name, node.op_type) for node in subgraph.get_nodes() if node.op_type not in left_out]
         placement["npu" if subgraph.ep_name == PROVIDER else "cpu"] += nodes
     return placement

@@ -19,10 +19,13 @@ from bitladder.params import TargetParams
 from bitladder.socs import Soc
 from bitladder.targets.backend import CONTEXT_FILE, Placement, Row, compile_context, run_batch, run_batches
 from bitladder.targets.binary import read_memory
+from bitladder.targets.ops import place_in, where_from
 from bitladder.targets.workers import result, worker_pool
 from bitladder.tasks.samples import Samples
 
 __all__ = ["Compiled", "compile_model", "run", "run_stored"]
+
+SHOWN = 5  # ops that a message names
 
 SAVE_EVERY_S = 10.0  # how much emulation a killed run loses at most
 
@@ -59,12 +62,14 @@ def compile_model(
     with nullcontext(pool) if pool else worker_pool(1, workspace) as workers:
         job = (str(model), str(unfinished), soc.soc_model, fp16)
         done = workers.schedule(compile_context, args=job, timeout=limit_s)
-        placement: Placement = result(done, work, limit, workspace)
+        try:
+            placement: Placement = result(done, work, limit, workspace)
+        except RefusedError as refusal:
+            raise RefusedError(f"{str(refusal).rstrip('.')}{place_in(model, str(refusal))}") from None
         if placement["cpu"]:
-            named = ", ".join(placement["cpu"][:5])
-            raise RefusedError(
-                f"{model}: the NPU of {soc.name} does not take {len(placement['cpu'])} of its ops: {named}"
-            )
+            ops = where_from(model, placement["cpu"])
+            named = ", ".join(ops[:SHOWN])
+            raise RefusedError(f"{model}: the NPU of {soc.name} does not take {len(ops)} of its ops: {named}")
         (binary,) = unfinished.glob("*.bin")
         memory = result(workers.schedule(read_memory, args=(binary,), timeout=limit_s), work, limit, workspace)
     size = binary.stat().st_size

@@ -3,17 +3,21 @@
 import csv
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
 
 from bitladder.running.files import write_csv
 
-__all__ = ["OPS_FILE", "read_profile", "weights_bytes", "write_ops"]
+__all__ = ["OPS_FILE", "place_in", "read_profile", "weights_bytes", "where_from", "write_ops"]
 
 OPS_FILE = "ops.csv"
+
+QDQ = ("QuantizeLinear", "DequantizeLinear")
 
 COLUMNS = ("op", "unit", "cycles", "share", "source")
 
@@ -36,6 +40,38 @@ def write_ops(path: Path, rows: list[dict[str, Any]], source: str) -> None:
     """
     total = sum(row["cycles"] for row in rows) or 1
     write_csv(path, COLUMNS, [{**row, "share": row["cycles"] / total, "source": source} for row in rows])
+
+
+def where_from(model: Path, nodes: Sequence[tuple[str, str]]) -> list[str]:
+    """Say of nodes of a graph, by name and type, which ops they are, and where they are in the user's network.
+
+    A quantizer stands for the op that it is of: the one before it, or after it where it is an input's or a weight's.
+    Nodes that the backend itself has put in are named where there are no others.
+    """
+    graph = onnx.load(model).graph
+    named = {node.name: node for node in graph.node}
+    makers = {output: node for node in graph.node for output in node.output}
+    readers = {name: node for node in reversed(graph.node) for name in node.input}
+    ops: dict[str, None] = {}
+    for name, _ in nodes:
+        node = named.get(name)
+        while node is not None and node.op_type in QDQ:
+            before, after = makers.get(node.input[0]), readers.get(node.output[0])
+            node = before if node.op_type == "QuantizeLinear" and before is not None else after
+        if node is not None:
+            ops[f"{node.name} ({node.op_type}){f' in {node.doc_string}' if node.doc_string else ''}"] = None
+    return list(ops) or [f"{name} ({kind})" for name, kind in nodes]
+
+
+def place_in(model: Path, message: str) -> str:
+    """Say where in the user's network the node is that a message names; empty where it names none."""
+    try:
+        nodes = [node for node in onnx.load(model).graph.node if node.doc_string]
+    except (DecodeError, OSError):
+        return ""
+    # of an output's name, a node's is a part
+    nodes = [node for node in nodes if re.search(rf"{re.escape(node.name)}(?![\w.])", message)]
+    return f", in {max(nodes, key=lambda node: len(node.name)).doc_string}" if nodes else ""
 
 
 def weights_bytes(model: Path) -> int:

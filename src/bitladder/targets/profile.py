@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from pkgutil import resolve_name
 
+from bitladder.errors import RefusedError
 from bitladder.network.outputs import Outputs, StoredOutputs
 from bitladder.network.scoring import KeptScore, Score, Tally, read_score, save_score
 from bitladder.params import TARGETS, Params, TargetParams
@@ -102,7 +103,10 @@ def profile(
     tally, done = Tally(metric), 0
     for inputs, targets in job.split.batches(BATCH):
         stop = done + len(next(iter(inputs.values())))
-        tally.add(_part(found.outputs, done, stop), simulated.read(done, stop), targets)
+        outputs = _part(found.outputs, done, stop)
+        if not all(values.isfinite().all() for values in outputs.values()):
+            raise RefusedError(f"{job.model}: outputs on {soc.name} hold infinity or NaN")
+        tally.add(outputs, simulated.read(done, stop), targets)
         done = stop
     scored = tally.score()
     compared = scored.comparison

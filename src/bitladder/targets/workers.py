@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Future
 from contextlib import contextmanager, suppress
@@ -13,12 +14,16 @@ from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
-from bitladder.errors import UserError
+from bitladder.errors import RefusedError, UserError
+from bitladder.running.explain import shown
 from bitladder.targets.backend import redirect_output
 
 __all__ = ["check_room", "own_cores", "result", "worker_pool"]
 
 LOG_FILE = "backend.log"
+
+CRASHES = {-int(one): one.name for one in (signal.SIGABRT, signal.SIGSEGV, signal.SIGILL, signal.SIGFPE, signal.SIGBUS)}
+"""Ends of a process that are the backend's own fault; one that is killed may be short of memory, and told to stop."""
 
 START_S = 10  # how long a process may take to start; a few seconds are usual
 
@@ -65,18 +70,25 @@ def own_cores(cores: list[int], number: int, workers: int) -> list[int]:
 
 
 def result(future: Future, work: str, limit: str, workspace: Path) -> Any:
-    """Wait for a process's result. Raise UserError, in one line, for what went wrong with it."""
+    """Wait for a process's result. Raise UserError, in one line, for what went wrong with it.
+
+    RefusedError where the backend said so, or crashed: it would do the same again.
+    """
     try:
         return future.result()
     except TimeoutError:
         raise UserError(f"{work} took longer than {limit}; raise it in params.yaml") from None
     except (ProcessExpired, BrokenExecutor) as death:  # the latter where it died between two tasks
         log = workspace / LOG_FILE
+        if (code := getattr(death, "exitcode", 0)) in CRASHES:
+            raise RefusedError(f"{work}: the backend crashes ({CRASHES[code]}); see {log}") from None
         raise UserError(f"{work}: its process died ({death}); run again, or see {log}") from None
     except (ImportError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:500]
+        reason = shown(error)
         check_room(work, workspace, f" ({reason})")
-        raise UserError(f"{work}: {reason}") from None
+        # RuntimeError: the backend's own word on the graph
+        kind = RefusedError if isinstance(error, RuntimeError) else UserError
+        raise kind(f"{work}: {reason}") from None
 
 
 def check_room(work: str, workspace: Path, seen: str = "") -> None:

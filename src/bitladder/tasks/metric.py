@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitladder.errors import UserError
+from bitladder.errors import RefusedError, UserError
 from bitladder.tasks.outputs import as_returned
 from bitladder.tasks.source import user_code
 
@@ -49,7 +49,7 @@ class Metric:
         raise UserError(f"task: metric must be a Metric(name, function) or a torchmetrics Metric, and is {given!r}")
 
     def __call__(self, outputs: Mapping[str, Tensor], targets: Any) -> float:
-        """Score the outputs of a split, by name. Raise UserError if the task's metric gives no finite number."""
+        """Score the outputs of a split, by name. Raise RefusedError if that gives no finite number."""
         state = self.state()
         state.update(outputs, targets)
         return state.value()
@@ -86,7 +86,7 @@ class MetricState:
 
     def update(self, outputs: Mapping[str, Tensor], targets: Any) -> None:
         """Take up a batch: outputs by name, and its targets."""
-        with user_code(f"the metric {self.metric.name!r}"):
+        with user_code(f"the metric {self.metric.name!r}", kind=RefusedError):
             if self._own is not None:
                 self._own.update(as_returned(outputs), targets)
                 return
@@ -98,10 +98,10 @@ class MetricState:
         self._hold({name: values.cpu() for name, values in outputs.items()}, targets)
 
     def value(self) -> float:
-        """Give the metric. Raise UserError where it is no finite number."""
+        """Give the metric. Raise RefusedError where it is no finite number."""
         if (values := self.values) is not None:
             return self._number(values.mean())
-        with user_code(f"the metric {self.metric.name!r}"):
+        with user_code(f"the metric {self.metric.name!r}", kind=RefusedError):
             found = self._own.compute() if self._own is not None else self._of_all()
         if isinstance(found, Mapping):
             if self.metric.name not in found:
@@ -132,7 +132,7 @@ class MetricState:
         if isinstance(value, Tensor) and value.numel() == 1:
             value = value.item()
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise UserError(
+            raise RefusedError(
                 f"task: the metric {self.metric.name!r} must return a finite float, and returned {value!r};"
                 " check Metric.compute, and the outputs for NaN"
             )

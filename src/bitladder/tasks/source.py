@@ -3,7 +3,6 @@
 import importlib
 import importlib.util
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +11,9 @@ from typing import Any
 
 from bitladder.errors import UserError
 from bitladder.params import names_file
-from bitladder.paths import PACKAGE
+from bitladder.running.explain import shown, user_line
 
-__all__ = ["check_factory", "find_factory", "user_code", "user_line"]
+__all__ = ["check_factory", "find_factory", "user_code"]
 
 
 def check_factory(factory: str, folder: Path) -> None:
@@ -79,32 +78,21 @@ def _check_file(path: Path, folder: Path) -> None:
 
 
 @contextmanager
-def user_code(what: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turn an exception in code that the user wrote into a UserError of one line, with the line where it happened."""
+def user_code(
+    what: str, passing: tuple[type[Exception], ...] = (), kind: type[UserError] = UserError
+) -> Iterator[None]:
+    """Turn an exception in code that the user wrote into a UserError of one line, with the line where it happened.
+
+    Args:
+        what: fails.
+        passing: exceptions that stay what they are.
+        kind: RefusedError where what fails is a rung, and not the task.
+
+    """
     try:
         yield
     except Exception as error:  # the user's code may raise anything
         if isinstance(error, (UserError, *passing)):
             raise
-        reason = " ".join(str(error).split())[:300]
-        where = user_line(error)
-        text = f"{what} fails with {type(error).__name__}: {reason}{where}"
-        raise UserError(text if what.startswith("task") else f"task: {text}") from error
-
-
-def user_line(error: BaseException) -> str:
-    """Name the last line of the user's own that the error passed through; empty if there is none."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f" ({_short(error.filename)}:{error.lineno})"
-    ours = str(PACKAGE)
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        installed = "site-packages" in frame.filename or frame.filename.startswith((sys.base_prefix, "<"))
-        own_task = frame.filename.startswith(str(Path(__file__).parent / "builtin"))
-        if not installed and (own_task or not frame.filename.startswith(ours)):
-            return f" ({_short(frame.filename)}:{frame.lineno})"
-    return ""
-
-
-def _short(filename: str) -> str:
-    path = Path(filename)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
+        text = f"{what} fails with {type(error).__name__}: {shown(error)}{user_line(error)}"
+        raise kind(text if what.startswith("task") else f"task: {text}") from error

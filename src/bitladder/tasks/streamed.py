@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
 from bitladder.errors import UserError
+from bitladder.running.explain import user_line
 from bitladder.tasks.samples import Batch
-from bitladder.tasks.source import user_line
 
 __all__ = ["Shape", "Streamed", "digest_of", "name_inputs", "shapes_of"]
 

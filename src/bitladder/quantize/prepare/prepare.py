@@ -18,6 +18,7 @@ from aimet_torch.model_validator.model_validator import ModelValidator
 from torch import Tensor, nn
 
 from bitladder.errors import UserError
+from bitladder.network.lines import keep_lines, lines_kept, module_lines
 from bitladder.network.model import build_model, build_network, keep_folded, keep_output_names, load_weights
 from bitladder.quantize.prepare.layouts import bake_weights, split_groups, swap_layers
 from bitladder.quantize.prepare.norms import fold_others, ready_norms
@@ -98,6 +99,7 @@ def prepare(
         return prepare_onnx(model, sample, exclude, quantization or Quantization()), Preparation(False, onnx=True)
     with torch.no_grad():
         names = tuple(name_outputs(model(*sample)))
+    lines = module_lines(model, sample)
     _flatten_outputs(model, sample)
     quantization = quantization or Quantization()
     bake_weights(model)
@@ -124,6 +126,7 @@ def prepare(
             folded = bool(fold_all_batch_norms(model, None, dummy_input=sample)) or others
         split_groups(model)
     keep_folded(model, folded)
+    keep_lines(model, lines | lines_kept(model))
     keep_output_names(model, names)
     keep_task_quantization(model, quantization)
     return model.eval(), preparation

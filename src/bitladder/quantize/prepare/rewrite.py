@@ -7,6 +7,7 @@ from typing import Any
 from aimet_torch import model_preparer
 from torch import Tensor, fx, nn
 
+from bitladder.network.lines import keep_lines, line_of, tracing_lines
 from bitladder.quantize.prepare import formulas, layers, quantized, shapes  # noqa: F401  they register what they know
 from bitladder.quantize.prepare.attention import MASKED
 from bitladder.quantize.prepare.calls import HANDLERS
@@ -59,23 +60,40 @@ def rewrite(
         left: modules that are not looked into.
         may_export: whether torch.export may trace what torch.fx cannot; it looks into every module.
 
-    Returns: the network; whether torch.export traced it.
+    Returns: the network, with the lines of the calls noted on it; whether torch.export traced it.
 
     """
     model.eval()
     found = exported(model, sample) if may_export and any(isinstance(one, CLOSED) for one in model.modules()) else None
     by_export = found is not None
     try:
-        traced, scopes = found or model_preparer._trace_model(model, list(left), None, None)
+        with tracing_lines():
+            traced, scopes = found or model_preparer._trace_model(model, list(left), None, None)
     except Exception:  # torch.fx raises many kinds: each means that the network cannot be traced
         found = exported(model, sample) if may_export else None
         if found is None:
             raise
         (traced, scopes), by_export = found, True
+    calls = {node.name: line_of(node) for node in traced.graph.nodes}
     if any(_is_ours(node) or _makes(node) for node in traced.graph.nodes):
         _write_modules(traced, scopes, sample)
     model_preparer._prepare_traced_model(traced, scopes)
+    keep_lines(traced, _lines_of_calls(traced, calls))
     return traced, by_export
+
+
+def _lines_of_calls(traced: fx.GraphModule, calls: dict[str, str]) -> dict[str, str]:
+    """Give the lines of modules that stand for calls; they are named for these, `block.module_add_1` for `add_1`."""
+    found = {}
+    for path in (str(node.target) for node in traced.graph.nodes if node.op == "call_module"):
+        scope, _, name = path.rpartition(".")
+        call = name.removeprefix("module_") if name.startswith("module_") else ""
+        while call and call not in calls:
+            again = f"{scope.replace('.', '_')}_{call}"  # of a layer that is called a second time
+            call = again if again in calls else call.rpartition("_")[0]
+        if line := calls.get(call):
+            found[path] = line
+    return found
 
 
 def _write_modules(traced: fx.GraphModule, scopes: Scopes, sample: tuple[Tensor, ...]) -> None:

@@ -8,7 +8,7 @@ from aimet_torch.nn import QuantizationMixin
 from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 
-from bitladder.errors import UserError
+from bitladder.errors import RefusedError
 from bitladder.quantize.prepare.quantized import COMPARISONS
 from bitladder.quantize.sim.hooks import hooked
 
@@ -21,11 +21,13 @@ SHOWN = 5
 
 
 def check_layers(sim: QuantizationSimModel, exclude: Sequence[str] = ()) -> None:
-    """Refuse a sim in which a layer, or the weight matrix of one, has no quantizer. Raises UserError that names them.
+    """Refuse a sim in which a layer, or the weight matrix of one, has no quantizer.
 
     Args:
         sim: as it was built.
         exclude: layers that the task wants in float.
+
+    Raises RefusedError that names them.
 
     """
     missing = []
@@ -37,7 +39,7 @@ def check_layers(sim: QuantizationSimModel, exclude: Sequence[str] = ()) -> None
         elif _is_matrix(module) and module.param_quantizers["weight"] is None:
             missing.append(f"{name} (its weight)")
     if missing:
-        raise UserError(
+        raise RefusedError(
             f"task: the QuantSim has no quantizers in {_few(missing)}; register a quantized definition by"
             " Quantization.define, or say that they stay in float by Quantization.exclude"
         )
@@ -61,7 +63,7 @@ def without_tensors(sim: QuantizationSimModel) -> Iterator[set[str]]:
 
 
 def check_ranges(sim: QuantizationSimModel, plain: Collection[str] = ()) -> None:
-    """Refuse a sim with quantizers that calibration has not reached. Raises UserError that names their layers.
+    """Refuse a sim with quantizers that calibration has not reached. Raises RefusedError that names their layers.
 
     Args:
         sim: calibrated.
@@ -76,7 +78,7 @@ def check_ranges(sim: QuantizationSimModel, plain: Collection[str] = ()) -> None
             if not all(quantizer.is_initialized() for quantizer in quantizers if quantizer):
                 empty.append(name)
     if empty:
-        raise UserError(
+        raise RefusedError(
             f"task: calibration left no range in {_few(empty)}: no calibration sample runs through them; remove them"
             " from the model, or name them in Quantization.exclude"
         )

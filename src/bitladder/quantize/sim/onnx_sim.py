@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bitladder.errors import UserError
+from bitladder.errors import RefusedError
 from bitladder.network.evaluate import NoiseSums
 from bitladder.network.model import keep_output_names
 from bitladder.precision import Precision
@@ -61,21 +61,23 @@ class OnnxSim:
             )
         except Exception as error:  # aimet-onnx raises many kinds
             reason = " ".join(str(error).split())[:300]
-            raise UserError(f"task: aimet-onnx builds no QuantSim of {network.source}: {reason}") from None
+            raise RefusedError(f"task: aimet-onnx builds no QuantSim of {network.source}: {reason}") from None
         self._quantizers: dict[str, Any] = self._sim.qc_quantize_op_dict
         self._leave(quantization.exclude)
         self._check_weights(quantization.exclude)
         self.model = _SimNetwork(self._sim, network)
 
     def calibrate(self, split: Samples) -> None:
-        """Find the quantizers' ranges from samples. Raise UserError where one is left without."""
+        """Find the quantizers' ranges from samples. Raise RefusedError where one is left without."""
         rows = tqdm(_rows(split), desc="calibrate", unit="sample", total=len(split), leave=False)
         self._sim.compute_encodings(iter(rows))
         self._widen_padded()
         names = self._names()
         empty = [names[key] for key, one in self._quantizers.items() if one.enabled and not one.is_initialized()]
         if empty:
-            raise UserError(f"task: calibration left no range in {', '.join(empty[:5])}; no sample runs through them")
+            raise RefusedError(
+                f"task: calibration left no range in {', '.join(empty[:5])}; no sample runs through them"
+            )
 
     def save(self, path: Path) -> None:
         """Write weights and encodings as safetensors."""
@@ -192,7 +194,7 @@ class OnnxSim:
             if not (one := self._quantizers.get(node.input[1])) or not one.enabled
         ]
         if bare:
-            raise UserError(
+            raise RefusedError(
                 f"task: the QuantSim has no quantizers in {', '.join(bare[:5])} (its weight); say that they stay in"
                 " float by Quantization.exclude"
             )

@@ -1,8 +1,9 @@
 """AIMET's QuantSim: built, calibrated, carried between stages, and exported."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from difflib import get_close_matches
+from io import StringIO
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,7 +14,7 @@ from aimet_torch.quantization.base import QuantizerBase
 from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 
-from bitladder.errors import UserError
+from bitladder.errors import RefusedError, UserError
 from bitladder.network.evaluate import run_all
 from bitladder.network.model import carry_notes
 from bitladder.precision import OPSET, Precision
@@ -64,7 +65,7 @@ def build_sim(
 ) -> Any:
     """Put quantizers into a prepared network, as the HTP config of a Hexagon generation or the task's own asks.
 
-    Returns: a Sim. Raises UserError that names the layers which AIMET does not know how to quantize.
+    Returns: a Sim. Raises RefusedError that names the layers which AIMET does not know how to quantize.
     """
     if isinstance(model, OnnxNetwork):
         return OnnxSim(model, precision, config, range_setting)
@@ -86,7 +87,7 @@ def build_sim(
                 config_file=quantization.config or config,
             )
     except Exception as error:  # AIMET and its configuration's schema raise many kinds
-        raise UserError(refusal(model, error, quantization.config)) from None
+        raise RefusedError(refusal(model, error, quantization.config)) from None
     left = [*quantization.exclude, *unused_layers(model, sample)]
     sim.exclude_layers_from_quantization([sim.model.get_submodule(name) for name in left])
     carry_notes(model, sim.model)
@@ -159,7 +160,7 @@ def needs_relu(path: Path) -> bool:
 
 
 def calibrate(sim: Sim, split: Samples, batch_size: int) -> None:
-    """Find the quantizers' ranges from samples. Raise UserError where a layer is left without one."""
+    """Find the quantizers' ranges from samples. Raise RefusedError where a layer is left without one."""
     if isinstance(sim, OnnxSim):
         sim.calibrate(split)
         return
@@ -268,7 +269,8 @@ def export_qdq(
     if isinstance(sim, OnnxSim):
         sim.export_qdq(path, int32_bias)
         return
-    with replacing(path) as temporary, torch.no_grad():
+    # redirect_stdout: where it fails, torch prints the whole graph
+    with replacing(path) as temporary, torch.no_grad(), redirect_stdout(StringIO()):
         aimet_torch.onnx.export(
             sim,
             sample,
