@@ -1,4 +1,4 @@
-"""Commands that start a pipeline: `init`, `check`."""
+"""Commands that start a pipeline: `init`, `check`, `upgrade`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -93,8 +93,7 @@ def upgrade(
 
     **Example**
 
-        pip install --upgrade bitladder
-        bitladder upgrade
+        bitladder upgrade            # after another version was installed
         git diff                     # review, then: dvc repro
     """
     from bitladder.commands.upgrade import plan_upgrade
