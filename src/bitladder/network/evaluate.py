@@ -38,6 +38,9 @@ __all__ = [
 EQUAL_DB = 200.0
 """Stands for equal outputs, whose SQNR has no number."""
 
+AT_A_TIME = 2**22
+"""Values that are compared at a time: in double, and squared, they take several times their memory."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -134,14 +137,19 @@ class NoiseSums:
     def add(self, reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
         """Take up a batch: of each tensor of the reference, the output of that name."""
         for name, expected in reference.items():
-            if expected.is_floating_point():
-                signal = expected.double().square().sum().item()
-                noise = (expected.double() - outputs[name].double()).square().sum().item()
-            else:
-                self._counted.add(name)
-                signal, noise = float(expected.numel()), float((expected != outputs[name]).sum().item())
-            before = self._sums.get(name, (0.0, 0.0))
-            self._sums[name] = before[0] + signal, before[1] + noise
+            rows = max(1, AT_A_TIME // max(1, expected[:1].numel()))
+            for part, found in zip(expected.split(rows), outputs[name].split(rows), strict=True):
+                self._add(name, part, found)
+
+    def _add(self, name: str, expected: Tensor, found: Tensor) -> None:
+        if expected.is_floating_point():
+            exact = expected.double()
+            signal, noise = exact.square().sum().item(), (exact - found.double()).square().sum().item()
+        else:
+            self._counted.add(name)
+            signal, noise = float(expected.numel()), float((expected != found).sum().item())
+        before = self._sums.get(name, (0.0, 0.0))
+        self._sums[name] = before[0] + signal, before[1] + noise
 
     def by_name(self) -> dict[str, float]:
         """Give the SQNR of each tensor in dB."""
