@@ -16,6 +16,7 @@ ROOMS = (
     {"records"},
     {"tasks"},
     {"network"},
+    {"htp"},
     {"quantize"},
     {"export"},
     {"latency"},

@@ -27,6 +27,7 @@ def check_task(params: Params) -> Iterator[str]:
     warnings.filterwarnings("ignore", module=LIBRARIES)
     from bitladder.export.checks import check_bias_scales, graph_names, run_unoptimised
     from bitladder.export.fp16 import HalfPrecision
+    from bitladder.export.repairs import repair_file
     from bitladder.network.evaluate import predict, sqnr_db
     from bitladder.network.model import output_names, sample_inputs
     from bitladder.network.smoke_test import try_task
@@ -72,6 +73,7 @@ def check_task(params: Params) -> Iterator[str]:
         path, one = Path(folder) / "model.onnx", few.first(1)
         export_qdq(sim, sample, graph_names(list(few.inputs), list(output_names(prepared) or ())), path)
         check_bias_scales(path)
+        repair_file(path, params.soc, params.export.rules)
         first = {name: values[:1] for name, values in simulated.items()}
         yield good("export", f"{sqnr_db(first, run_unoptimised(path, one)):.1f} dB against the QuantSim")
         (work := Path(folder) / "work").mkdir()

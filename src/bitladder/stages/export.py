@@ -16,6 +16,7 @@ def main(params: Params, rung: str) -> None:
         skip_export(rung)
         return
     from bitladder.export.checks import check_bias_scales, check_outputs, graph_names, run_unoptimised
+    from bitladder.export.repairs import repair_file
     from bitladder.network.model import load_split, output_names, sample_inputs
     from bitladder.quantize.sim.layers import layer_rows
     from bitladder.quantize.sim.restore import restore
@@ -36,6 +37,7 @@ def main(params: Params, rung: str) -> None:
     export_qdq(sim, sample, names, files.model)
     export_encodings(sim, sample, names, files.aimet)
     check_bias_scales(files.model)
+    repairs = repair_file(files.model, params.soc, params.export.rules, files.aimet)
     outputs = run_unoptimised(files.model, split)
     found = check_outputs(files.model, outputs, simulated, split.targets, params.export.min_sqnr_db)
-    write_record(files.export_metrics, found)
+    write_record(files.export_metrics, found.model_copy(update={"repairs": repairs}))

@@ -2,6 +2,7 @@
 
 from bitladder.export.checks import graph_names
 from bitladder.export.fp16 import HalfPrecision, export_fp16
+from bitladder.export.repairs import repair_file
 from bitladder.network.evaluate import compare, predict
 from bitladder.network.model import build_model, load_split, sample_inputs
 from bitladder.params import Params
@@ -25,5 +26,7 @@ def main(params: Params) -> None:
     outputs = predict(model, split, params.evaluate.batch_size, "fp16")
     result = compare(task.metric, outputs, load_tensors(FP32_OUTPUTS), split.targets)
     export_fp16(model, sample_inputs(split), graph_names(list(split.inputs), list(outputs)), files.model)
+    repairs = repair_file(files.model, params.soc, params.export.rules)
     save_tensors(files.outputs, outputs)
-    write_record(files.off_target, result.record(task.metric, "fp16", FLOAT["fp16"], FLOAT["fp16"]))
+    record = result.record(task.metric, "fp16", FLOAT["fp16"], FLOAT["fp16"])
+    write_record(files.off_target, record.model_copy(update={"repairs": repairs}))
