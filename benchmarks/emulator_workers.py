@@ -13,9 +13,9 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from bitladder.network.model import load_split
 from bitladder.params import load_params
 from bitladder.targets.context import compile_model, run
+from bitladder.tasks.splits import load_split
 
 
 def main() -> None:

@@ -47,7 +47,8 @@ def measure(name: str) -> None:
     from bitladder.quantize.sim.fast_quant import aimets_own, plain_tensors
     from bitladder.quantize.sim.torch_sim import build_sim, calibrate
     from bitladder.running.determinism import seed_all
-    from bitladder.tasks.task import load_task, make_splits
+    from bitladder.tasks.splits import make_splits
+    from bitladder.tasks.task import load_task
 
     factory, count, size, batches = NETWORKS[name]
     seed_all(0)

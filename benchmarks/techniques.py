@@ -50,12 +50,13 @@ def measure(only: list[str], samples: int | None) -> None:
     warnings.filterwarnings("ignore")
 
     from bitladder.network.evaluate import compare, predict
-    from bitladder.network.model import load_split, sample_inputs
+    from bitladder.network.model import sample_inputs
     from bitladder.precision import Precision
     from bitladder.quantize.prepare.prepare import load_prepared, load_unfolded
     from bitladder.quantize.ptq import BASELINE, TRAINED
     from bitladder.quantize.techniques.technique import ORDER, RANGES, NotApplicable, Setting, apply
     from bitladder.tasks.builtin.photographs import crops
+    from bitladder.tasks.splits import load_split
     from bitladder.tasks.task import Split, load_task
 
     task = load_task(params.task.factory, params.task.args)

@@ -77,7 +77,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     from bitladder.network.training import Recipe, fit
     from bitladder.quantize.prepare.prepare import prepare
     from bitladder.tasks.builtin.mnist import task as make_task
-    from bitladder.tasks.task import make_splits
+    from bitladder.tasks.splits import make_splits
 
     task = make_task(train=1500, calibration=200, evaluation=200)
     splits = make_splits(task, 0)

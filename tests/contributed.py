@@ -16,7 +16,8 @@ def task() -> None:
     from bitladder.network.smoke_test import try_task
     from bitladder.network.training import Recipe, fit
     from bitladder.params import load_params
-    from bitladder.tasks.task import load_task, make_splits
+    from bitladder.tasks.splits import make_splits
+    from bitladder.tasks.task import load_task
 
     params = load_params()
     assert all(Path(path).is_file() for path in params.task.files.values())
@@ -82,11 +83,11 @@ def target() -> None:
     from models import samples, two_convs
 
     from bitladder.export.checks import run_unoptimised
-    from bitladder.network.model import save_split
     from bitladder.params import load_params
     from bitladder.records import TargetRecord, read_record
     from bitladder.running.files import save_tensors
     from bitladder.stages import profile
+    from bitladder.tasks.splits import save_split
 
     params, split = load_params(), samples(20)
     model = Path("build/export/compact/model.onnx")

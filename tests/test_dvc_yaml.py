@@ -34,7 +34,7 @@ def test_a_stage_declares_the_files_that_its_code_reads(name):
     text = (ROOT / f"src/bitladder/stages/{script}.py").read_text("utf-8")
     if "load_task(" in text:
         assert "build/task.json" in deps or "task" in params
-        assert "compute" in params  # what it runs of the task has the threads' bits
+        assert "compute.threads" in params  # what it runs of the task has the threads' bits
     if "params.soc" in text and script != "sources":
         assert deps & {"build/soc/arch.json", "build/soc/socs.json"}
 
@@ -50,7 +50,7 @@ def test_every_output_has_its_place_in_paths():
         stage = stage.get("do", stage)
         for out in (one for kind in ("outs", "metrics", "plots") for one in stage.get(kind, ())):
             path = (next(iter(out)) if isinstance(out, dict) else out).replace("${key}", "R").replace("fp16", "R")
-            assert path in known or str(RungFiles("R").outputs).replace("qat", "export") == path, f"{name}: {path}"
+            assert path in known or str(RungFiles("R").scores).replace("qat", "export") == path, f"{name}: {path}"
 
 
 BLOCKS = set(YAML(typ="safe").load((ROOT / "params.yaml").read_text("utf-8")))
@@ -72,9 +72,9 @@ def test_a_verdict_depends_on_every_block_that_it_reads(name):
 
 
 def test_the_manifest_states_the_params_that_the_bundle_depends_on():
-    from bitladder.bundle.write import STATED, STATED_OF_TARGET
+    from bitladder.bundle.write import STATED, STATED_OF
 
-    stated = {*STATED, *(f"target.{key}" for key in STATED_OF_TARGET)}
+    stated = {*STATED, *(f"{block}.{key}" for block, keys in STATED_OF.items() for key in keys)}
     assert stated - {"task"} == set(STAGES["bundle"]["params"])  # build/task.json stands for the task
 
 

@@ -13,6 +13,7 @@ ROOMS = (
     {"errors", "paths", "precision", "socs"},
     {"params"},
     {"running"},
+    {"statistics"},
     {"records"},
     {"tasks"},
     {"network"},

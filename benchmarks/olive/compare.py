@@ -24,9 +24,9 @@ def main() -> None:
     from bitladder.errors import UserError
     from bitladder.export.checks import run_unoptimised
     from bitladder.network.evaluate import compare
-    from bitladder.network.model import load_split
     from bitladder.running.files import load_tensors
     from bitladder.targets.context import compile_model, run
+    from bitladder.tasks.splits import load_split
     from bitladder.tasks.task import load_task
 
     task = load_task(params.task.factory, params.task.args)

@@ -17,7 +17,8 @@ warnings.filterwarnings("ignore")
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from bitladder.network.model import build_model, load_split, sample_inputs  # noqa: E402
+from bitladder.network.model import build_model, sample_inputs  # noqa: E402
+from bitladder.tasks.splits import load_split  # noqa: E402
 from bitladder.tasks.task import load_task  # noqa: E402
 
 folder = Path(sys.argv[1])

@@ -40,6 +40,8 @@ TARGETS = {
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Limit = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""In a metric's own unit, which may be anything: a share, percent, perplexity."""
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -106,9 +108,16 @@ def names_file(source: str) -> bool:
 
 
 class ComputeParams(_Block):
-    """What changes bits without being part of the method."""
+    """What runs the networks. All but loader_workers changes bits without being part of the method."""
 
     threads: Count
+    device: Literal["cpu", "cuda"] = "cpu"
+    loader_workers: Annotated[int, Field(ge=0)] = 2
+
+    @property
+    def bits(self) -> tuple[int, str]:
+        """What changes bits."""
+        return self.threads, self.device
 
 
 class TaskParams(_Block):
@@ -171,8 +180,8 @@ class EvaluateParams(_Block):
 class SocGoals(_Block):
     """What a rung must hold on one SoC, where that is otherwise than on all: a key that is not set is as in `goals`."""
 
-    max_drop: Fraction | None = Field(default=None, description="as `goals.max_drop`, on this SoC")
-    max_relative_drop: Fraction | None = Field(default=None, description="as `goals.max_relative_drop`, on this SoC")
+    max_drop: Limit | None = Field(default=None, description="as `goals.max_drop`, on this SoC")
+    max_relative_drop: Limit | None = Field(default=None, description="as `goals.max_relative_drop`, on this SoC")
     min_value: Finite | None = Field(default=None, description="as `goals.min_value`, on this SoC")
     max_memory_bytes: Count | None = Field(default=None, description="as `goals.max_memory_bytes`, on this SoC")
     max_latency_ms: Positive | None = Field(default=None, description="as `goals.max_latency_ms`, on this SoC")
@@ -182,9 +191,11 @@ class GoalsParams(_Block):
     """What a rung must hold to be shipped, and how one is chosen of those that do."""
 
     # No defaults: DVC tracks these three by name, and refuses a file without them
-    max_drop: Fraction | None
-    max_relative_drop: Fraction | None
+    max_drop: Limit | None
+    max_relative_drop: Limit | None
     min_value: Finite | None
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    undecided: Literal["accept", "refuse"] = "accept"
     max_memory_bytes: Count | None = None
     max_latency_ms: Positive | None = None
     accept_latency_estimates: bool = False
@@ -215,7 +226,8 @@ class GoalsParams(_Block):
 class VerifyParams(_Block):
     """Limits of the W16A16 check."""
 
-    max_drop: Fraction = Field(description="of the metric")
+    max_drop: Limit | None = Field(description="of the metric; null: no such limit")
+    max_relative_drop: Limit | None = Field(default=None, description="the same as a share of FP32's value")
     min_sqnr_db: Finite
 
 
@@ -253,7 +265,8 @@ class PtqParams(_Block):
     """Post-training quantization."""
 
     techniques: Techniques
-    max_drop: Fraction = 0.005
+    max_drop: Limit | None = 0.005
+    max_relative_drop: Limit | None = None
     samples: Count
     batch_size: Count = Field(description="samples at a time")
     gptq: GptqParams = GptqParams()
@@ -265,7 +278,8 @@ class PtqOverrides(_Block):
     """What one rung sets otherwise than `ptq`."""
 
     techniques: Techniques | None = Field(default=None, description="as `ptq.techniques`, for this rung")
-    max_drop: Fraction | None = Field(default=None, description="as `ptq.max_drop`, for this rung")
+    max_drop: Limit | None = Field(default=None, description="as `ptq.max_drop`, for this rung")
+    max_relative_drop: Limit | None = Field(default=None, description="as `ptq.max_relative_drop`, for this rung")
     samples: Count | None = Field(default=None, description="as `ptq.samples`, for this rung")
     batch_size: Count | None = Field(default=None, description="as `ptq.batch_size`, for this rung")
 
@@ -286,10 +300,17 @@ class MixedParams(_Block):
     """Mixed precision: the fewest layers raised to other bit-widths, until the drop is within max_drop."""
 
     raise_to: Bits = Field(description="the bit-widths that layers are raised to")
-    max_drop: Fraction = Field(
-        description="of the metric against FP32, on calibration samples that no technique is fitted to"
+    max_drop: Limit | None = Field(
+        default=None, description="of the metric against FP32, on calibration samples that no technique is fitted to"
     )
+    max_relative_drop: Limit | None = Field(default=None, description="the same as a share of FP32's value")
     cost: Literal["bytes", "macs"] = Field(default="bytes", description="what raising a layer costs")
+
+    @model_validator(mode="after")
+    def _ends_somewhere(self) -> "MixedParams":
+        if self.max_drop is None and self.max_relative_drop is None:
+            raise ValueError("one of max_drop and max_relative_drop must be set")
+        return self
 
 
 class Rung(Bits):
@@ -360,8 +381,10 @@ class TargetParams(_Block):
     backend: Annotated[str, _one_of(TARGETS), WithJsonSchema({"enum": list(TARGETS)})]
     soc: Annotated[str, _checked(find_soc)]
     socs: list[Annotated[str, _checked(find_soc)]] = []
-    samples: Count
-    max_gap: Fraction
+    samples: Count | None = None
+    # No defaults: DVC tracks these two by name
+    max_gap: Limit | None
+    max_relative_gap: Limit | None
     workers: Count
     compile_limit_s: Positive
     sample_limit_s: Positive

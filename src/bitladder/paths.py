@@ -14,7 +14,6 @@ __all__ = [
     "DECISION",
     "DEPLOY",
     "EVIDENCE",
-    "FP32_OUTPUTS",
     "GATES",
     "INSTALLED",
     "JOBS",
@@ -67,7 +66,6 @@ TASK = BUILD / "task.json"
 TRAINED = BUILD / "train/weights.safetensors"
 PREPARED = BUILD / "baseline/model.safetensors"
 """The FP32 network as AIMET takes it."""
-FP32_OUTPUTS = BUILD / "baseline/outputs.safetensors"
 EVIDENCE = BUILD / "w16a16-evidence"
 
 # No outputs: they differ from run to run
@@ -112,9 +110,9 @@ class RungFiles:
         return BUILD / f"ptq/{self.rung}/sim.safetensors"
 
     @property
-    def ptq_outputs(self) -> Path:
-        """Outputs on the evaluation split after PTQ."""
-        return BUILD / f"ptq/{self.rung}/outputs.safetensors"
+    def ptq_scores(self) -> Path:
+        """The metric of each sample of the evaluation split after PTQ."""
+        return BUILD / f"ptq/{self.rung}/scores.safetensors"
 
     @property
     def ptq_encodings(self) -> Path:
@@ -127,10 +125,20 @@ class RungFiles:
         return BUILD / f"qat/{self.rung}/sim.safetensors"
 
     @property
-    def outputs(self) -> Path:
-        """Outputs of the simulation on the evaluation split: of `sim`, or of the network in FP16."""
+    def scores(self) -> Path:
+        """The metric of each sample of the evaluation split: of `sim`, or of the network in FP16."""
         kind = "export" if self.rung == "fp16" else "qat"
-        return BUILD / f"{kind}/{self.rung}/outputs.safetensors"
+        return BUILD / f"{kind}/{self.rung}/scores.safetensors"
+
+    @property
+    def outputs(self) -> Path:
+        """Outputs of the simulation, or of the network in FP16, on the samples that the target runs: a folder."""
+        return BUILD / f"export/{self.rung}/outputs"
+
+    @property
+    def reference(self) -> Path:
+        """The metric of each of these samples: of the simulation, and of FP32."""
+        return BUILD / f"export/{self.rung}/reference.safetensors"
 
     @property
     def model(self) -> Path:
@@ -151,6 +159,10 @@ class RungFiles:
     def compiled(self) -> Path:
         """What was compiled: a folder for each SoC."""
         return BUILD / f"target/{self.rung}"
+
+    def target_scores(self, soc: str) -> Path:
+        """Give the file of the metric of each of these samples on a SoC, and of the simulation."""
+        return self.compiled / f"{soc}.safetensors"
 
     @property
     def notes(self) -> Path:

@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from bitladder.errors import UserError
 from bitladder.network.smoke_test import try_task
-from bitladder.tasks.task import Metric, Split, Task, load_task, make_splits
+from bitladder.tasks.splits import make_splits
+from bitladder.tasks.task import Metric, Split, Task, load_task
 
 
 def network() -> nn.Module:

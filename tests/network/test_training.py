@@ -11,7 +11,7 @@ from bitladder.errors import UserError
 from bitladder.network.training import Recipe, fit
 from bitladder.running.resume import fingerprint, load_state, workspace
 from bitladder.tasks.builtin.mnist import task as make_task
-from bitladder.tasks.task import make_splits
+from bitladder.tasks.splits import make_splits
 
 RECIPE = Recipe(epochs=4, batch_size=32, learning_rate=1e-2, weight_decay=1e-2, seed=0)
 
@@ -105,7 +105,7 @@ import os, signal, torch
 from pathlib import Path
 from bitladder.network import training
 from bitladder.tasks.builtin.mnist import task as make_task
-from bitladder.tasks.task import make_splits
+from bitladder.tasks.splits import make_splits
 
 task = make_task(train=200, calibration=50, evaluation=50)
 steps = []
@@ -150,7 +150,7 @@ determinism.pin(1)
 import os, torch
 from pathlib import Path
 from bitladder.tasks.builtin.mnist import task as make_task
-from bitladder.tasks.task import make_splits
+from bitladder.tasks.splits import make_splits
 from bitladder.network.training import Recipe, fit
 
 task = make_task(train=200, calibration=50, evaluation=50)

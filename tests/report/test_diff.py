@@ -119,7 +119,7 @@ def test_a_revision_of_0_1_0_is_compared_with_one_of_today(repository: Path) -> 
     text_of = Path("metrics/decision.json").read_text()
     for now, then in (("goals", "asked"), ("measured", "found"), ("outcome", "then")):
         text_of = text_of.replace(f'"{now}":', f'"{then}":')
-    Path("metrics/decision.json").write_text(text_of.replace('"schema": 2,', ""))
+    Path("metrics/decision.json").write_text(text_of.replace('"schema": 3,', ""))
     git("add", "-A")
     git("commit", "-qm", "0.1.0")
     shutil.rmtree("metrics/socs")

@@ -5,7 +5,8 @@ from torch import nn
 from bitladder.errors import UserError
 from bitladder.network.smoke_test import try_task
 from bitladder.tasks.label_free import label_free
-from bitladder.tasks.task import SPLITS, make_splits
+from bitladder.tasks.splits import make_splits
+from bitladder.tasks.task import SPLITS
 
 
 def network():

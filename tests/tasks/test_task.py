@@ -6,7 +6,8 @@ import torch
 
 from bitladder.errors import UserError
 from bitladder.tasks.builtin.mnist import network, shift, task
-from bitladder.tasks.task import SPLITS, Split, Task, load_task, make_splits, name_outputs
+from bitladder.tasks.splits import make_splits
+from bitladder.tasks.task import SPLITS, Split, Task, load_task, name_outputs
 
 MNIST = "bitladder.tasks.builtin.mnist:task"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bitladder.running.files import write_text
-from bitladder.tasks.task import Split
+from bitladder.tasks.samples import Split
 
 __all__ = ["write_card"]
 

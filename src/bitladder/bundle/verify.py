@@ -19,11 +19,13 @@ from bitladder.bundle.graphs import graph_problems
 from bitladder.bundle.manifest import Manifest, changed_files, read_manifest
 from bitladder.bundle.ship import read_provenance
 from bitladder.errors import UserError
-from bitladder.network.evaluate import Outputs, agreement, sqnr_db
+from bitladder.network.evaluate import agreement, sqnr_db
+from bitladder.network.outputs import Outputs
 from bitladder.params import Params, TargetParams
 from bitladder.socs import Soc
 from bitladder.targets.context import Compiled, run
-from bitladder.tasks.task import Metric, Split
+from bitladder.tasks.metric import Metric
+from bitladder.tasks.samples import Split
 
 __all__ = ["opened", "verify"]
 
@@ -110,8 +112,8 @@ def _outputs(folder: Path, manifest: Manifest, name: str, limit_s: float) -> tup
         raise UserError(f"{folder / manifest.recorded.file}: holds other samples than the manifest says")
     soc = Soc(name, chip.soc_model, chip.arch, ())
     settings = TargetParams(
-        backend="hexagon-emulator", soc="SM8650", samples=len(split), max_gap=0.0, workers=WORKERS,
-        compile_limit_s=limit_s, sample_limit_s=limit_s,
+        backend="hexagon-emulator", soc="SM8650", samples=len(split), max_gap=None, max_relative_gap=None,
+        workers=WORKERS, compile_limit_s=limit_s, sample_limit_s=limit_s,
     )  # fmt: skip
     with TemporaryDirectory() as work:
         context = Compiled((folder / str(chip.context)).resolve(), 0, 0, 0)

@@ -12,8 +12,7 @@ from bitladder.bundle.arrays import save_arrays
 from bitladder.bundle.card import write_card
 from bitladder.bundle.manifest import write_manifest
 from bitladder.bundle.sbom import write_sbom
-from bitladder.network.evaluate import Outputs
-from bitladder.network.model import load_split
+from bitladder.network.outputs import Outputs
 from bitladder.params import Params
 from bitladder.paths import BUILD, DECISION, TASK, RungFiles, evaluated, samples
 from bitladder.records import Decision, Evaluation, ExportCheck, Record, RungDecision, TargetRecord, read_record
@@ -24,7 +23,9 @@ from bitladder.socs import Soc, find_soc
 from bitladder.targets import runner
 from bitladder.targets.backend import CONTEXT_FILE
 from bitladder.targets.context import Compiled, run
-from bitladder.tasks.task import SPLITS, Split, Task, load_task
+from bitladder.tasks.samples import SPLITS, Split, in_memory
+from bitladder.tasks.splits import load_samples
+from bitladder.tasks.task import Task, load_task
 
 __all__ = ["write_bundle"]
 
@@ -34,12 +35,16 @@ SAMPLES, TARGETS, ANSWERS = "samples.npz", "targets.npz", "answers.npz"
 LIBRARIES = ("aimet-torch", "aimet-onnx", "numpy", "onnx", "onnxruntime", "onnxruntime-qnn", "torch")
 
 STATED = (
-    "seed", "compute", "task", "train", "evaluate", "prepare", "goals", "verify", "ladder", "ptq", "qat", "export",
+    "seed", "task", "train", "evaluate", "prepare", "goals", "verify", "ladder", "ptq", "qat", "export",
     "bundle",
 )  # fmt: skip
 """Blocks of params.yaml that the manifest repeats: those, and no more, that dvc.yaml lists for this stage."""
 
-STATED_OF_TARGET = ("backend", "soc", "samples", "max_gap")
+STATED_OF = {
+    "compute": ("threads", "device"),
+    "target": ("backend", "soc", "samples", "max_gap", "max_relative_gap"),
+}
+"""Keys of further blocks."""
 
 
 def write_bundle(params: Params, folder: Path) -> None:
@@ -70,7 +75,7 @@ def _fill(folder: Path, params: Params, reason: str, entry: RungDecision, work: 
     for path in sorted(files.aimet.glob("*")):
         copy_file(path, folder / "aimet" / path.name)
     task = load_task(params.task.factory, params.task.args)
-    split = load_split(samples("evaluation")).first(params.bundle.samples)
+    split = in_memory(load_samples(task, params, "evaluation").first(params.bundle.samples))
     save_arrays(folder / SAMPLES, {name: values.numpy() for name, values in split.inputs.items()})
     save_arrays(folder / TARGETS, {"targets": split.targets.numpy()})
     socs = {}
@@ -141,9 +146,9 @@ def _nothing(params: Params, reason: str) -> dict[str, Any]:
 def _circumstances(params: Params) -> dict[str, Any]:
     """Say what the bundle came from: params, task, data and versions."""
     dumped = params.model_dump(mode="json")
-    target = {key: dumped["target"][key] for key in STATED_OF_TARGET}
+    parts = {block: {key: dumped[block][key] for key in keys} for block, keys in STATED_OF.items()}
     return {
-        "params": {**{key: dumped[key] for key in STATED}, "target": target},
+        "params": {**{key: dumped[key] for key in STATED}, **parts},
         "task": read_json(TASK)["files"],
         "data": {name: hash_path(samples(name)) for name in SPLITS},
         "versions": {

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bitladder.errors import RefusedError, UserError
 from bitladder.export.checks import check_bias_scales, check_outputs, graph_names, run_unoptimised
-from bitladder.export.fp16 import HalfPrecision, check_overflow, export_fp16
+from bitladder.export.fp16 import FiniteHalf, HalfPrecision, export_fp16
 from bitladder.export.layers import note_layers
 from bitladder.network.evaluate import Outputs, compare, predict, sqnr_db
 from bitladder.network.lines import lines_kept
@@ -21,7 +21,7 @@ from bitladder.params import Params
 from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_encodings, export_qdq, set_layers
 from bitladder.quantize.verify import verify
 from bitladder.running.explain import refusing
-from bitladder.targets.context import compile_model, run
+from bitladder.targets.context import compile_model, run_stored
 from bitladder.targets.workers import worker_pool
 from bitladder.tasks.task import Split, Task
 
@@ -93,8 +93,7 @@ def _tried(what: str, steps: Callable[[Path], Lines], refused: list[str]) -> Lin
 
 def _fp16(setting: Setting, npu: "_Npu", folder: Path) -> Lines:
     half, path = HalfPrecision(setting.model), folder / "model.onnx"
-    outputs = predict(half, setting.few, setting.batch, "fp16")
-    check_overflow(half, outputs, setting.few)
+    outputs = predict(FiniteHalf(half), setting.few, setting.batch, "fp16")
     yield "fp16", f"{setting.score(outputs):.1f} dB against FP32"
     export_fp16(half, setting.sample, graph_names(list(setting.few.inputs), list(outputs)), path)
     if "FP16" in setting.params.soc.takes:
@@ -104,7 +103,7 @@ def _fp16(setting: Setting, npu: "_Npu", folder: Path) -> Lines:
 
 
 def _w16a16(setting: Setting, folder: Path) -> Lines:
-    result = verify(setting.prepared, setting.task.metric, setting.few, setting.expected, setting.params)
+    result = verify(setting.prepared, setting.task.metric, setting.few, setting.model, setting.params)
     yield "W16A16", f"{result.sqnr_db:.1f} dB against FP32"
 
 
@@ -142,7 +141,7 @@ class _Npu:
         params, fp16, work = self._setting.params, reference != "the QuantSim", path.parent / "work"
         soc, limit_s, one = params.soc, params.target.compile_limit_s, self._setting.few.first(1)
         compiled = compile_model(path, path.parent / "target", soc, fp16, limit_s, work, self._pool)
-        outputs = run(compiled, soc, fp16, one, params.target, work, self._pool)
+        outputs = run_stored(compiled, soc, fp16, one, params.target, work, self._pool).whole()
         found = sqnr_db({name: values[:1] for name, values in simulated.items()}, outputs)
         if not found >= (least := params.export.min_sqnr_db):
             raise RefusedError(

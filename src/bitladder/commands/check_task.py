@@ -22,18 +22,22 @@ def check_task(params: Params) -> Iterator[str]:
     Gives a line as each step ends. Raises UserError, with the layer's name and what to change, at the first that fails
     of the task, and at the end where a rung would be refused.
     """
-    determinism.pin(params.compute.threads)
+    determinism.pin(params.compute.threads, params.compute.device)
     warnings.filterwarnings("ignore", module=LIBRARIES)
     from bitladder.commands.check_rungs import Setting, try_rungs
     from bitladder.network.evaluate import predict
     from bitladder.network.model import sample_inputs
+    from bitladder.network.placement import check_device
     from bitladder.network.smoke_test import try_task
     from bitladder.quantize.prepare.prepare import check_equal, prepare
     from bitladder.quantize.ptq import divide
     from bitladder.running.determinism import seed_all
     from bitladder.tasks.onnx_model import check_hashed
-    from bitladder.tasks.task import load_task, make_splits
+    from bitladder.tasks.samples import in_memory
+    from bitladder.tasks.splits import make_splits
+    from bitladder.tasks.task import load_task
 
+    check_device(params.compute.device)
     start = time.perf_counter()
 
     def good(step: str, found: str) -> str:
@@ -52,7 +56,7 @@ def check_task(params: Params) -> Iterator[str]:
     if unlisted := [name for name in sorted(read) if not params.task.names(Path(name))]:
         named = ", ".join(unlisted[:5])
         yield f"  warning    the task reads {named}; name that under task.files, or edits of it go unnoticed"
-    few = splits["calibration"].first(FEW)
+    few = in_memory(splits["calibration"].first(FEW))
     expected = predict(model, few, FEW, "fp32")
     as_it_came = copy.deepcopy(model)
     prepared, preparation = prepare(model, sample_inputs(few), params.prepare.exclude, task.quantization)

@@ -40,13 +40,13 @@ def gap(
     """
     from tempfile import TemporaryDirectory
 
-    from bitladder.network.model import load_split
     from bitladder.params import load_params
     from bitladder.paths import RungFiles
-    from bitladder.paths import samples as samples_of
     from bitladder.report.gap import format_gap
     from bitladder.socs import find_soc
     from bitladder.targets.gap import find_gap
+    from bitladder.tasks.splits import load_samples
+    from bitladder.tasks.task import load_task
 
     loaded = load_params(params)
     if rung == "fp16":
@@ -56,7 +56,8 @@ def gap(
     model = RungFiles(rung).model
     if not model.is_file():
         raise UserError(f"{model}: no such file; run `dvc repro export@{rung}`")
-    split = load_split(samples_of("evaluation")).first(samples)
+    task = load_task(loaded.task.factory, loaded.task.args)
+    split = load_samples(task, loaded, "evaluation").first(samples)
     with TemporaryDirectory() as folder:
         soc = find_soc(on) if on else loaded.soc
         layers = find_gap(model, split, soc, loaded.target, Path(folder))

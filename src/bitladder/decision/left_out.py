@@ -117,7 +117,7 @@ def why_left_out(path: Path) -> LeftOut | None:
 def leave_ptq(params: Params, rung: str, why: LeftOut) -> None:
     """Leave ptq@rung's outputs."""
     files = RungFiles(rung)
-    _leave(why, files.ptq_sim, files.ptq_outputs)
+    _leave(why, files.ptq_sim, files.ptq_scores)
     write_json(files.ptq_encodings, {})
     write_csv(files.ptq_layers, LAYER_COLUMNS, ())
     write_yaml(files.raised, {})
@@ -128,7 +128,7 @@ def leave_ptq(params: Params, rung: str, why: LeftOut) -> None:
 def leave_qat(params: Params, rung: str, why: LeftOut) -> None:
     """Leave qat@rung's outputs."""
     files, bits = RungFiles(rung), params.ladder[rung].precision
-    _leave(why, files.sim, files.outputs)
+    _leave(why, files.sim, files.scores)
     write_csv(files.qat_history, QAT_COLUMNS, ())
     says = {"tries": read_record(Evaluation, files.ptq_metrics).tries, "qat": f"not run: the rung is {why.kind}"}
     write_record(files.off_target, _evaluation(why, bits.weights, bits.activations, **says))
@@ -137,8 +137,9 @@ def leave_qat(params: Params, rung: str, why: LeftOut) -> None:
 def leave_export(params: Params, rung: str, why: LeftOut) -> None:
     """Leave export@rung's outputs."""
     files = RungFiles(rung)
-    remove_path(files.aimet)
-    _leave(why, files.model, files.aimet / f"{why.kind}.txt")
+    for folder in (files.aimet, files.outputs):
+        remove_path(folder)
+    _leave(why, files.model, files.reference, *(folder / f"{why.kind}.txt" for folder in (files.aimet, files.outputs)))
     write_json(files.encodings, {})
     write_csv(files.layers, LAYER_COLUMNS, ())
     write_record(files.export_metrics, ExportCheck(samples=0, sqnr_db=None, agreement=None, **{why.kind: why.reason}))
@@ -147,7 +148,8 @@ def leave_export(params: Params, rung: str, why: LeftOut) -> None:
 def leave_fp16(params: Params, rung: str, why: LeftOut) -> None:
     """Leave the outputs of the stage fp16."""
     files = RungFiles(rung)
-    _leave(why, files.model, files.outputs)
+    remove_path(files.outputs)
+    _leave(why, files.model, files.scores, files.reference, files.outputs / f"{why.kind}.txt")
     write_record(files.off_target, _evaluation(why, FLOAT[rung], FLOAT[rung]))
 
 

@@ -4,14 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import torch
 from onnx import numpy_helper
 from torch import Tensor
+from tqdm import tqdm
 
 from bitladder.errors import RefusedError, UserError
-from bitladder.network.evaluate import Outputs, agreement, sqnr_db
+from bitladder.network.evaluate import agreement, sqnr_db
+from bitladder.network.outputs import Outputs
 from bitladder.records import ExportCheck
 from bitladder.tasks.onnx_model import open_session, run_samples
-from bitladder.tasks.task import Split
+from bitladder.tasks.samples import Samples
 
 __all__ = ["check_bias_scales", "check_outputs", "graph_names", "run_unoptimised", "wrong_bias_scales"]
 
@@ -67,13 +70,16 @@ def wrong_bias_scales(path: Path) -> list[str]:
     return wrong
 
 
-def run_unoptimised(path: Path, split: Split) -> Outputs:
+def run_unoptimised(path: Path, split: Samples) -> Outputs:
     """Run samples through ONNX Runtime's CPU provider one at a time, optimisations off."""
     session = open_session(str(path))
     names = [output.name for output in session.get_outputs()]
     # an input that the network does not use is not in its graph
-    inputs = {one.name: split.inputs[one.name] for one in session.get_inputs()}
-    return run_samples(session.run, list(inputs), names, tuple(inputs.values()), "check")
+    taken = [one.name for one in session.get_inputs()]
+    parts: list[Outputs] = []
+    for inputs, _ in tqdm(split.batches(1), desc="check", unit="sample", total=len(split), leave=False):
+        parts.append(run_samples(session.run, taken, names, tuple(inputs[name] for name in taken)))
+    return {name: torch.cat([part[name] for part in parts]) for name in names}
 
 
 def check_outputs(path: Path, outputs: Outputs, simulated: Outputs, targets: Tensor, min_sqnr_db: float) -> ExportCheck:

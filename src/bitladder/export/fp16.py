@@ -15,16 +15,15 @@ from torch.utils.hooks import RemovableHandle
 
 from bitladder.errors import RefusedError
 from bitladder.export.layers import note_layers
-from bitladder.network.evaluate import Outputs
 from bitladder.network.lines import module_lines
 from bitladder.precision import OPSET
 from bitladder.quantize.sim.hooks import hooked
 from bitladder.running.files import replacing
 from bitladder.tasks.onnx_model import OnnxNetwork
+from bitladder.tasks.outputs import name_outputs
 from bitladder.tasks.source import user_code
-from bitladder.tasks.task import Split, name_outputs
 
-__all__ = ["HalfPrecision", "check_overflow", "export_fp16"]
+__all__ = ["FiniteHalf", "HalfPrecision", "export_fp16"]
 
 
 class _OnlyHalf(TorchFunctionMode):
@@ -68,36 +67,39 @@ class HalfPrecision(nn.Module):
             return self.model(*inputs)
 
 
-def check_overflow(model: HalfPrecision, outputs: Outputs, split: Split) -> None:
-    """Refuse FP16 where numbers pass its largest, 65,504. Raises RefusedError that names the layer where they do first.
+class FiniteHalf(nn.Module):
+    """A network in FP16 that refuses itself where numbers pass the largest of FP16, 65,504."""
 
-    Args:
-        model: that gave the outputs.
-        outputs: of the split.
-        split: the samples.
+    def __init__(self, model: HalfPrecision) -> None:
+        super().__init__()
+        self.network = model
 
-    """
-    finite = torch.stack([values.flatten(1).isfinite().all(1) for values in outputs.values()]).all(0)
-    if finite.all():
-        return
-    sample = [values[~finite][:1] for values in split.inputs.values()]
-    found: list[str] = []
+    def forward(self, *inputs: Tensor) -> Tensor | dict[str, Tensor]:
+        """Run a batch. Raise RefusedError that names the layer where numbers become infinite first."""
+        returned = self.network(*inputs)
+        for values in name_outputs(returned).values():
+            if not (finite := values.flatten(1).isfinite().all(1)).all():
+                self._refuse([one[~finite][:1] for one in inputs])
+        return returned
 
-    def listen(name: str, layer: nn.Module) -> RemovableHandle:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            values = output if isinstance(output, list | tuple) else [output]
-            if any(isinstance(one, Tensor) and not one.isfinite().all() for one in values):
-                found.append(name)
+    def _refuse(self, sample: list[Tensor]) -> None:
+        found: list[str] = []
 
-        return layer.register_forward_hook(hook)
+        def listen(name: str, layer: nn.Module) -> RemovableHandle:
+            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+                values = output if isinstance(output, list | tuple) else [output]
+                if any(isinstance(one, Tensor) and not one.isfinite().all() for one in values):
+                    found.append(name)
 
-    with hooked(listen(name, layer) for name, layer in model.model.named_modules()), torch.no_grad():
-        model(*sample)
-    where = f" in layer {found[0]!r}" if found and found[0] else ""
-    raise RefusedError(
-        f"FP16 overflows{where}: {int((~finite).sum())} of {len(finite)} samples give infinity or NaN, as it holds"
-        " numbers to 65,504; scale the activations down"
-    )
+            return layer.register_forward_hook(hook)
+
+        with hooked(listen(name, layer) for name, layer in self.network.model.named_modules()), torch.no_grad():
+            self.network(*sample)
+        where = f" in layer {found[0]!r}" if found and found[0] else ""
+        raise RefusedError(
+            f"FP16 overflows{where}: a sample gives infinity or NaN, as it holds numbers to 65,504; scale the"
+            " activations down"
+        )
 
 
 def export_fp16(
@@ -108,6 +110,7 @@ def export_fp16(
         with replacing(path) as temporary:
             onnx.save(model.model.fixed(sample).proto, str(temporary))
         return
+    model.to("cpu")
     lines = {name.removeprefix("model."): line for name, line in module_lines(model, sample).items()}
     # redirect_stdout: where it fails, torch prints the whole graph
     with replacing(path) as temporary, torch.no_grad(), redirect_stdout(StringIO()), warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""What training runs on: this process's CPU, or the devices of several processes through accelerate.
+"""What training runs on: this process's device, or the devices of several processes through accelerate.
 
 `torchrun` and `accelerate launch` start the processes and tell each its place. A batch is split between them, and the
 gradients are those of the whole batch, so a recipe means the same on any number of devices. Without them, and without a
@@ -8,6 +8,7 @@ GPU, accelerate is not even imported.
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,11 +63,23 @@ class Devices:
         """Move a model to the device; give what to call in its place, which keeps the processes' gradients equal."""
         return self.accelerator.prepare_model(model) if self.accelerator else model
 
-    def share(self, values: Tensor) -> Tensor:
-        """Give this process's samples of a batch; all of them where there are too few to go round."""
-        if not self.accelerator or len(values) < self.accelerator.num_processes:
+    def share(self, values: Any) -> Any:
+        """Give this process's samples of a batch: of tensors, of lists with an entry a sample, of mappings of them.
+
+        All of them where there are too few to go round.
+        """
+        if isinstance(values, Mapping):
+            return {name: self.share(inner) for name, inner in values.items()}
+        if self.accelerator and len(values) >= self.accelerator.num_processes:
+            values = values[self.accelerator.process_index :: self.accelerator.num_processes]
+        return self._moved(values)
+
+    def _moved(self, values: Any) -> Any:
+        if isinstance(values, Tensor):
             return values.to(self.device)
-        return values[self.accelerator.process_index :: self.accelerator.num_processes].to(self.device)
+        if isinstance(values, Mapping):
+            return {name: self._moved(inner) for name, inner in values.items()}
+        return [self._moved(inner) for inner in values] if isinstance(values, list | tuple) else values
 
     def weight(self, own: int, batch: int) -> float:
         """Give what makes a share's mean loss part of the batch's: gradients are averaged over processes."""

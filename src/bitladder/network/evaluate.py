@@ -6,28 +6,34 @@ Outputs of a split are held by name; each tensor's first dimension is the number
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from bitladder.network.model import output_names
+from bitladder.network.outputs import Outputs
+from bitladder.network.placement import placed
 from bitladder.records import Evaluation
-from bitladder.tasks.task import Metric, Split, name_outputs
+from bitladder.tasks.metric import Metric
+from bitladder.tasks.outputs import name_outputs
+from bitladder.tasks.samples import Samples
 
 __all__ = [
     "EQUAL_DB",
     "Comparison",
+    "NoiseSums",
     "Outputs",
+    "TopOne",
     "agreement",
     "compare",
     "decibels",
     "predict",
-    "signal_and_noise",
+    "run_all",
+    "run_batch",
     "sqnr_db",
 ]
-
-Outputs = dict[str, Tensor]
 
 EQUAL_DB = 200.0
 """Stands for equal outputs, whose SQNR has no number."""
@@ -59,20 +65,35 @@ class Comparison:
         )
 
 
-def predict(model: nn.Module | Callable, split: Split, batch_size: int, title: str) -> Outputs:
-    """Run a split through a model, batch by batch, with a progress bar; gradients are off."""
+def run_batch(model: nn.Module | Callable, inputs: Mapping[str, Tensor]) -> Outputs:
+    """Run a batch where the model's parameters lie; give the outputs by name, on the CPU."""
     device = torch.device("cpu")
     if isinstance(model, nn.Module):
-        model.eval()
         device = next((values.device for values in model.parameters()), device)
-    names = output_names(model)
+    returned = model(*(values.to(device) for values in inputs.values()))
+    return {name: value.cpu() for name, value in name_outputs(returned, output_names(model)).items()}
+
+
+def predict(model: nn.Module | Callable, samples: Samples, batch_size: int, title: str) -> Outputs:
+    """Give the outputs of samples in one, batch by batch, with a progress bar; for a few. Gradients are off."""
+    if isinstance(model, nn.Module):
+        placed(model).eval()
     parts: dict[str, list[Tensor]] = {}
-    with torch.no_grad(), tqdm(total=len(split), desc=title, unit="sample", leave=False) as bar:
-        for batch in split.batches(batch_size):
-            for name, value in name_outputs(model(*(values.to(device) for values in batch)), names).items():
-                parts.setdefault(name, []).append(value.cpu())
-            bar.update(len(batch[0]))
+    with torch.no_grad(), tqdm(total=len(samples), desc=title, unit="sample", leave=False) as bar:
+        for inputs, _ in samples.batches(batch_size):
+            for name, value in run_batch(model, inputs).items():
+                parts.setdefault(name, []).append(value)
+            bar.update(len(next(iter(inputs.values()))))
     return {name: torch.cat(values) for name, values in parts.items()}
+
+
+def run_all(model: nn.Module, samples: Samples, batch_size: int, title: str) -> None:
+    """Run samples through a model for what that does to it: calibration. Outputs are not kept."""
+    placed(model).eval()
+    with torch.no_grad(), tqdm(total=len(samples), desc=title, unit="sample", leave=False) as bar:
+        for inputs, _ in samples.batches(batch_size):
+            run_batch(model, inputs)
+            bar.update(len(next(iter(inputs.values()))))
 
 
 def compare(metric: Metric, outputs: Outputs, reference: Outputs, targets: Tensor) -> Comparison:
@@ -90,26 +111,54 @@ def compare(metric: Metric, outputs: Outputs, reference: Outputs, targets: Tenso
 def sqnr_db(reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> float:
     """Signal to quantization noise over all outputs, in dB; the least one where there are several outputs.
 
-    Integer outputs are compared by equality, see signal_and_noise.
+    Integer outputs are compared by equality, see NoiseSums.
     EQUAL_DB for equal outputs, and as much below zero where nothing of the signal is left: with NaN and infinity in it.
     """
-    return min(_sqnr_db(reference[name], outputs[name]) for name in reference)
+    sums = NoiseSums()
+    sums.add(reference, outputs)
+    return sums.decibels()
 
 
-def _sqnr_db(reference: Tensor, output: Tensor) -> float:
-    return decibels(*signal_and_noise(reference, output))
+class NoiseSums:
+    """Signal and noise of outputs by name, as they add up over batches.
 
-
-def signal_and_noise(reference: Tensor, output: Tensor) -> tuple[float, float]:
-    """Give the energy of a tensor and that of its error, which add up over samples.
-
-    Integers and booleans are names, not amounts: they are equal or not. The share of decisions that noise flips grows
-    with its amplitude, not its energy, so it is squared: 1 of 100 unequal is 40 dB.
+    Of floating-point tensors it is their energy and that of the error. Integers and booleans are names, not amounts:
+    they are equal or not, and counted. The share of decisions that noise flips grows with its amplitude, not its
+    energy, so the count is squared in the end: 1 of 100 unequal is 40 dB.
     """
-    if not reference.is_floating_point():
-        return float(reference.numel() ** 2), float((reference != output).sum().item() ** 2)
-    signal = reference.double().square().sum().item()
-    return signal, (reference.double() - output.double()).square().sum().item()
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, float]] = {}
+        self._counted: set[str] = set()
+
+    def add(self, reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
+        """Take up a batch: of each tensor of the reference, the output of that name."""
+        for name, expected in reference.items():
+            if expected.is_floating_point():
+                signal = expected.double().square().sum().item()
+                noise = (expected.double() - outputs[name].double()).square().sum().item()
+            else:
+                self._counted.add(name)
+                signal, noise = float(expected.numel()), float((expected != outputs[name]).sum().item())
+            before = self._sums.get(name, (0.0, 0.0))
+            self._sums[name] = before[0] + signal, before[1] + noise
+
+    def by_name(self) -> dict[str, float]:
+        """Give the SQNR of each tensor in dB."""
+        power = {name: 2 if name in self._counted else 1 for name in self._sums}
+        return {name: decibels(a ** power[name], b ** power[name]) for name, (a, b) in self._sums.items()}
+
+    def decibels(self) -> float:
+        """Give the least SQNR, in dB."""
+        return min(self.by_name().values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what a killed pass goes on from."""
+        return {"sums": dict(self._sums), "counted": sorted(self._counted)}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self._sums, self._counted = dict(saved["sums"]), set(saved["counted"])
 
 
 def decibels(signal: float, noise: float) -> float:
@@ -120,22 +169,55 @@ def decibels(signal: float, noise: float) -> float:
     return max(-EQUAL_DB, min(EQUAL_DB, 10 * math.log10(ratio))) if ratio > 0 else -EQUAL_DB
 
 
-def agreement(reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor], targets: Tensor) -> float | None:
-    """Share of samples with the same top-1; None where the outputs are not one row of class scores a sample.
+def agreement(reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor], targets: Any) -> float | None:
+    """Share of samples with the same top-1; None where the outputs are not one row of class scores a sample."""
+    found = TopOne()
+    found.add(reference, outputs, targets)
+    return found.share()
 
-    That they are classes' is told by the targets, which then are class indices: the largest value of an embedding, or
-    of several regressed values, means nothing.
+
+class TopOne:
+    """Samples with the same top-1 as the reference's, as they add up over batches.
+
+    That outputs are classes' is told by the targets, which then are class indices: the largest value of an embedding,
+    or of several regressed values, means nothing.
     """
-    if len(reference) != 1:
-        return None
-    (name,) = reference
-    if reference[name].ndim != 2 or not _are_classes(targets, reference[name].shape[1]):
-        return None
-    return (reference[name].argmax(1) == outputs[name].argmax(1)).double().mean().item()
+
+    def __init__(self) -> None:
+        self._same, self._samples, self._means_something = 0, 0, True
+
+    def add(self, reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor], targets: Any) -> None:
+        """Take up a batch."""
+        expected = next(iter(reference.values()))
+        if len(reference) != 1 or expected.ndim != 2 or not _are_classes(targets, expected.shape[1]):
+            self._means_something = False
+            return
+        found = next(iter(outputs.values()))
+        self._same += int((expected.argmax(1) == found.argmax(1)).sum())
+        self._samples += len(expected)
+
+    def share(self) -> float | None:
+        """Give the share; None where a top-1 means nothing."""
+        return self._same / self._samples if self._means_something and self._samples else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what a killed pass goes on from."""
+        return {"same": self._same, "samples": self._samples, "means_something": self._means_something}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self._same, self._samples = saved["same"], saved["samples"]
+        self._means_something = saved["means_something"]
 
 
-def _are_classes(targets: Tensor, classes: int) -> bool:
+def _are_classes(targets: Any, classes: int) -> bool:
     """Whether targets are indices of so many classes, of which one is no choice."""
-    if classes < 2 or targets.ndim != 1 or targets.is_floating_point() or targets.dtype == torch.bool:
+    if (
+        not isinstance(targets, Tensor)
+        or classes < 2
+        or targets.ndim != 1
+        or targets.is_floating_point()
+        or targets.dtype == torch.bool
+    ):
         return False
     return bool(((targets >= 0) & (targets < classes)).all())

@@ -1,4 +1,4 @@
-"""The user's network with its weights in it, and the files that hold samples."""
+"""The user's network with its weights in it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from bitladder.errors import UserError
-from bitladder.running.files import load_tensors, save_tensors
+from bitladder.running.files import load_tensors
+from bitladder.tasks.samples import Samples, in_memory
 from bitladder.tasks.source import user_code
-from bitladder.tasks.task import Split, Task
+from bitladder.tasks.task import Task
 
 __all__ = [
     "build_model",
@@ -18,11 +19,9 @@ __all__ = [
     "has_folded",
     "keep_folded",
     "keep_output_names",
-    "load_split",
     "load_weights",
     "output_names",
     "sample_inputs",
-    "save_split",
 ]
 
 NAMES, FOLDED = "bitladder_output_names", "bitladder_folded"
@@ -98,20 +97,6 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], source: Path) -> 
     model.load_state_dict(tensors)
 
 
-def save_split(path: Path, split: Split) -> None:
-    """Write a split as safetensors; the order of its inputs goes into their names."""
-    tensors = {f"inputs.{index}.{name}": values for index, (name, values) in enumerate(split.inputs.items())}
-    save_tensors(path, {**tensors, "targets": split.targets})
-
-
-def load_split(path: Path) -> Split:
-    """Read what save_split wrote."""
-    tensors = load_tensors(path)
-    targets = tensors.pop("targets")
-    keys = sorted(tensors, key=lambda key: int(key.split(".", 2)[1]))
-    return Split({key.split(".", 2)[2]: tensors[key] for key in keys}, targets)
-
-
-def sample_inputs(split: Split) -> tuple[Tensor, ...]:
+def sample_inputs(samples: Samples) -> tuple[Tensor, ...]:
     """Give the first sample as the model takes it: a batch of one, which is also the batch that is exported."""
-    return tuple(torch.clone(values) for values in split.first(1).inputs.values())
+    return tuple(torch.clone(values) for values in in_memory(samples.first(1)).inputs.values())

@@ -1,13 +1,17 @@
 """A task tried on a few samples before any long work: what is wrong with it is said at once, in one line."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from bitladder.errors import UserError
 from bitladder.network.model import build_network
 from bitladder.tasks.onnx_model import OnnxNetwork
+from bitladder.tasks.outputs import as_returned, name_outputs
+from bitladder.tasks.samples import Samples, Split, in_memory
 from bitladder.tasks.source import user_code
-from bitladder.tasks.task import Split, Task, as_returned, name_outputs
+from bitladder.tasks.task import Task
 
 __all__ = ["try_task"]
 
@@ -16,12 +20,12 @@ FEW = 2
 BATCH_TOLERANCE = 1e-2  # relative; sums of other batch sizes differ by 1e-6, a network that mixes samples by 1
 
 
-def try_task(task: Task, splits: dict[str, Split]) -> nn.Module:
+def try_task(task: Task, splits: Mapping[str, Samples]) -> nn.Module:
     """Run a batch of two through the model, the loss, the metric and the augmentation, and check what they give.
 
     Returns the network that was tried. Raises UserError that names what is wrong.
     """
-    split = splits["train"].first(FEW)
+    split = in_memory(splits["train"].first(FEW))
     model = build_network(task).eval()
     if isinstance(model, OnnxNetwork):
         model.check_inputs(split.inputs)

@@ -14,7 +14,9 @@ from bitladder.errors import UserError
 from bitladder.network.devices import Devices, find_devices, is_main
 from bitladder.network.model import output_names
 from bitladder.running.resume import load_state, save_state
-from bitladder.tasks.task import Split, Task, as_returned, name_outputs
+from bitladder.tasks.outputs import as_returned, name_outputs
+from bitladder.tasks.samples import Samples
+from bitladder.tasks.task import Task
 
 __all__ = ["Batch", "Epoch", "Recipe", "fit", "rank"]
 
@@ -63,7 +65,7 @@ class Batch:
 
     rows: Tensor
     inputs: Mapping[str, Tensor]
-    targets: Tensor
+    targets: Any
 
 
 Score = Callable[[nn.Module], Mapping[str, float]]
@@ -73,7 +75,7 @@ Loss = Callable[[Any, Batch], Tensor]
 def fit(
     model: nn.Module,
     task: Task,
-    train: Split,
+    train: Samples,
     recipe: Recipe,
     workspace: Path,
     score: Score | None = None,
@@ -152,7 +154,7 @@ class _Loop:
     """What stays the same from epoch to epoch."""
 
     def __init__(
-        self, model: nn.Module, task: Task, train: Split, recipe: Recipe, loss: Loss, ranges: Sequence[nn.Parameter]
+        self, model: nn.Module, task: Task, train: Samples, recipe: Recipe, loss: Loss, ranges: Sequence[nn.Parameter]
     ) -> None:
         self.model, self.task, self.train, self.recipe, self.loss = model, task, train, recipe, loss
         self.devices: Devices = find_devices()
@@ -198,8 +200,9 @@ class _Loop:
             total, first = part["total"], part["step"]
             generator.set_state(part["generator"])
             torch.set_rng_state(part["torch"])
-        for step, rows in enumerate(batches[first:], first + 1):
-            found = self._step(rows, generator)
+        left = self.train.subset(torch.cat(batches[first:])).batches(self.recipe.batch_size)
+        for step, (rows, (inputs, targets)) in enumerate(zip(batches[first:], left, strict=True), first + 1):
+            found = self._step(rows, inputs, targets, generator)
             total += found * len(rows)
             bar.set_postfix_str(f"loss {found:.4f}", refresh=False)
             bar.update()
@@ -212,14 +215,11 @@ class _Loop:
             raise UserError(f"the loss became {mean} in epoch {epoch + 1}; lower the learning_rate in params.yaml")
         return mean
 
-    def _step(self, rows: Tensor, generator: torch.Generator) -> float:
-        inputs = {name: values[rows] for name, values in self.train.inputs.items()}
+    def _step(self, rows: Tensor, inputs: dict[str, Tensor], targets: Any, generator: torch.Generator) -> float:
         if self.task.augment:
             inputs = self.task.augment(inputs, generator)
         share = self.devices.share
-        batch = Batch(
-            share(rows), {name: share(values) for name, values in inputs.items()}, share(self.train.targets[rows])
-        )
+        batch = Batch(share(rows), share(inputs), share(targets))
         outputs = name_outputs(self.network(*batch.inputs.values()), output_names(self.model))
         loss = self.loss(as_returned(outputs), batch)
         weight = self.devices.weight(len(batch.rows), len(rows))

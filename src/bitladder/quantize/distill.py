@@ -7,23 +7,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bitladder.network.evaluate import Outputs, predict
-from bitladder.network.model import output_names
+from bitladder.network.evaluate import predict, run_batch
+from bitladder.network.outputs import Outputs
 from bitladder.network.training import Batch
-from bitladder.tasks.task import Split, Task, as_returned, name_outputs
+from bitladder.tasks.outputs import as_returned, name_outputs
+from bitladder.tasks.samples import Samples, Split
+from bitladder.tasks.task import Task
 
 __all__ = ["distance", "distilled"]
 
 
 def distilled(
-    teacher: nn.Module, task: Task, train: Split, weight: float, batch_size: int
+    teacher: nn.Module, task: Task, train: Samples, weight: float, batch_size: int
 ) -> Callable[[Any, Batch], Tensor]:
     """Mix the task's loss with the distance to the teacher's outputs, in parts 1 - weight and weight.
 
-    Without augmentation the teacher runs once over the whole split; with it, for every batch as it was changed.
+    Of samples in memory without augmentation the teacher's outputs are kept; else it runs on every batch, as it was
+    changed.
     """
-    classes = not train.targets.is_floating_point()
-    known = None if task.augment else predict(teacher.eval(), train, batch_size, "fp32 outputs")
+    teacher.eval()
+    known = (
+        predict(teacher, train, batch_size, "fp32 outputs") if isinstance(train, Split) and not task.augment else None
+    )
 
     def loss(returned: Any, batch: Batch) -> Tensor:
         outputs = name_outputs(returned)
@@ -32,9 +37,9 @@ def distilled(
             taught = {name: values[batch.rows.cpu()] for name, values in known.items()}
         else:
             with torch.no_grad():
-                inputs = (values.cpu() for values in batch.inputs.values())
-                taught = name_outputs(teacher(*inputs), output_names(teacher))
+                taught = run_batch(teacher, batch.inputs)
         taught = dict(zip(names, taught.values(), strict=True))
+        classes = isinstance(batch.targets, Tensor) and not batch.targets.is_floating_point()
         away = weight * distance(outputs, taught, classes)
         return away if weight == 1 else away + (1 - weight) * task.loss(as_returned(outputs), batch.targets)
 

@@ -1,5 +1,6 @@
 """Quantization-aware training of one rung, from PTQ's encodings on."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,21 +11,27 @@ from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 
 from bitladder.network.devices import find_devices, is_main
-from bitladder.network.evaluate import compare, predict
-from bitladder.network.model import load_split, sample_inputs
+from bitladder.network.evaluate import run_batch
+from bitladder.network.model import build_model, sample_inputs
+from bitladder.network.scoring import save_score, score
 from bitladder.network.training import Epoch, Recipe, fit, rank
 from bitladder.params import Params
-from bitladder.paths import FP32_OUTPUTS, TASK, RungFiles, samples
+from bitladder.paths import TASK, TRAINED, RungFiles, samples
 from bitladder.quantize.distill import distilled
 from bitladder.quantize.sim.restore import restore
 from bitladder.quantize.sim.torch_sim import plain_tensors, save_sim
 from bitladder.records import Evaluation
 from bitladder.running.determinism import seed_all
-from bitladder.running.files import load_tensors, save_tensors
 from bitladder.running.resume import fingerprint, load_state, save_state, workspace
-from bitladder.tasks.task import SPLITS, Split, Task, as_returned, load_task
+from bitladder.statistics.paired import gain
+from bitladder.tasks.outputs import as_returned
+from bitladder.tasks.samples import SPLITS, Samples
+from bitladder.tasks.splits import load_samples
+from bitladder.tasks.task import Task, load_task
 
 __all__ = ["QatResult", "train_quantized", "train_rung"]
+
+State = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ def train_rung(params: Params, rung: str) -> tuple[Evaluation | None, list[dict[
     seed_all(params.seed)
     task, bits = load_task(params.task.factory, params.task.args), params.ladder[rung].precision
     files, paths = RungFiles(rung), {name: samples(name) for name in SPLITS}
-    splits = {name: load_split(path) for name, path in paths.items()}
+    splits = {name: load_samples(task, params, name) for name in SPLITS}
     sample = sample_inputs(splits["calibration"])
     sim, model = restore(params, rung, task, sample, files.ptq_sim)
     recipe = Recipe(**params.qat.model_dump(exclude={"when", "distill", "processes"}), seed=params.seed)
@@ -53,7 +60,7 @@ def train_rung(params: Params, rung: str) -> tuple[Evaluation | None, list[dict[
         params.task,
         recipe,
         params.qat.distill,
-        params.compute,
+        params.compute.bits,
         files=(*paths.values(), files.ptq_sim, TASK),
     )
     with workspace(f"qat-{rung}", key, is_main()) as work:
@@ -66,21 +73,20 @@ def train_rung(params: Params, rung: str) -> tuple[Evaluation | None, list[dict[
             work,
             (model, params.qat.distill),
         )
-    history = [vars(epoch) for epoch in result.history]
-    if result.best == 0 or not is_main():
-        return None, history
-    outputs = predict(sim.model, splits["evaluation"], params.evaluate.batch_size, f"qat {bits}")
-    reference = load_tensors(FP32_OUTPUTS)
-    comparison = compare(task.metric, outputs, reference, splits["evaluation"].targets)
+        history = [vars(epoch) for epoch in result.history]
+        if result.best == 0 or not is_main():
+            return None, history
+        fp32, size = build_model(task, TRAINED), params.evaluate.batch_size
+        found = score(sim.model, splits["evaluation"], task.metric, size, f"qat {bits}", fp32, work=work)
     save_sim(files.sim, sim)
-    save_tensors(files.outputs, outputs)
-    return comparison.record(task.metric, "qat", bits.weights, bits.activations), history
+    save_score(files.scores, found)
+    return found.comparison.record(task.metric, "qat", bits.weights, bits.activations), history
 
 
 def train_quantized(
     sim: QuantizationSimModel,
     task: Task,
-    splits: tuple[Split, Split],
+    splits: tuple[Samples, Samples],
     recipe: Recipe,
     batch_size: int,
     folder: Path,
@@ -99,50 +105,71 @@ def train_quantized(
 
     Batch norms are folded by then, and the network trains in evaluation mode: there are no statistics to move, and
     dropout does not blur what quantization does. States are ranked by the metric, and by the loss where the metric
-    ties. PTQ's own state takes part, so the result is never worse than PTQ on the scoring split.
+    ties. PTQ's own state takes part, and the best one must beat it on the scoring split by more than chance.
 
     """
     train, held_out = splits
-    score = _scorer(sim, task, held_out, batch_size)
+    score_epoch = _scorer(sim, task, held_out, batch_size)
     path = folder / "best.pt"
     kept = load_state(path)
+    untrained = kept["ptq"] if kept else copy.deepcopy(sim.model.state_dict())
     if kept:
         start, best = Epoch(**kept["start"]), Epoch(**kept["epoch"])
     else:
-        start = best = Epoch(0, None, **score(sim.model))
+        start = best = Epoch(0, None, **score_epoch(sim.model))
 
     def keep(epoch: Epoch) -> None:
         nonlocal best
         if epoch is start or rank(task, epoch) > rank(task, best):
             best = epoch
             if is_main():
-                save_state(path, {"start": vars(start), "epoch": vars(best), "model": sim.model.state_dict()})
+                state = {"start": vars(start), "epoch": vars(best), "model": sim.model.state_dict()}
+                save_state(path, {**state, "ptq": untrained})
 
     if not kept:
         keep(start)
     loss = distilled(teacher[0], task, train, teacher[1], batch_size) if teacher and teacher[1] else None
     with plain_tensors():
         ranges = [parameter for _, quantizer in sim.named_quantizers() for parameter in quantizer.parameters()]
-        history = fit(sim.model, task, train, recipe, folder, score, keep, False, ranges, loss)
+        history = fit(sim.model, task, train, recipe, folder, score_epoch, keep, False, ranges, loss)
     state = load_state(path)
     assert state is not None
-    sim.model.load_state_dict(state["model"])
     find_devices().wait()  # all have read it before the first one clears it away
+    if best.epoch and not _displaces(sim, state["model"], untrained, task, held_out, batch_size):
+        best = start
+    sim.model.load_state_dict(state["model"] if best.epoch else untrained)
     return QatResult(best.epoch, [start, *history])
 
 
+def _displaces(
+    sim: QuantizationSimModel, trained: State, untrained: State, task: Task, samples: Samples, batch_size: int
+) -> bool:
+    """Whether a trained state does better than PTQ's by more than a standard error, or as well with a lower loss."""
+    scores = []
+    for state in (untrained, trained):
+        sim.model.load_state_dict(state)
+        scores.append(score(sim.model, samples, task.metric, batch_size, "score").scores)
+    gained, error = gain(scores[0], scores[1], task.metric.higher_is_better)
+    return gained > error or gained == error == 0
+
+
 def _scorer(
-    sim: QuantizationSimModel, task: Task, split: Split, batch_size: int
+    sim: QuantizationSimModel, task: Task, samples: Samples, batch_size: int
 ) -> Callable[[nn.Module], Mapping[str, float]]:
     before = _ranges(sim)
 
     def score(model: nn.Module) -> dict[str, float]:
-        outputs = predict(model, split, batch_size, "score")
-        loss = task.loss(as_returned(outputs), split.targets).item()
+        metric, total = task.metric.state(), 0.0
+        model.eval()
+        with torch.no_grad():
+            for inputs, targets in samples.batches(batch_size):
+                outputs = run_batch(model, inputs)
+                metric.update(outputs, targets)
+                total += task.loss(as_returned(outputs), targets).item() * len(next(iter(inputs.values())))
         drifts = [_drift(*pair) for pair in zip(before, _ranges(sim), strict=True)]
         return {
-            "value": task.metric(outputs, split.targets),
-            "loss": loss,
+            "value": metric.value(),
+            "loss": total / len(samples),
             "range_drift_mean": sum(drifts) / len(drifts),
             "range_drift_max": max(drifts),
         }

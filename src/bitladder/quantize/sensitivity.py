@@ -2,18 +2,22 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bitladder.network.evaluate import compare, predict
+from bitladder.network.outputs import StoredOutputs
+from bitladder.network.scoring import score, store
 from bitladder.params import SensitivityParams
 from bitladder.precision import Precision
 from bitladder.quantize.sim.isolated import What, isolated, quantized_layers
 from bitladder.quantize.sim.torch_sim import build_sim, calibrate
 from bitladder.records import SensitivitySummary
+from bitladder.tasks.metric import Metric
 from bitladder.tasks.onnx_model import OnnxNetwork
-from bitladder.tasks.task import Metric, Split
+from bitladder.tasks.samples import Samples, held
 
 __all__ = ["ALL", "Sensitivity", "measure", "summarise"]
 
@@ -39,7 +43,7 @@ class Sensitivity:
 def measure(
     model: nn.Module,
     sample: tuple[Tensor, ...],
-    split: Split,
+    split: Samples,
     config: str,
     params: SensitivityParams,
     batch_size: int,
@@ -61,8 +65,22 @@ def measure(
     """
     if isinstance(model, OnnxNetwork):
         return []
-    split = split.first(params.samples)
-    reference = predict(model, split, batch_size, "fp32")
+    split = held(split.first(params.samples))
+    with TemporaryDirectory() as folder:
+        reference = store(model, split, batch_size, Path(folder))
+        return _measure(model, sample, split, config, params, batch_size, metric, reference)
+
+
+def _measure(
+    model: nn.Module,
+    sample: tuple[Tensor, ...],
+    split: Samples,
+    config: str,
+    params: SensitivityParams,
+    batch_size: int,
+    metric: Metric,
+    reference: StoredOutputs,
+) -> list[Sensitivity]:
     rows: list[Sensitivity] = []
     asked: Iterable[tuple[What, int]] = [
         *(("weight", bits) for bits in params.weights),
@@ -76,8 +94,7 @@ def measure(
         groups = {ALL: layers, **{name: {name: layer} for name, layer in layers.items()}}
         for name, group in tqdm(groups.items(), desc=f"{what}s at {bits} bits", unit="layer"):
             with isolated(sim, group, what):
-                outputs = predict(sim.model, split, batch_size, name)
-            found = compare(metric, outputs, reference, split.targets)
+                found = score(sim.model, split, metric, batch_size, name, reference).comparison
             assert found.sqnr_db is not None
             rows.append(Sensitivity(name, kinds.get(name, ""), what, bits, found.value, found.drop, found.sqnr_db))
     return rows

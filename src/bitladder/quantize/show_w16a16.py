@@ -10,8 +10,8 @@ import torch
 from aimet_torch.quantsim import QuantizationSimModel
 from safetensors.torch import load_file
 
-from bitladder.network.model import load_split
 from bitladder.quantize.prepare.prepare import prepare
+from bitladder.tasks.splits import load_split
 from bitladder.tasks.task import load_task
 
 

@@ -10,16 +10,20 @@ from typing import Any
 from torch import nn
 
 from bitladder.errors import RefusedError
-from bitladder.network.evaluate import Comparison, Outputs, compare, predict, sqnr_db
-from bitladder.network.model import sample_inputs, save_split
+from bitladder.network.evaluate import Comparison
+from bitladder.network.model import sample_inputs
+from bitladder.network.scoring import score
 from bitladder.params import Params
 from bitladder.precision import Precision
 from bitladder.quantize.prepare.task_quantization import task_quantization_of
 from bitladder.quantize.sim.layers import LayerSqnr, layer_sqnr
 from bitladder.quantize.sim.torch_sim import build_sim, calibrate
 from bitladder.running.files import save_tensors, write_csv, write_json, write_text
+from bitladder.statistics.limits import allowed, is_within
+from bitladder.tasks.metric import Metric
 from bitladder.tasks.onnx_model import OnnxNetwork
-from bitladder.tasks.task import Metric, Split
+from bitladder.tasks.samples import Samples, Split, in_memory
+from bitladder.tasks.splits import save_split
 
 __all__ = ["verify"]
 
@@ -31,8 +35,8 @@ EVIDENCE_SAMPLES = 32
 def verify(
     model: nn.Module,
     metric: Metric,
-    split: Split,
-    reference: Outputs,
+    split: Samples,
+    reference: nn.Module,
     params: Params,
     evidence: Path | None = None,
 ) -> Comparison:
@@ -43,7 +47,7 @@ def verify(
         metric: the task's.
         split: samples to compare on. Ranges are found from them too: one that other samples left too narrow says
             nothing about the tools, and clipping alone can leave under 40 dB.
-        reference: FP32's outputs on them.
+        reference: the network in FP32.
         params: the limits are its `verify`.
         evidence: folder to leave for an AIMET issue where a limit is passed, if that is wanted.
 
@@ -52,12 +56,13 @@ def verify(
     """
     sim = build_sim(model, sample_inputs(split), PRECISION, params.soc.quantsim_config)
     calibrate(sim, split, params.evaluate.batch_size)
-    outputs = predict(sim.model, split, params.evaluate.batch_size, str(PRECISION))
-    result = compare(metric, outputs, reference, split.targets)
-    limits, found_db = params.verify, sqnr_db(reference, outputs)
-    if result.drop <= limits.max_drop and found_db >= limits.min_sqnr_db:
+    found = score(sim.model, split, metric, params.evaluate.batch_size, str(PRECISION), reference)
+    result, limits, found_db = found.comparison, params.verify, found.comparison.sqnr_db
+    assert found_db is not None
+    most = allowed(found.reference_value, limits.max_drop, limits.max_relative_drop)
+    if is_within(result.drop, most) and found_db >= limits.min_sqnr_db:
         return result
-    few = split.first(EVIDENCE_SAMPLES)
+    few = in_memory(split.first(EVIDENCE_SAMPLES))
     layers = layer_sqnr(model, sim, few)
     facts = {
         "task": params.task.model_dump(),
@@ -70,9 +75,11 @@ def verify(
     if evidence:
         _write_evidence(evidence, model, few, layers, facts)
         left = f"; {evidence} holds what an AIMET issue needs"
+    keys = {"max_drop": limits.max_drop, "max_relative_drop": limits.max_relative_drop}
+    asked = ", ".join(f"verify.{key} {limit:g}" for key, limit in keys.items() if limit is not None)
     worst = ", ".join(f"{layer.layer} ({layer.kind}, {layer.sqnr_db:.1f} dB)" for layer in layers[:3])
     raise RefusedError(
-        f"W16A16 disagrees with FP32: {metric.name} drops by {result.drop:.4f} (verify.max_drop {limits.max_drop:g}),"
+        f"W16A16 disagrees with FP32: {metric.name} drops by {result.drop:.4g} ({asked}),"
         f" SQNR {found_db:.1f} dB (verify.min_sqnr_db {limits.min_sqnr_db:g}); worst layers: {worst}{left}"
     )
 

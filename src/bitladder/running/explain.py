@@ -85,10 +85,10 @@ def user_line(error: BaseException) -> str:
     """Name the last line of the user's own that an error passed through; empty if there is none."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({_short(error.filename)}:{error.lineno})"
-    ours, tasks = str(PACKAGE), str(PACKAGE / "tasks")
+    ours, tasks = str(PACKAGE), str(PACKAGE / "tasks/builtin")
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         installed = "site-packages" in frame.filename or frame.filename.startswith((sys.base_prefix, "<"))
-        own_task = frame.filename.startswith(tasks) and not frame.filename.endswith(("source.py", "task.py"))
+        own_task = frame.filename.startswith(tasks)
         if not installed and (own_task or not frame.filename.startswith(ours)):
             return f" ({_short(frame.filename)}:{frame.lineno})"
     return ""

@@ -1,30 +1,37 @@
-"""baseline: the outputs of FP32, and the network made fit for AIMET."""
+"""baseline: FP32 scored, and the network made fit for AIMET."""
 
-from bitladder.network.evaluate import Comparison, predict
-from bitladder.network.model import build_model, load_split, sample_inputs
+from bitladder.network.evaluate import predict
+from bitladder.network.model import build_model, sample_inputs
+from bitladder.network.scoring import score
 from bitladder.params import Params
-from bitladder.paths import FP32_OUTPUTS, PREPARED, TRAINED, evaluated, samples
+from bitladder.paths import PREPARED, TASK, TRAINED, evaluated, samples
 from bitladder.precision import FLOAT
 from bitladder.quantize.prepare.prepare import check_equal, prepare, save_prepared
 from bitladder.records import write_record
 from bitladder.running.determinism import seed_all
-from bitladder.running.files import save_tensors
+from bitladder.running.resume import fingerprint, workspace
+from bitladder.tasks.samples import in_memory
+from bitladder.tasks.splits import load_samples
 from bitladder.tasks.task import load_task
 
 __all__ = ["main"]
+
+CHECKED = 32  # samples on which the prepared network must give the same outputs
 
 
 def main(params: Params) -> None:
     """Write build/baseline and metrics/eval/fp32.json."""
     seed_all(params.seed)
     task = load_task(params.task.factory, params.task.args)
-    split = load_split(samples("evaluation"))
+    split = load_samples(task, params, "evaluation")
     model = build_model(task, TRAINED)
-    outputs = predict(model, split, params.evaluate.batch_size, "fp32")
-    result = Comparison(task.metric(outputs, split.targets), 0.0, None, None, len(split))  # the reference itself
-    prepared, preparation = prepare(model, sample_inputs(split), params.prepare.exclude, task.quantization)
-    check_equal(predict(prepared, split, params.evaluate.batch_size, "prepared"), outputs)
+    key = fingerprint(params.task, params.compute.bits, params.evaluate, files=(samples("evaluation"), TRAINED, TASK))
+    with workspace("baseline", key) as work:
+        result = score(model, split, task.metric, params.evaluate.batch_size, "fp32", work=work).comparison
+        few = in_memory(split.first(CHECKED))
+        expected = predict(model, few, params.evaluate.batch_size, "fp32")  # to prepare a network changes it
+        prepared, preparation = prepare(model, sample_inputs(split), params.prepare.exclude, task.quantization)
+        check_equal(predict(prepared, few, params.evaluate.batch_size, "prepared"), expected)
     save_prepared(PREPARED, prepared, preparation)
-    save_tensors(FP32_OUTPUTS, outputs)
     record = result.record(task.metric, str(preparation), FLOAT["fp32"], FLOAT["fp32"])
     write_record(evaluated("fp32"), record)

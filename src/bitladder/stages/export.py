@@ -2,9 +2,9 @@
 
 from bitladder.decision.left_out import LAYER_COLUMNS, leave_export, of_a_rung, why_left_out
 from bitladder.params import Params
-from bitladder.paths import RungFiles, samples
+from bitladder.paths import TRAINED, RungFiles
 from bitladder.records import write_record
-from bitladder.running.files import load_tensors, write_csv, write_json
+from bitladder.running.files import write_csv, write_json
 
 __all__ = ["main"]
 
@@ -14,29 +14,33 @@ def main(params: Params, rung: str) -> None:
     """Write build/export/R and its metrics."""
     from bitladder.export.checks import check_bias_scales, check_outputs, graph_names, run_unoptimised
     from bitladder.export.layers import note_layers
+    from bitladder.network.evaluate import predict
     from bitladder.network.lines import lines_kept
-    from bitladder.network.model import load_split, output_names, sample_inputs
+    from bitladder.network.model import build_model, output_names, sample_inputs
+    from bitladder.network.target_reference import keep_reference
     from bitladder.quantize.sim.layers import layer_rows
     from bitladder.quantize.sim.restore import restore
     from bitladder.quantize.sim.torch_sim import encodings_of, export_encodings, export_qdq
     from bitladder.running.determinism import seed_all
+    from bitladder.tasks.samples import in_memory
+    from bitladder.tasks.splits import load_samples
     from bitladder.tasks.task import load_task
 
     seed_all(params.seed)
     files = RungFiles(rung)
     task = load_task(params.task.factory, params.task.args)
-    split = load_split(samples("evaluation")).first(params.export.samples)
-    sample = sample_inputs(split)
+    evaluation = load_samples(task, params, "evaluation")
+    few, sample = in_memory(evaluation.first(params.export.samples)), sample_inputs(evaluation)
     sim, model = restore(params, rung, task, sample, files.sim)
-    simulated = load_tensors(files.outputs)
-    # output_names: in the model's order, which the file of its outputs does not keep
-    names = graph_names(list(split.inputs), list(output_names(sim.model) or simulated))
-    write_csv(files.layers, LAYER_COLUMNS, layer_rows(model, sim, split))
+    simulated = predict(sim.model, few, params.evaluate.batch_size, "sim")
+    names = graph_names(list(few.inputs), list(output_names(sim.model) or simulated))
+    write_csv(files.layers, LAYER_COLUMNS, layer_rows(model, sim, few))
+    keep_reference(files, sim.model, build_model(task, TRAINED), evaluation, task.metric, params)
     write_json(files.encodings, encodings_of(sim), exact=True)
     export_qdq(sim, sample, names, files.model)
     note_layers(files.model, sim.model, lines_kept(model))
     export_encodings(sim, sample, names, files.aimet)
     check_bias_scales(files.model)
-    outputs = run_unoptimised(files.model, split)
-    found = check_outputs(files.model, outputs, simulated, split.targets, params.export.min_sqnr_db)
+    outputs = run_unoptimised(files.model, few)
+    found = check_outputs(files.model, outputs, simulated, few.targets, params.export.min_sqnr_db)
     write_record(files.export_metrics, found)

@@ -1,16 +1,20 @@
 """fp16: the network in FP16, as ONNX and with its outputs."""
 
+import torch
+
 from bitladder.decision.left_out import leave_fp16, of_a_rung
 from bitladder.export.checks import graph_names
-from bitladder.export.fp16 import HalfPrecision, check_overflow, export_fp16
-from bitladder.network.evaluate import compare, predict
-from bitladder.network.model import build_model, load_split, sample_inputs
+from bitladder.export.fp16 import FiniteHalf, HalfPrecision, export_fp16
+from bitladder.network.evaluate import run_batch
+from bitladder.network.model import build_model, sample_inputs
+from bitladder.network.scoring import save_score, score
+from bitladder.network.target_reference import keep_reference
 from bitladder.params import Params
-from bitladder.paths import FP32_OUTPUTS, TRAINED, RungFiles, samples
+from bitladder.paths import TRAINED, RungFiles
 from bitladder.precision import FLOAT
 from bitladder.records import write_record
 from bitladder.running.determinism import seed_all
-from bitladder.running.files import load_tensors, save_tensors
+from bitladder.tasks.splits import load_samples
 from bitladder.tasks.task import load_task
 
 __all__ = ["main"]
@@ -25,12 +29,13 @@ def main(params: Params) -> None:
 def _convert(params: Params, rung: str) -> None:
     seed_all(params.seed)
     task = load_task(params.task.factory, params.task.args)
-    split = load_split(samples("evaluation"))
-    files = RungFiles(rung)
+    split, files, fp32 = load_samples(task, params, "evaluation"), RungFiles(rung), build_model(task, TRAINED)
     model = HalfPrecision(build_model(task, TRAINED))
-    outputs = predict(model, split, params.evaluate.batch_size, rung)
-    check_overflow(model, outputs, split)
-    result = compare(task.metric, outputs, load_tensors(FP32_OUTPUTS), split.targets)
-    export_fp16(model, sample_inputs(split), graph_names(list(split.inputs), list(outputs)), files.model)
-    save_tensors(files.outputs, outputs)
-    write_record(files.off_target, result.record(task.metric, rung, FLOAT[rung], FLOAT[rung]))
+    result = score(FiniteHalf(model), split, task.metric, params.evaluate.batch_size, rung, fp32)
+    inputs, _ = next(split.first(1).batches(1))
+    with torch.no_grad():
+        outputs = run_batch(model, inputs)
+    export_fp16(model, sample_inputs(split), graph_names(list(inputs), list(outputs)), files.model)
+    save_score(files.scores, result)
+    keep_reference(files, model, fp32, split, task.metric, params)
+    write_record(files.off_target, result.comparison.record(task.metric, rung, FLOAT[rung], FLOAT[rung]))

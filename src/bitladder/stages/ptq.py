@@ -2,9 +2,9 @@
 
 from bitladder.decision.left_out import LAYER_COLUMNS, leave_ptq, of_a_rung, why_no_ptq
 from bitladder.params import Params
-from bitladder.paths import FP32_OUTPUTS, RungFiles, samples
+from bitladder.paths import TRAINED, RungFiles
 from bitladder.records import write_record
-from bitladder.running.files import load_tensors, save_tensors, write_csv, write_json, write_yaml
+from bitladder.running.files import write_csv, write_json, write_yaml
 
 __all__ = ["main"]
 
@@ -12,24 +12,26 @@ __all__ = ["main"]
 @of_a_rung(why_no_ptq, leave_ptq)
 def main(params: Params, rung: str) -> None:
     """Write build/ptq/R and its metrics; the reason where the rung is skipped or refused."""
-    from bitladder.network.evaluate import compare, predict
-    from bitladder.network.model import load_split
+    from bitladder.network.model import build_model
+    from bitladder.network.scoring import save_score, score
     from bitladder.quantize.ptq import quantize_rung
     from bitladder.quantize.sim.layers import layer_rows
     from bitladder.quantize.sim.torch_sim import encodings_of, save_sim
     from bitladder.running.determinism import seed_all
+    from bitladder.tasks.splits import load_samples
     from bitladder.tasks.task import load_task
 
     seed_all(params.seed)
     task, bits, files = load_task(params.task.factory, params.task.args), params.ladder[rung].precision, RungFiles(rung)
-    quantized, model, tries, raised = quantize_rung(params, rung, task)
-    split = load_split(samples("evaluation"))
-    outputs = predict(quantized.sim.model, split, params.evaluate.batch_size, f"ptq {rung}")
-    result = compare(task.metric, outputs, load_tensors(FP32_OUTPUTS), split.targets)
+    rung_result = quantize_rung(params, rung, task)
+    quantized = rung_result.quantized
+    split, fp32 = load_samples(task, params, "evaluation"), build_model(task, TRAINED)
+    result = score(quantized.sim.model, split, task.metric, params.evaluate.batch_size, f"ptq {rung}", fp32)
     save_sim(files.ptq_sim, quantized.sim)
-    save_tensors(files.ptq_outputs, outputs)
+    save_score(files.ptq_scores, result)
     write_json(files.ptq_encodings, encodings_of(quantized.sim), exact=True)
-    write_csv(files.ptq_layers, LAYER_COLUMNS, layer_rows(model, quantized.sim, split))
-    write_yaml(files.raised, raised)
-    record = result.record(task.metric, quantized.name, bits.weights, bits.activations)
-    write_record(files.ptq_metrics, record.model_copy(update={"tries": tuple(tries)}))
+    write_csv(files.ptq_layers, LAYER_COLUMNS, layer_rows(rung_result.model, quantized.sim, split))
+    write_yaml(files.raised, rung_result.raised)
+    record = result.comparison.record(task.metric, quantized.name, bits.weights, bits.activations)
+    decided = {"tries": tuple(rung_result.tries), "held_out": rung_result.held_out}
+    write_record(files.ptq_metrics, record.model_copy(update=decided))

@@ -3,15 +3,16 @@
 from dataclasses import asdict
 
 from bitladder.errors import RefusedError
-from bitladder.network.model import load_split, sample_inputs
+from bitladder.network.model import sample_inputs
 from bitladder.params import Params
-from bitladder.paths import PREPARED, SENSITIVITY, SENSITIVITY_ROWS, samples
+from bitladder.paths import PREPARED, SENSITIVITY, SENSITIVITY_ROWS
 from bitladder.quantize.prepare.prepare import load_prepared
 from bitladder.quantize.sensitivity import measure, summarise
 from bitladder.records import SensitivitySummary, write_record
 from bitladder.running.determinism import seed_all
 from bitladder.running.explain import refusing
 from bitladder.running.files import write_csv
+from bitladder.tasks.splits import load_samples
 from bitladder.tasks.task import load_task
 
 __all__ = ["main"]
@@ -24,7 +25,7 @@ def main(params: Params) -> None:
     seed_all(params.seed)
     task = load_task(params.task.factory, params.task.args)
     # Not the evaluation split: what is chosen by these figures must not have been seen by the ones that are reported
-    calibration = load_split(samples("calibration"))
+    calibration = load_samples(task, params, "calibration")
     sample = sample_inputs(calibration)
     try:
         with refusing("sensitivity"):

@@ -6,15 +6,15 @@ Where it does not, every rung of the ladder is refused with the reason, and FP16
 import sys
 
 from bitladder.errors import RefusedError
-from bitladder.network.model import load_split, sample_inputs
+from bitladder.network.model import build_model, sample_inputs
 from bitladder.params import Params
-from bitladder.paths import EVIDENCE, FP32_OUTPUTS, PREPARED, evaluated, samples
+from bitladder.paths import EVIDENCE, PREPARED, TRAINED, evaluated
 from bitladder.quantize.prepare.prepare import load_prepared
 from bitladder.quantize.verify import verify
 from bitladder.records import Evaluation, write_record
 from bitladder.running.determinism import seed_all
 from bitladder.running.explain import refusing
-from bitladder.running.files import load_tensors
+from bitladder.tasks.splits import load_samples
 from bitladder.tasks.task import load_task
 
 __all__ = ["main"]
@@ -26,11 +26,11 @@ def main(params: Params) -> None:
     """Write metrics/eval/w16a16.json."""
     seed_all(params.seed)
     task = load_task(params.task.factory, params.task.args)
-    split = load_split(samples("evaluation"))
+    split = load_samples(task, params, "evaluation")
     try:
         with refusing("verify"):
             model = load_prepared(task, sample_inputs(split), PREPARED, params.prepare.exclude)
-            result = verify(model, task.metric, split, load_tensors(FP32_OUTPUTS), params, EVIDENCE)
+            result = verify(model, task.metric, split, build_model(task, TRAINED), params, EVIDENCE)
         record = result.record(task.metric, TECHNIQUE, 16, 16)
     except RefusedError as refusal:
         print(f"verify: {refusal}; so every rung of the ladder is refused", file=sys.stderr)  # noqa: T201

@@ -17,7 +17,7 @@ import onnx
 import torch
 
 from bitladder.errors import RefusedError, UserError
-from bitladder.network.evaluate import Outputs
+from bitladder.network.outputs import Outputs
 from bitladder.params import TargetParams
 from bitladder.paths import JOBS
 from bitladder.running.files import copy_file, read_json, write_json
@@ -25,7 +25,7 @@ from bitladder.running.patches import in_force
 from bitladder.socs import Soc
 from bitladder.targets.ops import OPS_FILE, weights_bytes, write_ops
 from bitladder.targets.target import Job, Latency, Measured
-from bitladder.tasks.task import Split
+from bitladder.tasks.samples import Samples
 
 if TYPE_CHECKING:
     import qai_hub
@@ -202,15 +202,17 @@ def _plain(error: Exception, token: str) -> str:
 def _key(job: Job, soc: Soc) -> str:
     digest = hashlib.sha256(job.model.read_bytes())
     digest.update(f"{soc.device} {OPTIONS}".encode())
-    for name, values in job.split.inputs.items():
-        digest.update(name.encode() + values.numpy().tobytes())
+    for row in range(len(job.split)):
+        for name, values in job.split.row(row).items():
+            digest.update(name.encode() + values.tobytes())
     return digest.hexdigest()[:16]
 
 
-def _entries(split: Split, model: Path) -> dict[str, list[np.ndarray]]:
+def _entries(split: Samples, model: Path) -> dict[str, list[np.ndarray]]:
     # an input that the network does not use is not in its graph
     names = [value.name for value in onnx.load(model, load_external_data=False).graph.input]
-    return {name: [split.inputs[name][row : row + 1].numpy() for row in range(len(split))] for name in names}
+    rows = [split.row(index) for index in range(len(split))]
+    return {name: [row[name] for row in rows] for name in names}
 
 
 def _outputs(returned: dict[str, list[np.ndarray]], model: Path) -> Outputs:

@@ -9,23 +9,21 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from pebble import ProcessPool
 from tqdm import tqdm
 
 from bitladder.errors import RefusedError, UserError
-from bitladder.network.evaluate import Outputs
+from bitladder.network.outputs import Outputs, StoredOutputs
 from bitladder.params import TargetParams
-from bitladder.running.files import load_tensors, save_tensors
 from bitladder.socs import Soc
 from bitladder.targets.backend import CONTEXT_FILE, Placement, Row, compile_context, run_batch, run_batches
 from bitladder.targets.binary import read_memory
 from bitladder.targets.ops import place_in, where_from
 from bitladder.targets.workers import result, worker_pool
-from bitladder.tasks.task import Split
+from bitladder.tasks.samples import Samples
 
-__all__ = ["Compiled", "compile_model", "run"]
+__all__ = ["Compiled", "compile_model", "run", "run_stored"]
 
 SHOWN = 5  # ops that a message names
 
@@ -33,6 +31,8 @@ SAVE_EVERY_S = 10.0  # how much emulation a killed run loses at most
 
 QUICK_S = 0.1  # samples that took less together are asked for twice as many at a time
 TOGETHER = 32  # at most
+
+TELL_AFTER, TOLD_S = 4, 60.0  # the first in each process loads the model; what takes less needs no telling
 AHEAD = 2  # a process, so that none waits
 
 
@@ -79,27 +79,29 @@ def compile_model(
     return Compiled(folder / CONTEXT_FILE, size, len(placement["npu"]), len(placement["cpu"]), memory)
 
 
-def run(
+def run(compiled: Compiled, soc: Soc, fp16: bool, split: Samples, params: TargetParams, workspace: Path) -> Outputs:
+    """Run a few samples on the emulator as `run_stored` does, and give their outputs in one."""
+    return run_stored(compiled, soc, fp16, split, params, workspace).whole()
+
+
+def run_stored(
     compiled: Compiled,
     soc: Soc,
     fp16: bool,
-    split: Split,
+    split: Samples,
     params: TargetParams,
     workspace: Path,
     pool: ProcessPool | None = None,
-) -> Outputs:
+) -> StoredOutputs:
     """Run samples on the emulator one at a time, over the parallel processes of `pool`, or of one of its own.
 
-    Answers are kept in `workspace` as they come, so that a killed run goes on where it was.
+    Outputs are kept in `workspace` as they come, so that a killed run goes on where it was.
 
     Raises UserError where a sample reaches its limit or the emulator dies on it.
     """
-    kept = workspace / "outputs.safetensors"
-    known: Outputs = load_tensors(kept) if kept.exists() else {}
-    done = len(next(iter(known.values()))) if known else 0
-    if done == len(split):
-        return known
-    rows: list[Row] = []
+    kept = StoredOutputs(workspace / "outputs")
+    if (done := len(kept)) == len(split):
+        return kept
     with (
         nullcontext(pool) if pool else worker_pool(min(params.workers, len(split) - done), workspace) as workers,
         tqdm(total=len(split), initial=done, desc="emulate", unit="sample") as bar,
@@ -107,17 +109,18 @@ def run(
         saved = time.monotonic()
         try:
             for found in _answers(workers, compiled, soc, fp16, split, done, params, workspace):
-                rows += found
+                for row in found:
+                    kept.append({name: torch.from_numpy(values) for name, values in row.items()})
                 bar.update(len(found))
                 if time.monotonic() - saved > SAVE_EVERY_S:
-                    save_tensors(kept, _joined(known, rows))
+                    kept.flush()
                     saved = time.monotonic()
         except BaseException:
             workers.stop()
-            if rows:
-                save_tensors(kept, _joined(known, rows))
+            kept.flush()
             raise
-    return _joined(known, rows)
+    kept.flush()
+    return kept
 
 
 def _answers(
@@ -125,7 +128,7 @@ def _answers(
     compiled: Compiled,
     soc: Soc,
     fp16: bool,
-    split: Split,
+    split: Samples,
     done: int,
     params: TargetParams,
     workspace: Path,
@@ -134,7 +137,7 @@ def _answers(
 
     Where some together fail, they are asked for one by one, so that the sample is named and its own limit counts.
     """
-    size, start = 1, done
+    size, start, answered = 1, done, 0
     ahead: deque[tuple[range, Future]] = deque()
 
     def ask(samples: range) -> tuple[range, Future]:
@@ -156,13 +159,17 @@ def _answers(
             size = 1
             ahead.extendleft(reversed([ask(range(index, index + 1)) for index in samples]))
             continue
+        answered += 1
+        if answered == TELL_AFTER:
+            _tell_time(
+                seconds / len(samples) * (len(split) - samples.stop) / params.workers, len(split), params.workers
+            )
         if seconds < QUICK_S:
             size = min(2 * size, TOGETHER)
         yield found
 
 
-def _joined(known: Outputs, rows: list[Row]) -> Outputs:
-    if not rows:
-        return known
-    fresh = {name: torch.from_numpy(np.concatenate([row[name] for row in rows])) for name in rows[0]}
-    return {name: torch.cat([known[name], value]) if known else value for name, value in fresh.items()}
+def _tell_time(seconds: float, samples: int, workers: int) -> None:
+    if seconds > TOLD_S:
+        many = f"{workers} worker{'s' if workers > 1 else ''}"
+        tqdm.write(f"emulate: {samples} samples take about {seconds / 60:.0f} min on {many}; target.samples lowers it")

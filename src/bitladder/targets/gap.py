@@ -20,7 +20,7 @@ from bitladder.params import TargetParams
 from bitladder.running.files import replacing
 from bitladder.socs import Soc
 from bitladder.targets.context import compile_model, run
-from bitladder.tasks.task import Split
+from bitladder.tasks.samples import Samples
 
 __all__ = ["Cause", "LayerGap", "find_gap", "first_divergence"]
 
@@ -64,7 +64,7 @@ class LayerGap:
     causes: tuple[Cause, ...]
 
 
-def find_gap(model: Path, split: Split, soc: Soc, settings: TargetParams, workspace: Path) -> list[LayerGap]:
+def find_gap(model: Path, split: Samples, soc: Soc, settings: TargetParams, workspace: Path) -> list[LayerGap]:
     """Compare every quantized tensor of a QDQ graph on the NPU with the same in QuantSim, in topological order.
 
     Args:

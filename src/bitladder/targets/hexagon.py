@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bitladder.errors import UserError
-from bitladder.network.evaluate import Outputs
+from bitladder.network.outputs import StoredOutputs
 from bitladder.params import TargetParams
 from bitladder.socs import Soc
 from bitladder.targets.backend import (
@@ -17,7 +17,7 @@ from bitladder.targets.backend import (
     time_runs,
     write_profile,
 )
-from bitladder.targets.context import Compiled, compile_model, run
+from bitladder.targets.context import Compiled, compile_model, run_stored
 from bitladder.targets.estimated import estimated_latency
 from bitladder.targets.ops import OPS_FILE, read_profile, weights_bytes, write_ops
 from bitladder.targets.target import Job, Latency, Measured
@@ -38,11 +38,11 @@ class Hexagon:
         compiled, found = self._run(job, "emulated")
         return _measured(job, compiled, found, estimated_latency(job.model, job.precision, self.soc))
 
-    def _run(self, job: Job, source: str) -> tuple[Compiled, Outputs]:
+    def _run(self, job: Job, source: str) -> tuple[Compiled, StoredOutputs]:
         limit_s, fp16 = self.settings.compile_limit_s, job.precision == "FP16"
         with worker_pool(min(self.settings.workers, len(job.split)), job.workspace) as pool:
             compiled = compile_model(job.model, job.folder, self.soc, fp16, limit_s, job.workspace, pool)
-            found = run(compiled, self.soc, fp16, job.split, self.settings, job.workspace, pool)
+            found = run_stored(compiled, self.soc, fp16, job.split, self.settings, job.workspace, pool)
             arguments = (str(compiled.context), str(job.workspace), self.soc.soc_model, fp16, job.split.row(0))
             self._result(job, pool.schedule(write_profile, args=arguments, timeout=self.settings.sample_limit_s))
         check_room(f"{job.model}: profiling on {self.soc.name}", job.workspace)
@@ -85,7 +85,7 @@ class Snapdragon(Hexagon):
         return Latency("measured", reason, median, p90_ms=p90)
 
 
-def _measured(job: Job, compiled: Compiled, outputs: Outputs, latency: Latency) -> Measured:
+def _measured(job: Job, compiled: Compiled, outputs: StoredOutputs, latency: Latency) -> Measured:
     return Measured(
         outputs,
         compiled.memory_bytes,

@@ -5,21 +5,26 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 from bitladder.errors import RefusedError
-from bitladder.network.evaluate import Outputs, agreement, sqnr_db
-from bitladder.network.model import load_split
+from bitladder.network.outputs import Outputs, StoredOutputs
+from bitladder.network.scoring import Score, Tally, save_score
 from bitladder.params import TARGETS, Params, TargetParams
-from bitladder.paths import FP32_OUTPUTS, TASK, WORK, RungFiles, samples
+from bitladder.paths import TASK, WORK, RungFiles, samples
 from bitladder.records import Measurement
-from bitladder.running.files import hash_path, load_tensors, read_json, write_json
+from bitladder.running.files import copy_file, hash_path, read_json, write_json
 from bitladder.running.resume import fingerprint, workspace
 from bitladder.socs import Soc
+from bitladder.statistics.scores import FP32, SIMULATION, read_scores
 from bitladder.targets.record import memory_of, precision_of
 from bitladder.targets.target import Job, Target
-from bitladder.tasks.task import Metric, load_task
+from bitladder.tasks.metric import Metric
+from bitladder.tasks.splits import load_samples
+from bitladder.tasks.task import load_task
 
 __all__ = ["find_target", "profile", "profile_rung"]
 
-MEASURED, COMPILED = "measured.json", "compiled"
+MEASURED, COMPILED, SCORES = "measured.json", "compiled", "scores.safetensors"
+
+BATCH = 32  # samples that are compared at a time
 
 KEPT = 4  # of a rung on a SoC: the one before an edit is asked for again when that is undone
 
@@ -31,33 +36,37 @@ def profile_rung(params: Params, rung: str, soc: Soc) -> Measurement:
     """
     files, data, settings = RungFiles(rung), samples("evaluation"), params.target
     folder, own = files.compiled / soc.name, (settings.backend, settings.samples, settings.warmup, settings.runs)
-    key = fingerprint(soc, params.task, own, files=(TASK, files.model, files.outputs, FP32_OUTPUTS, data))
+    made_of = (TASK, files.model, files.reference, data)
+    key = fingerprint(soc, params.task, own, hash_path(files.outputs), files=made_of)
     kept = WORK / f"measured-{rung}-{soc.name}"
-    if (record := _find(kept / key, folder)) is not None:
+    if (record := _find(kept / key, folder, files.target_scores(soc.name))) is not None:
         return record
     with workspace(f"profile-{rung}-{soc.name}", key) as work:
-        split = load_split(data).first(settings.samples)
-        record = profile(
+        task = load_task(params.task.factory, params.task.args)
+        split = load_samples(task, params, "evaluation").first(settings.samples)
+        record, found = profile(
             Job(files.model, precision_of(params, rung), split, folder, files.notes / soc.name, work),
-            load_task(params.task.factory, params.task.args).metric,
-            (load_tensors(FP32_OUTPUTS), load_tensors(files.outputs)),
+            task.metric,
+            (StoredOutputs(files.outputs), read_scores(files.reference)[FP32].total),
             soc,
             settings,
         )
-        _keep(kept, key, record, folder)
+        save_score(files.target_scores(soc.name), found, SIMULATION)
+        _keep(kept, key, record, folder, files.target_scores(soc.name))
     return record
 
 
-def _keep(kept: Path, key: str, record: Measurement, folder: Path) -> None:
-    """Keep a record and what was compiled, and of those before only the last few."""
+def _keep(kept: Path, key: str, record: Measurement, folder: Path, scores: Path) -> None:
+    """Keep a record, the metric of each sample and what was compiled, and of those before only the last few."""
     shutil.copytree(folder, kept / key / COMPILED, dirs_exist_ok=True)
+    copy_file(scores, kept / key / SCORES)
     write_json(kept / key / MEASURED, {"record": record.model_dump(), "compiled": hash_path(folder)}, exact=True)
     newest = sorted(kept.iterdir(), key=lambda path: path.stat().st_mtime_ns)
     for old in newest[:-KEPT]:
         shutil.rmtree(old)
 
 
-def _find(kept: Path, folder: Path) -> Measurement | None:
+def _find(kept: Path, folder: Path, scores: Path) -> Measurement | None:
     """Give a record that was kept, and put what was compiled in its place; None if there is none.
 
     DVC deletes the folder before the stage runs: to have it stay, DVC would leave the stage out of its run cache.
@@ -68,43 +77,50 @@ def _find(kept: Path, folder: Path) -> Measurement | None:
     if found["compiled"] != hash_path(kept / COMPILED):
         return None
     shutil.copytree(kept / COMPILED, folder, dirs_exist_ok=True)
+    copy_file(kept / SCORES, scores)
     return Measurement.model_validate(found["record"])
 
 
 def profile(
-    job: Job, metric: Metric, references: tuple[Outputs, Outputs], soc: Soc, settings: TargetParams
-) -> Measurement:
+    job: Job, metric: Metric, reference: tuple[StoredOutputs, float], soc: Soc, settings: TargetParams
+) -> tuple[Measurement, Score]:
     """Measure a model on the target that `target.backend` names, and compare its outputs.
 
     Args:
         job: the model, the samples, and where things go.
         metric: the task's.
-        references: the outputs of FP32 and of the simulation (QuantSim, or the FP16 module), of the whole split or
-            more: the first samples count.
+        reference: the outputs of the simulation (QuantSim, or the FP16 module) on these samples, and FP32's metric on
+            them.
         soc: the chip.
         settings: target and limits.
 
-    Returns: the record of this SoC. `drop` is against FP32, `agreement`, `sqnr_db` and `gap` against the simulation,
-    all on the same samples; `reference_value` is the simulation's metric on them.
+    Returns: the record of this SoC, and the metric of each sample. `drop` is against FP32, `agreement`, `sqnr_db` and
+    `gap` against the simulation, all on the same samples; `reference_value` is the simulation's metric on them.
 
     Raises UserError where the target refuses the model, fails, or takes too long.
 
     """
-    found, split = find_target(soc, settings).measure(job), job.split
-    fp32, simulated = ({name: values[: len(split)] for name, values in outputs.items()} for outputs in references)
-    if not all(values.isfinite().all() for values in found.outputs.values()):
-        raise RefusedError(f"{job.model}: outputs on {soc.name} hold infinity or NaN")
-    value, reference_value = metric(found.outputs, split.targets), metric(simulated, split.targets)
-    return Measurement(
+    found, (simulated, fp32) = find_target(soc, settings).measure(job), reference
+    tally, done = Tally(metric), 0
+    for inputs, targets in job.split.batches(BATCH):
+        stop = done + len(next(iter(inputs.values())))
+        outputs = _part(found.outputs, done, stop)
+        if not all(values.isfinite().all() for values in outputs.values()):
+            raise RefusedError(f"{job.model}: outputs on {soc.name} hold infinity or NaN")
+        tally.add(outputs, simulated.read(done, stop), targets)
+        done = stop
+    scored = tally.score()
+    compared = scored.comparison
+    record = Measurement(
         backend=settings.backend,
         soc=soc.name,
-        samples=len(split),
-        value=value,
-        drop=metric.drop(metric(fp32, split.targets), value),
-        reference_value=reference_value,
-        gap=abs(reference_value - value),
-        agreement=agreement(simulated, found.outputs, split.targets),
-        sqnr_db=sqnr_db(simulated, found.outputs),
+        samples=compared.samples,
+        value=compared.value,
+        drop=metric.drop(fp32, compared.value),
+        reference_value=scored.reference_value,
+        gap=abs(compared.drop),
+        agreement=compared.agreement,
+        sqnr_db=compared.sqnr_db,
         memory_bytes=found.memory_bytes,
         weights_bytes=found.weights_bytes,
         memory=memory_of(found.memory, "this target gives no context binary that tells"),
@@ -117,6 +133,13 @@ def profile(
         latency_source=found.latency.source,
         reason=found.latency.reason,
     )
+    return record, scored
+
+
+def _part(outputs: Outputs | StoredOutputs, start: int, stop: int) -> Outputs:
+    if isinstance(outputs, StoredOutputs):
+        return outputs.read(start, stop)
+    return {name: values[start:stop] for name, values in outputs.items()}
 
 
 def find_target(soc: Soc, settings: TargetParams) -> Target:

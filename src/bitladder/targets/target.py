@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from bitladder.network.evaluate import Outputs
+from bitladder.network.outputs import Outputs, StoredOutputs
 from bitladder.records import LatencySource
-from bitladder.tasks.task import Split
+from bitladder.tasks.samples import Samples
 
 __all__ = ["Job", "Latency", "Measured", "Target"]
 
@@ -21,7 +21,7 @@ class Job:
 
     model: Path
     precision: str
-    split: Split
+    split: Samples
     folder: Path
     notes: Path
     workspace: Path
@@ -46,7 +46,7 @@ class Measured:
     `memory` is what the compiled model says of the memory that it takes, by the names of record.MEMORY.
     """
 
-    outputs: Outputs
+    outputs: Outputs | StoredOutputs
     memory_bytes: int | None
     weights_bytes: int | None
     ops_npu: int

@@ -12,7 +12,7 @@ from bitladder.quantize.prepare.prepare import check_equal, prepare
 from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
 from bitladder.socs import find_soc
 from bitladder.targets.context import compile_model, run
-from bitladder.tasks.task import make_splits
+from bitladder.tasks.splits import make_splits
 
 
 @pytest.mark.slow

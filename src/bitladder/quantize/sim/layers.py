@@ -1,20 +1,24 @@
 """What quantization does to each layer: its SQNR, and the ranges of its weights and outputs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bitladder.network.evaluate import Outputs, sqnr_db
+from bitladder.network.evaluate import NoiseSums, Outputs, run_batch
+from bitladder.network.placement import placed
 from bitladder.quantize.sim.hooks import hooked
 from bitladder.quantize.sim.onnx_sim import OnnxSim
 from bitladder.quantize.sim.torch_sim import Sim, clipped_layers
-from bitladder.tasks.task import Split
+from bitladder.tasks.samples import Samples
 
 __all__ = ["LayerSqnr", "layer_rows", "layer_sqnr"]
 
 SAMPLES = 32  # enough for an SQNR to a tenth of a dB, and no more than a moment's work
+
+AT_A_TIME = 4  # the outputs of all layers are held
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class LayerSqnr:
     sqnr_db: float
 
 
-def layer_rows(model: nn.Module, sim: Sim, split: Split) -> list[dict[str, Any]]:
+def layer_rows(model: nn.Module, sim: Sim, split: Samples) -> list[dict[str, Any]]:
     """Give a row a layer, in the network's order, as metrics/layers/*.csv holds them.
 
     Args:
@@ -54,7 +58,7 @@ def layer_rows(model: nn.Module, sim: Sim, split: Split) -> list[dict[str, Any]]
     return rows
 
 
-def layer_sqnr(model: nn.Module, sim: Sim, split: Split) -> list[LayerSqnr]:
+def layer_sqnr(model: nn.Module, sim: Sim, split: Samples) -> list[LayerSqnr]:
     """Compare every layer's output in the sim with FP32's on the same samples; worst first.
 
     Of what feeds only a ReLU or ReLU6, what that lets through is compared: its range is the activation's.
@@ -67,22 +71,25 @@ def layer_sqnr(model: nn.Module, sim: Sim, split: Split) -> list[LayerSqnr]:
         for name, module in model.named_modules()
         if not any(module.children()) and not isinstance(module, nn.Identity)
     }
-    reference = _layer_outputs(model, list(leaves), split)
-    simulated = _layer_outputs(sim.model, list(leaves), split)
-    clipped = clipped_layers(sim)
+    clipped, sums = clipped_layers(sim), NoiseSums()
 
-    def counted(name: str, output: Tensor) -> Outputs:
-        return {"output": model.get_submodule(clipped[name])(output) if name in clipped else output}
+    def counted(outputs: Outputs) -> Outputs:
+        return {
+            name: model.get_submodule(clipped[name])(output) if name in clipped else output
+            for name, output in outputs.items()
+        }
 
-    found = [
-        LayerSqnr(name, leaves[name], sqnr_db(counted(name, output), counted(name, simulated[name])))
-        for name, output in reference.items()
-    ]
+    placed(model)
+    placed(sim.model)
+    for inputs, _ in split.batches(AT_A_TIME):
+        reference, simulated = (_layer_outputs(network, list(leaves), inputs) for network in (model, sim.model))
+        sums.add(counted(reference), counted(simulated))
+    found = [LayerSqnr(name, leaves[name], value) for name, value in sums.by_name().items()]
     return sorted(found, key=lambda layer: layer.sqnr_db)
 
 
-def _layer_outputs(model: nn.Module, layers: list[str], split: Split) -> dict[str, Tensor]:
-    """Run a split and give the output of each layer that was called and gives a floating-point tensor."""
+def _layer_outputs(model: nn.Module, layers: list[str], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Run a batch and give the output of each layer that was called and gives a floating-point tensor."""
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
@@ -93,7 +100,7 @@ def _layer_outputs(model: nn.Module, layers: list[str], split: Split) -> dict[st
         return hook
 
     with hooked(model.get_submodule(name).register_forward_hook(keep(name)) for name in layers), torch.no_grad():
-        model(*split.inputs.values())
+        run_batch(model, inputs)
     return outputs
 
 

@@ -1,7 +1,7 @@
 """QuantSim of a network that came as ONNX, by aimet-onnx: what simulation.py has for a network of torch."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from bitladder.errors import RefusedError
-from bitladder.network.evaluate import decibels, signal_and_noise
+from bitladder.network.evaluate import NoiseSums
 from bitladder.network.model import keep_output_names
 from bitladder.precision import Precision
 from bitladder.quantize.prepare.onnx_prepare import quiet
 from bitladder.quantize.prepare.task_quantization import task_quantization_of
 from bitladder.running.files import load_tensors, replacing, save_tensors
 from bitladder.tasks.onnx_model import OnnxNetwork, run_samples
-from bitladder.tasks.task import Split
+from bitladder.tasks.samples import Samples
 
 if TYPE_CHECKING:
     from aimet_onnx.quantsim import QuantizationSimModel
@@ -67,10 +67,10 @@ class OnnxSim:
         self._check_weights(quantization.exclude)
         self.model = _SimNetwork(self._sim, network)
 
-    def calibrate(self, split: Split) -> None:
+    def calibrate(self, split: Samples) -> None:
         """Find the quantizers' ranges from samples. Raise RefusedError where one is left without."""
-        rows = tqdm(range(len(split)), desc="calibrate", unit="sample", leave=False)
-        self._sim.compute_encodings(split.row(row) for row in rows)
+        rows = tqdm(_rows(split), desc="calibrate", unit="sample", total=len(split), leave=False)
+        self._sim.compute_encodings(iter(rows))
         self._widen_padded()
         names = self._names()
         empty = [names[key] for key, one in self._quantizers.items() if one.enabled and not one.is_initialized()]
@@ -128,7 +128,7 @@ class OnnxSim:
         with replacing(folder / "model.onnx") as temporary:
             onnx.save(self.network.proto, str(temporary))
 
-    def layers(self, split: Split) -> list[dict[str, Any]]:
+    def layers(self, split: Samples) -> list[dict[str, Any]]:
         """Give a row a node that makes a floating-point tensor, in the graph's order.
 
         Every sample of the split is run; SQNR is against FP32. The columns are those of metrics/layers/*.csv.
@@ -242,15 +242,22 @@ class _TensorReader:
         return dict(zip(self._wanted, tensors, strict=True))
 
 
-def _compare_tensors(float_graph: _TensorReader, simulated: _TensorReader, split: Split) -> dict[str, float]:
+def _compare_tensors(float_graph: _TensorReader, simulated: _TensorReader, split: Samples) -> dict[str, float]:
     """Give the SQNR of each tensor over a split. The tensors of one sample are held at a time: all do not fit."""
-    sums: dict[str, np.ndarray] = {}
-    for row in range(len(split)):
-        reference, found = float_graph(split.row(row)), simulated(split.row(row))
-        for name, values in reference.items():
-            pair = np.array(signal_and_noise(torch.from_numpy(values), torch.from_numpy(found[name])))
-            sums[name] = sums.get(name, 0.0) + pair
-    return {name: decibels(*pair.tolist()) for name, pair in sums.items()}
+    sums = NoiseSums()
+    for row in _rows(split):
+        pair = (
+            {name: torch.from_numpy(values) for name, values in graph(row).items()}
+            for graph in (float_graph, simulated)
+        )
+        sums.add(*pair)
+    return sums.by_name()
+
+
+def _rows(samples: Samples) -> Iterator[dict[str, np.ndarray]]:
+    """Give each sample as ONNX Runtime takes it: a batch of one, by name."""
+    for inputs, _ in samples.batches(1):
+        yield {name: values.numpy() for name, values in inputs.items()}
 
 
 def _widened(encoding: Any, value: float) -> Any:

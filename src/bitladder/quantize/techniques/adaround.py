@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from bitladder.params import AdaroundParams
+from bitladder.quantize.sim.batches import Batches
 from bitladder.quantize.sim.hooks import hooked
 from bitladder.quantize.techniques.technique import (
     ADAROUND,
@@ -35,7 +36,7 @@ from bitladder.quantize.techniques.technique import (
     with_float_weights,
 )
 from bitladder.running.files import load_tensors, save_tensors
-from bitladder.tasks.task import Split
+from bitladder.tasks.samples import Samples
 
 __all__ = ["adaround", "round_weights"]
 
@@ -55,7 +56,7 @@ def adaround(setting: Setting, start: Quantized | None) -> Quantized:
 
 
 def round_weights(
-    sim: QuantizationSimModel, reference: nn.Module, split: Split, settings: AdaroundParams, seed: int, folder: Path
+    sim: QuantizationSimModel, reference: nn.Module, split: Samples, settings: AdaroundParams, seed: int, folder: Path
 ) -> None:
     """Move the weights of a sim in place to where its grid takes them best; its weight ranges are kept from then on.
 
@@ -68,10 +69,10 @@ def round_weights(
         folder: rounded layers are kept here, so that a killed run goes on from the last.
 
     """
-    sample = tuple(values[:1] for values in split.inputs.values())
+    sample = Batches(split, 1).one()
     activations = get_module_act_func_pair(reference, sample)
     layers = _layers_in_order(reference, sim, sample)
-    batches: list[Any] = [(batch, {}) for batch in split.batches(settings.batch_size)]
+    batches: list[Any] = [(batch, {}) for batch in Batches(split, settings.batch_size)]
     with remove_activation_quantizers(sim.model), tqdm(layers, desc="adaround", unit="layer") as bar:
         for name, module in bar:
             bar.set_postfix_str(name)

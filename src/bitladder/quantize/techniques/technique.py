@@ -15,7 +15,7 @@ from bitladder.params import TECHNIQUES, PtqParams
 from bitladder.precision import Precision
 from bitladder.quantize.sim.torch_sim import build_sim, calibrate, copy_sim, set_layers
 from bitladder.tasks.onnx_model import OnnxNetwork
-from bitladder.tasks.task import Split
+from bitladder.tasks.samples import Samples
 
 __all__ = [
     "ADAROUND",
@@ -58,7 +58,7 @@ class Setting:
     model: nn.Module
     unfolded: Callable[[], nn.Module]
     sample: tuple[Tensor, ...]
-    fit: Split
+    fit: Samples
     precision: Precision
     config: str
     params: PtqParams

@@ -1,13 +1,15 @@
 """Any torchvision classifier over images: FOLDER/SPLIT/CLASS/IMAGE, or FOLDER/CLASS/IMAGE, which is split by seed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import Dataset
 
 from bitladder.errors import UserError
-from bitladder.tasks.task import SPLITS, Metric, Split, Task
+from bitladder.tasks.task import SPLITS, Metric, Task
 
 __all__ = ["task"]
 
@@ -47,29 +49,55 @@ def task(folder: str, model: str, weights: str | None = None, side: int = 224) -
             built.load_state_dict(_read(Path(weights)))
         return built
 
-    def splits(seed: int) -> dict[str, Split]:
+    def splits(seed: int) -> dict[str, Dataset]:
         if own_splits:
-            return {name: _load(root / name, classes, side) for name in SPLITS}
-        everything = _load(root, classes, side)
-        order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(seed))
+            return {name: _open(root / name, classes, side) for name in SPLITS}
+        everything = _open(root, classes, side)
+        order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(seed)).tolist()
         first, second = round(SHARES[0] * len(order)), round((SHARES[0] + SHARES[1]) * len(order))
         parts = (order[:first], order[first:second], order[second:])
-        images, targets = everything.inputs["image"], everything.targets
-        return {name: Split({"image": images[part]}, targets[part]) for name, part in zip(SPLITS, parts, strict=True)}
+        return {name: everything.part(rows) for name, rows in zip(SPLITS, parts, strict=True)}
 
     return Task(network, splits, functional.cross_entropy, Metric("accuracy", _accuracy))
 
 
-def _load(folder: Path, classes: list[str], side: int) -> Split:
-    from torchvision.datasets import ImageFolder
-    from torchvision.transforms import v2
+class _Images(Dataset):
+    """Images in FOLDER/CLASS/, read as they are asked for; `samples` lists their paths and classes."""
 
-    steps = [v2.ToImage(), v2.Resize(side, antialias=True), v2.CenterCrop(side), v2.ToDtype(torch.float32, scale=True)]
-    images = ImageFolder(str(folder), v2.Compose([*steps, v2.Normalize(MEAN, DEVIATION)]))
-    if images.classes != classes:
-        raise UserError(f"task.args.folder: {folder} has the classes {images.classes}, and not {classes}")
-    pixels, labels = zip(*images, strict=True)
-    return Split({"image": torch.stack([torch.Tensor(one) for one in pixels])}, torch.tensor(labels))
+    def __init__(self, samples: Sequence[tuple[str, int]], side: int) -> None:
+        from torchvision.transforms import v2
+
+        steps = [v2.ToImage(), v2.Resize(side, antialias=True), v2.CenterCrop(side)]
+        self.samples, self.side = samples, side
+        self._steps = v2.Compose(
+            [*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, DEVIATION), v2.ToPureTensor()]
+        )
+
+    def part(self, rows: Sequence[int]) -> "_Images":
+        """Give the images with these indices."""
+        return _Images([self.samples[row] for row in rows], self.side)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[dict[str, Tensor], int]:
+        from PIL import Image
+
+        path, label = self.samples[index]
+        with Image.open(path) as image:
+            return {"image": self._steps(image.convert("RGB"))}, label
+
+
+def _open(folder: Path, classes: list[str], side: int) -> _Images:
+    from torchvision.datasets import ImageFolder
+
+    try:
+        found = ImageFolder(str(folder))
+    except FileNotFoundError as error:
+        raise UserError(f"task.args.folder: {' '.join(str(error).split())}") from None
+    if found.classes != classes:
+        raise UserError(f"task.args.folder: {folder} has the classes {found.classes}, and not {classes}")
+    return _Images(found.samples, side)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -81,5 +109,5 @@ def _read(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _accuracy(logits: Tensor, targets: Tensor) -> float:
-    return (logits.argmax(1) == targets).double().mean().item()
+def _accuracy(logits: Tensor, targets: Tensor) -> Tensor:
+    return (logits.argmax(1) == targets).double()

@@ -61,9 +61,9 @@ def network() -> nn.Module:
     )
 
 
-def accuracy(logits: Tensor, targets: Tensor) -> float:
-    """Share of samples whose largest logit is the target's."""
-    return (logits.argmax(1) == targets).double().mean().item()
+def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Say of each sample whether its largest logit is the target's; the mean is the accuracy."""
+    return (logits.argmax(1) == targets).double()
 
 
 def shift(inputs: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:

@@ -1,0 +1,172 @@
+"""Scoring in one pass, batch by batch: metric, SQNR, agreement and each sample's own result add up.
+
+The same code over any predictor (torch, QuantSim, ONNX Runtime, NPU), and over any number of samples.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from bitladder.network.evaluate import Comparison, NoiseSums, Outputs, TopOne, run_batch
+from bitladder.network.outputs import StoredOutputs
+from bitladder.network.per_sample import scores_of
+from bitladder.network.placement import placed
+from bitladder.running.resume import load_state, save_state
+from bitladder.statistics.scores import FP32, NETWORK, Scores, save_scores
+from bitladder.tasks.metric import Metric, MetricState
+from bitladder.tasks.samples import Samples
+
+__all__ = ["Score", "Tally", "save_score", "score", "store"]
+
+SAVE_EVERY_S = 30.0  # how much of a pass a killed run loses at most
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a pass over samples found; `own` and `reference` are the metric's states, which have more to say."""
+
+    comparison: Comparison
+    reference_value: float
+    own: MetricState
+    reference: MetricState
+
+    @cached_property
+    def scores(self) -> Scores:
+        """The metric sample by sample."""
+        return scores_of(self.own)
+
+    @cached_property
+    def reference_scores(self) -> Scores:
+        """The reference's, sample by sample."""
+        return scores_of(self.reference)
+
+
+class Tally:
+    """What adds up over the batches of one pass: outputs against a reference's, or alone where there is none."""
+
+    def __init__(self, metric: Metric, alone: bool = False) -> None:
+        self.metric, self.alone, self.samples = metric, alone, 0
+        self._own, self._reference = metric.state(), metric.state()
+        self._noise, self._top = NoiseSums(), TopOne()
+
+    def add(self, outputs: Outputs, reference: Outputs, targets: Any) -> None:
+        """Take up a batch. A tally that is `alone` looks at the outputs only."""
+        self._own.update(outputs, targets)
+        self.samples += len(next(iter(outputs.values())))
+        if not self.alone:
+            self._reference.update(reference, targets)
+            self._noise.add(reference, outputs)
+            self._top.add(reference, outputs, targets)
+
+    def score(self) -> Score:
+        """Give what has added up."""
+        value = self._own.value()
+        if self.alone:
+            return Score(Comparison(value, 0.0, None, None, self.samples), value, self._own, self._own)
+        against = self._reference.value()
+        drop = self.metric.drop(against, value)
+        found = Comparison(value, drop, self._noise.decibels(), self._top.share(), self.samples)
+        return Score(found, against, self._own, self._reference)
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Give what a killed pass goes on from; None where the metric cannot be kept."""
+        own, reference = self._own.state_dict(), self._reference.state_dict()
+        if own is None or reference is None:
+            return None
+        sums = {"noise": self._noise.state_dict(), "top": self._top.state_dict()}
+        return {"own": own, "reference": reference, "samples": self.samples, **sums}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self.samples = saved["samples"]
+        self._own.load_state_dict(saved["own"])
+        self._reference.load_state_dict(saved["reference"])
+        self._noise.load_state_dict(saved["noise"])
+        self._top.load_state_dict(saved["top"])
+
+
+def score(
+    model: nn.Module,
+    samples: Samples,
+    metric: Metric,
+    batch_size: int,
+    title: str,
+    reference: nn.Module | StoredOutputs | None = None,
+    keep: StoredOutputs | None = None,
+    work: Path | None = None,
+) -> Score:
+    """Run samples through a model, and beside it through a reference on the same batch.
+
+    Args:
+        model: in evaluation; batches go where its parameters lie.
+        samples: in their order.
+        metric: the task's.
+        batch_size: samples at a time.
+        title: of the progress bar.
+        reference: what the outputs are compared with, a network or its outputs; None scores the model alone.
+        keep: takes the outputs as well.
+        work: a folder where a killed pass goes on from; None starts again.
+
+    """
+    placed(model).eval()
+    placed(reference)
+    tally = Tally(metric, reference is None)
+    state = work / f"score-{title.replace(' ', '-')}.pt" if work else None
+    if state and (saved := load_state(state)):
+        tally.load_state_dict(saved["tally"])
+        if keep is not None:
+            keep.load_state_dict(saved["keep"])
+    elif keep is not None:
+        keep.clear()
+    done, saved_at = tally.samples, time.monotonic()
+    with torch.no_grad(), tqdm(total=len(samples), initial=done, desc=title, unit="sample", leave=False) as bar:
+        for inputs, targets in samples.after(done).batches(batch_size):
+            outputs = run_batch(model, inputs)
+            tally.add(outputs, _expected(reference, inputs, tally.samples, outputs), targets)
+            if keep is not None:
+                keep.append(outputs)
+            bar.update(len(next(iter(inputs.values()))))
+            if state and time.monotonic() - saved_at > SAVE_EVERY_S and (now := tally.state_dict()) is not None:
+                save_state(state, {"tally": now, "keep": keep.state_dict() if keep is not None else None})
+                saved_at = time.monotonic()
+    if keep is not None:
+        keep.flush()
+    if state:
+        state.unlink(missing_ok=True)
+    return tally.score()
+
+
+def _expected(
+    reference: nn.Module | StoredOutputs | None, inputs: Mapping[str, Tensor], start: int, own: Outputs
+) -> Outputs:
+    """Give the reference's outputs of a batch before which there are `start` samples; its own where there is none."""
+    if reference is None:
+        return own
+    if isinstance(reference, StoredOutputs):
+        return reference.read(start, start + len(next(iter(inputs.values()))))
+    return run_batch(reference, inputs)
+
+
+def store(model: nn.Module, samples: Samples, batch_size: int, folder: Path) -> StoredOutputs:
+    """Run samples through a model and keep the outputs, for what is compared with them many times."""
+    stored = StoredOutputs(folder)
+    stored.clear()
+    placed(model).eval()
+    with torch.no_grad(), tqdm(total=len(samples), desc="fp32", unit="sample", leave=False) as bar:
+        for inputs, _ in samples.batches(batch_size):
+            stored.append(run_batch(model, inputs))
+            bar.update(len(next(iter(inputs.values()))))
+    stored.flush()
+    return stored
+
+
+def save_score(path: Path, found: Score, reference: str = FP32) -> None:
+    """Write the scores of a pass, and those of its reference under the name of that."""
+    save_scores(path, {reference: found.reference_scores, NETWORK: found.scores})
