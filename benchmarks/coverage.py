@@ -92,7 +92,7 @@ def measure(net: str, soc_name: str, sender: Any) -> None:
     import torch
 
     from bitladder.errors import UserError
-    from bitladder.network.evaluate import predict
+    from bitladder.network.evaluate import predict, sqnr_db
     from bitladder.network.model import sample_inputs
     from bitladder.quantize.prepare.prepare import check_equal, prepare
     from bitladder.tasks.task import Split
@@ -104,7 +104,7 @@ def measure(net: str, soc_name: str, sender: Any) -> None:
         model = network(net, NETS[net], images)
         expected = predict(model, split, CALIBRATION, "fp32")
         prepared, how = prepare(model, sample_inputs(split))
-        check_equal(predict(prepared, split, CALIBRATION, "prepared"), expected)
+        check_equal(sqnr_db(expected, predict(prepared, split, CALIBRATION, "prepared")))
         sender.send((None, {"prepared": str(how)}))
     except UserError as error:
         sender.send((None, {"error": str(error)[:300]}))

@@ -49,3 +49,17 @@ def rung_setting(trained, precision, techniques, folder=Path(), **changes):
         seed=0,
         work=folder,
     )
+
+
+def prepared_as_before(model, x):
+    """Prepare a network with one sample, and compare the outputs of several."""
+    import torch
+
+    from bitladder.quantize.prepare.prepare import prepare
+
+    model.eval()
+    with torch.no_grad():
+        expected = model(x)
+        prepared, _ = prepare(model, (x[:1],))
+        assert torch.allclose(prepared(x), expected, atol=1e-5)
+    return prepared

@@ -114,6 +114,11 @@ class ComputeParams(_Block):
     device: Literal["cpu", "cuda"] = "cpu"
     loader_workers: Annotated[int, Field(ge=0)] = 2
 
+    @property
+    def bits(self) -> tuple[int, str]:
+        """What changes bits."""
+        return self.threads, self.device
+
 
 class TaskParams(_Block):
     """Which task the pipeline runs, what its factory is called with, and which files it is made of."""

@@ -2,12 +2,13 @@ import json
 
 import pytest
 
+from bitladder.running.version import RELEASE
 from support import ROOT
 
 HEAVY = {"torch", "aimet_torch", "onnx", "onnxruntime", "mlflow", "pandas"}
 
 
-@pytest.mark.parametrize("words", [["--help"], ["check"], ["show"], ["timings"]])
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["check"], ["show"], ["timings"]])
 def test_light_commands_start_without_heavy_imports(python, words):
     code = f"""
 import json, sys
@@ -37,6 +38,11 @@ print(json.dumps("torch" in sys.modules))
 """
     done = python(code, cwd=tmp_path)
     assert done.stdout.strip().endswith("false"), done.stderr
+
+
+def test_version_is_the_release_in_any_folder(python, tmp_path):
+    done = python("from bitladder.commands.cli import app; app(['--version'])", cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout == f"bitladder {RELEASE}\n"
 
 
 def test_check_says_what_would_run(python):

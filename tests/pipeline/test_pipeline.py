@@ -101,11 +101,15 @@ def test_bad_params_stop_the_run_with_one_line_and_lose_nothing(clone):
     clone.edit({"ladder.tiny.weights": 4})
 
 
-def test_a_failed_w16a16_check_stops_the_run_before_any_rung(clone):
+def test_a_failed_w16a16_check_refuses_every_rung_and_leaves_fp16(clone):
     clone.edit({"verify.min_sqnr_db": 150})
     done = clone.repro()
-    assert done.code != 0 and done.ran == {"verify"}
+    assert done.code == 0 and {"verify", "ptq@compact", "profile@compact"} <= done.ran
     assert "verify: W16A16 disagrees with FP32" in done.text and "Traceback" not in done.text
+    decision = json.loads((clone.root / "metrics/decision.json").read_text())
+    outcomes = {entry["rung"]: entry["outcome"] for entry in decision["trail"]}
+    assert decision["chosen"] == "fp16"
+    assert all(text.startswith("refused: W16A16") for rung, text in outcomes.items() if rung != "fp16")
     assert (clone.root / "build/w16a16-evidence/show.py").exists()
     assert "up to date" in clone.run("dvc", "status", "data", "train", "baseline").stdout
     clone.edit({"verify.min_sqnr_db": SMALL["verify"]["min_sqnr_db"]})

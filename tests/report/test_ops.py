@@ -3,6 +3,7 @@
 import pytest
 
 from bitladder.errors import UserError
+from bitladder.paths import RungFiles
 from bitladder.report.ops import format_ops
 from records import on, write_on_target
 
@@ -13,6 +14,12 @@ def test_a_rung_that_was_not_profiled_here_says_what_to_run(tmp_path, monkeypatc
         format_ops("tiny")
     for rung in ("tiny", "fp16"):
         write_on_target(tmp_path, rung, on(rung), {"QCS6490": on(rung, soc="QCS6490")})
+    with pytest.raises(UserError, match=r"SM8650/ops\.csv: no such file.* is profiled: `dvc repro profile@tiny`$"):
+        format_ops("tiny")
+    for rung in ("tiny", "fp16"):
+        model = RungFiles(rung).model
+        model.parent.mkdir(parents=True)
+        model.touch()
     with pytest.raises(UserError, match=r"SM8650/ops\.csv: no such file.* --single-item profile@tiny`"):
         format_ops("tiny")
     with pytest.raises(UserError, match=r"fp16/QCS6490/ops\.csv: no such file.*--single-item profile-fp16`"):

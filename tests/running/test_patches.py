@@ -176,9 +176,11 @@ def test_no_private_name_of_others_is_missing():
 def test_what_is_called_is_there(name):
     import torch
     from aimet_torch.quantization.affine import QuantizeDequantize
+    from torchmetrics import SumMetric
 
     owner, _, attribute = name.rpartition(".")
     with_own = {  # attributes of instances
+        "torchmetrics.Metric": SumMetric,
         "torch.nn.Conv2d": lambda: torch.nn.Conv2d(1, 1, 1),
         "aimet_torch.quantization.affine.QuantizeDequantize": lambda: QuantizeDequantize((), 8, True),
     }

@@ -17,8 +17,8 @@ FILES = (
     "build/data/calibration.safetensors",
     "build/baseline/model.safetensors",
     "build/train/weights.safetensors",
-    "build/baseline/outputs.safetensors",
-    "build/qat/tiny/outputs.safetensors",
+    "build/export/tiny/reference.safetensors",
+    "build/export/tiny/outputs/000000000.safetensors",
     "build/target/tiny/SM8650/model_ctx_qnn.bin",
     "build/target/tiny/QCS6490/model_ctx_qnn.bin",
     "build/task.json",
@@ -44,7 +44,7 @@ def key_of(tmp_path, monkeypatch, params_with):
 
     for module in (profile, ptq, write):
         monkeypatch.setattr(module, "workspace", ask)
-    for name in ("load_split", "sample_inputs", "divide", "load_prepared"):
+    for name in ("load_samples", "sample_inputs", "divide", "load_prepared", "held"):
         monkeypatch.setattr(ptq, name, lambda *_: (None, None))
 
     def find(stage: str, **changes) -> str:
@@ -84,7 +84,7 @@ def test_other_params_find_nothing(key_of, stage, changes):
         ("profile", "build/export/tiny/model.onnx"),
         ("ptq", "build/data/calibration.safetensors"),
         ("bundle", "build/data/evaluation.safetensors"),
-        ("profile", "build/qat/tiny/outputs.safetensors"),  # the gap to them is in the record
+        ("profile", "build/export/tiny/outputs/000000000.safetensors"),  # the gap to them is in the record
         ("profile", "build/task.json"),  # the metric is the task's
         ("bundle", "build/target/tiny/SM8650/model_ctx_qnn.bin"),
         ("bundle", "build/target/tiny/QCS6490/model_ctx_qnn.bin"),

@@ -11,7 +11,7 @@ from pebble import ProcessPool
 from torch import Tensor, nn
 
 from bitladder.errors import RefusedError, UserError
-from bitladder.export.checks import check_bias_scales, check_outputs, graph_names, run_unoptimised
+from bitladder.export.checks import check_bias_scales, check_outputs, graph_names
 from bitladder.export.fp16 import FiniteHalf, HalfPrecision, export_fp16
 from bitladder.export.layers import note_layers
 from bitladder.network.evaluate import Outputs, compare, predict, sqnr_db
@@ -121,7 +121,7 @@ def _rung(setting: Setting, npu: "_Npu", rung: str, folder: Path) -> Lines:
     note_layers(path, sim.model, lines_kept(setting.prepared))
     export_encodings(sim, setting.sample, names, folder / "aimet")
     check_bias_scales(path)
-    found = check_outputs(path, run_unoptimised(path, few), simulated, few.targets, params.export.min_sqnr_db)
+    found = check_outputs(path, few, sim.model, setting.batch, params.export.min_sqnr_db)
     yield "export", f"{found.sqnr_db:.1f} dB against the QuantSim"
     yield "target", npu.run(path, simulated, "the QuantSim")
 

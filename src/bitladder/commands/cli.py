@@ -6,7 +6,7 @@ stay inside the functions, so that help and checks start at once.
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -35,16 +35,30 @@ EXIT_CODES = (
 )
 
 app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    help="""Walk a network down the precision ladder of a Qualcomm NPU, and decide which precision to ship.
-
-The pipeline itself runs by `dvc repro`, in the folder that holds `dvc.yaml` and `params.yaml`. These commands start
-such a folder, read its results and ship them. `bitladder COMMAND --help` says more of each.
-""",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
 )
+
+
+def print_version(asked: bool) -> None:
+    """Print the installed version, and end."""
+    if asked:
+        from bitladder.running.version import RELEASE
+
+        typer.echo(f"bitladder {RELEASE}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Walk a network down the precision ladder of a Qualcomm NPU, and decide which precision to ship.
+
+    The pipeline itself runs by `dvc repro`, in the folder that holds `dvc.yaml` and `params.yaml`. These commands start
+    such a folder, read its results and ship them. `bitladder COMMAND --help` says more of each.
+    """
 
 
 def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:

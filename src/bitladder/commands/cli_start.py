@@ -121,8 +121,7 @@ def upgrade(
 
     **Example**
 
-        pip install --upgrade bitladder
-        bitladder upgrade
+        bitladder upgrade            # after another version was installed
         git diff                     # review, then: dvc repro
     """
     from bitladder.commands.upgrade import plan_upgrade

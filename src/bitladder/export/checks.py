@@ -1,16 +1,17 @@
 """What must hold of an exported graph before it is compiled."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from bitladder.errors import RefusedError, UserError
-from bitladder.network.evaluate import agreement, sqnr_db
+from bitladder.network.evaluate import NoiseSums, TopOne, run_batch
 from bitladder.network.outputs import Outputs
 from bitladder.records import ExportCheck
 from bitladder.tasks.onnx_model import open_session, run_samples
@@ -71,36 +72,48 @@ def wrong_bias_scales(path: Path) -> list[str]:
 
 
 def run_unoptimised(path: Path, split: Samples) -> Outputs:
-    """Run samples through ONNX Runtime's CPU provider one at a time, optimisations off."""
+    """Run a few samples through ONNX Runtime's CPU provider one at a time, optimisations off."""
+    run = _unoptimised(path)
+    parts = [run(inputs) for inputs, _ in tqdm(split.batches(1), "check", len(split), leave=False, unit="sample")]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _unoptimised(path: Path) -> Callable[[Mapping[str, Tensor]], Outputs]:
+    """Give what runs a batch, sample by sample."""
     session = open_session(str(path))
     names = [output.name for output in session.get_outputs()]
     # an input that the network does not use is not in its graph
     taken = [one.name for one in session.get_inputs()]
-    parts: list[Outputs] = []
-    for inputs, _ in tqdm(split.batches(1), desc="check", unit="sample", total=len(split), leave=False):
-        parts.append(run_samples(session.run, taken, names, tuple(inputs[name] for name in taken)))
-    return {name: torch.cat([part[name] for part in parts]) for name in names}
+    return lambda inputs: run_samples(session.run, taken, names, tuple(inputs[name] for name in taken))
 
 
-def check_outputs(path: Path, outputs: Outputs, simulated: Outputs, targets: Tensor, min_sqnr_db: float) -> ExportCheck:
+def check_outputs(
+    path: Path, samples: Samples, simulated: nn.Module, batch_size: int, min_sqnr_db: float
+) -> ExportCheck:
     """Refuse a graph whose outputs are not its QuantSim's.
 
     Args:
-        path: of the graph, for the message.
-        outputs: the graph's, of some samples.
-        simulated: the QuantSim's, of those samples and maybe more.
-        targets: of those samples, by which it is known whether they have a top-1.
+        path: of the graph.
+        samples: to compare on.
+        simulated: the QuantSim's network.
+        batch_size: samples at a time through it.
         min_sqnr_db: the limit, export.min_sqnr_db in params.yaml.
 
     Returns: a metrics/export record. Raises RefusedError with the figures.
 
     """
-    samples = len(next(iter(outputs.values())))
-    simulated = {name: values[:samples] for name, values in simulated.items()}
-    found = sqnr_db(simulated, outputs)
+    run, noise, top = _unoptimised(path), NoiseSums(), TopOne()
+    simulated.eval()
+    with torch.no_grad(), tqdm(total=len(samples), desc="check", unit="sample", leave=False) as bar:
+        for inputs, targets in samples.batches(batch_size):
+            expected, outputs = run_batch(simulated, inputs), run(inputs)
+            noise.add(expected, outputs)
+            top.add(expected, outputs, targets)
+            bar.update(len(next(iter(inputs.values()))))
+    found = noise.decibels()
     if not found >= min_sqnr_db:
         raise RefusedError(
-            f"{path}: outputs differ from the QuantSim's: {found:.1f} dB on {samples} samples, and"
+            f"{path}: outputs differ from the QuantSim's: {found:.1f} dB on {len(samples)} samples, and"
             f" export.min_sqnr_db is {min_sqnr_db:g}; the graph is not what was simulated, so it is not compiled"
         )
-    return ExportCheck(samples=samples, sqnr_db=found, agreement=agreement(simulated, outputs, targets))
+    return ExportCheck(samples=len(samples), sqnr_db=found, agreement=top.share())

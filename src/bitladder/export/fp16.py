@@ -2,6 +2,8 @@
 
 import copy
 import warnings
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +110,10 @@ def export_fp16(
         with replacing(path) as temporary:
             onnx.save(model.model.fixed(sample).proto, str(temporary))
         return
+    model.to("cpu")
     lines = {name.removeprefix("model."): line for name, line in module_lines(model, sample).items()}
-    with replacing(path) as temporary, torch.no_grad(), warnings.catch_warnings():
+    # redirect_stdout: where it fails, torch prints the whole graph
+    with replacing(path) as temporary, torch.no_grad(), redirect_stdout(StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # dynamo=False is called deprecated; dynamo=True leaves files of random names
         torch.onnx.export(
             model,

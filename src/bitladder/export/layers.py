@@ -1,12 +1,13 @@
 """The user's layers in an exported graph: each node is told its layer and the line of the user's code that calls it."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
 from torch import fx, nn
 
+from bitladder.running.explain import scope_name, scope_path
 from bitladder.running.files import replacing
 from bitladder.tasks.onnx_model import OnnxNetwork
 
@@ -28,30 +29,13 @@ def note_layers(path: Path, model: nn.Module, lines: Mapping[str, str], within: 
     proto, scopes, known = onnx.load(path), _scopes(model), dict(model.named_modules())
     for node in proto.graph.node:
         first, *parts = node.name.removeprefix("/").split("/")
-        layer = _path([scopes.get(first, first), *parts[:-1]] if parts else [], within)
+        layer = scope_path([scopes.get(first, first), *parts[:-1]] if parts else []).removeprefix(f"{within}.")
         while layer and layer not in known:
             layer = layer.rpartition(".")[0]
         if layer:
             node.doc_string = f"{layer} ({lines[layer]})" if lines.get(layer) else layer
     with replacing(path) as temporary:
         onnx.save(proto, str(temporary))
-
-
-def _path(scopes: Sequence[str], within: str) -> str:
-    """Join the names of modules that call each other, `features`, `features.0`, as a path, `features.0`."""
-    path = ""
-    for scope in scopes:
-        tail = _tail(path)
-        inside = scope.removeprefix(f"{tail}.") if tail else scope
-        path = f"{path}.{inside}".removeprefix(".")
-    return path.removeprefix(f"{within}.") if within else path
-
-
-def _tail(path: str) -> str:
-    """Give what torch's exporter calls a module: the last part of its path that is no number, and what follows."""
-    parts = path.split(".")
-    last = max((index for index, part in enumerate(parts) if not part.isnumeric()), default=0)
-    return ".".join(parts[last:])
 
 
 def _scopes(model: nn.Module) -> dict[str, str]:
@@ -65,7 +49,7 @@ def _scopes(model: nn.Module) -> dict[str, str]:
     seen: Counter[str] = Counter()
     found = {}
     for path in (str(node.target) for node in model.graph.nodes if node.op == "call_module"):
-        name = _tail(path)
+        name = scope_name(path)
         found[f"{name}_{seen[name]}" if seen[name] else name] = path
         seen[name] += 1
     return found

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from bitladder.network.model import output_names
 from bitladder.network.outputs import Outputs
+from bitladder.network.placement import placed
 from bitladder.records import Evaluation
 from bitladder.tasks.metric import Metric
 from bitladder.tasks.outputs import name_outputs
@@ -36,6 +37,9 @@ __all__ = [
 
 EQUAL_DB = 200.0
 """Stands for equal outputs, whose SQNR has no number."""
+
+AT_A_TIME = 2**22
+"""Values that are compared at a time: in double, and squared, they take several times their memory."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def run_batch(model: nn.Module | Callable, inputs: Mapping[str, Tensor]) -> Outp
 def predict(model: nn.Module | Callable, samples: Samples, batch_size: int, title: str) -> Outputs:
     """Give the outputs of samples in one, batch by batch, with a progress bar; for a few. Gradients are off."""
     if isinstance(model, nn.Module):
-        model.eval()
+        placed(model).eval()
     parts: dict[str, list[Tensor]] = {}
     with torch.no_grad(), tqdm(total=len(samples), desc=title, unit="sample", leave=False) as bar:
         for inputs, _ in samples.batches(batch_size):
@@ -88,7 +92,7 @@ def predict(model: nn.Module | Callable, samples: Samples, batch_size: int, titl
 
 def run_all(model: nn.Module, samples: Samples, batch_size: int, title: str) -> None:
     """Run samples through a model for what that does to it: calibration. Outputs are not kept."""
-    model.eval()
+    placed(model).eval()
     with torch.no_grad(), tqdm(total=len(samples), desc=title, unit="sample", leave=False) as bar:
         for inputs, _ in samples.batches(batch_size):
             run_batch(model, inputs)
@@ -133,14 +137,19 @@ class NoiseSums:
     def add(self, reference: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
         """Take up a batch: of each tensor of the reference, the output of that name."""
         for name, expected in reference.items():
-            if expected.is_floating_point():
-                signal = expected.double().square().sum().item()
-                noise = (expected.double() - outputs[name].double()).square().sum().item()
-            else:
-                self._counted.add(name)
-                signal, noise = float(expected.numel()), float((expected != outputs[name]).sum().item())
-            before = self._sums.get(name, (0.0, 0.0))
-            self._sums[name] = before[0] + signal, before[1] + noise
+            rows = max(1, AT_A_TIME // max(1, expected[:1].numel()))
+            for part, found in zip(expected.split(rows), outputs[name].split(rows), strict=True):
+                self._add(name, part, found)
+
+    def _add(self, name: str, expected: Tensor, found: Tensor) -> None:
+        if expected.is_floating_point():
+            exact = expected.double()
+            signal, noise = exact.square().sum().item(), (exact - found.double()).square().sum().item()
+        else:
+            self._counted.add(name)
+            signal, noise = float(expected.numel()), float((expected != found).sum().item())
+        before = self._sums.get(name, (0.0, 0.0))
+        self._sums[name] = before[0] + signal, before[1] + noise
 
     def by_name(self) -> dict[str, float]:
         """Give the SQNR of each tensor in dB."""

@@ -1,7 +1,7 @@
 """Which line of the user's code calls each layer of a network, so that a message can name it."""
 
+import inspect
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bitladder.paths import PACKAGE
+from bitladder.running.patches import in_force
 
 __all__ = ["keep_lines", "line_of", "lines_kept", "module_lines", "tracing_lines"]
 
@@ -45,6 +46,9 @@ def module_lines(model: nn.Module, sample: tuple[Tensor, ...]) -> dict[str, str]
 @contextmanager
 def tracing_lines() -> Iterator[None]:
     """Have torch.fx note at each node where the user's code makes it."""
+    if not in_force("traced-lines"):
+        yield
+        return
     before, fx.Tracer.record_stack_traces = fx.Tracer.record_stack_traces, True
     try:
         yield
@@ -69,7 +73,7 @@ def lines_kept(model: nn.Module) -> dict[str, str]:
 
 
 def _calling_line() -> str:
-    frame: FrameType | None = sys._getframe(2)
+    frame: FrameType | None = inspect.currentframe()
     while frame and not _is_users(frame.f_code.co_filename):
         frame = frame.f_back
     return _shown(frame.f_code.co_filename, frame.f_lineno) if frame else ""

@@ -17,14 +17,20 @@ from tqdm import tqdm
 from bitladder.network.evaluate import Comparison, NoiseSums, Outputs, TopOne, run_batch
 from bitladder.network.outputs import StoredOutputs
 from bitladder.network.per_sample import scores_of
+from bitladder.network.placement import placed
 from bitladder.running.resume import load_state, save_state
 from bitladder.statistics.scores import FP32, NETWORK, Scores, save_scores
 from bitladder.tasks.metric import Metric, MetricState
 from bitladder.tasks.samples import Samples
 
-__all__ = ["Score", "Tally", "save_score", "score", "store"]
+__all__ = ["Reference", "Score", "Tally", "noise_db", "reference_of", "save_score", "score", "store"]
 
 SAVE_EVERY_S = 30.0  # how much of a pass a killed run loses at most
+
+STORED_BYTES = 2**30  # outputs that are worth their place on disk
+
+Reference = nn.Module | StoredOutputs
+"""What outputs are compared with: a network that runs beside on the same batch, or its outputs."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ def score(
     metric: Metric,
     batch_size: int,
     title: str,
-    reference: nn.Module | StoredOutputs | None = None,
+    reference: Reference | None = None,
     keep: StoredOutputs | None = None,
     work: Path | None = None,
 ) -> Score:
@@ -114,7 +120,8 @@ def score(
         work: a folder where a killed pass goes on from; None starts again.
 
     """
-    model.eval()
+    placed(model).eval()
+    placed(reference)
     tally = Tally(metric, reference is None)
     state = work / f"score-{title.replace(' ', '-')}.pt" if work else None
     if state and (saved := load_state(state)):
@@ -141,9 +148,20 @@ def score(
     return tally.score()
 
 
-def _expected(
-    reference: nn.Module | StoredOutputs | None, inputs: Mapping[str, Tensor], start: int, own: Outputs
-) -> Outputs:
+def noise_db(model: nn.Module, samples: Samples, reference: Reference, batch_size: int, title: str = "") -> float:
+    """Give the SQNR of a model's outputs against a reference's, in dB."""
+    model.eval()
+    sums, done = NoiseSums(), 0
+    with torch.no_grad(), tqdm(total=len(samples), desc=title, unit="sample", leave=False) as bar:
+        for inputs, _ in samples.batches(batch_size):
+            outputs = run_batch(model, inputs)
+            sums.add(_expected(reference, inputs, done, outputs), outputs)
+            done += len(next(iter(inputs.values())))
+            bar.update(done - bar.n)
+    return sums.decibels()
+
+
+def _expected(reference: Reference | None, inputs: Mapping[str, Tensor], start: int, own: Outputs) -> Outputs:
     """Give the reference's outputs of a batch before which there are `start` samples; its own where there is none."""
     if reference is None:
         return own
@@ -152,11 +170,19 @@ def _expected(
     return run_batch(reference, inputs)
 
 
+def reference_of(model: nn.Module, samples: Samples, batch_size: int, folder: Path) -> Reference:
+    """Keep a model's outputs for what is compared with them many times; where they are too large, give the model."""
+    inputs, _ = next(samples.first(1).batches(1))
+    with torch.no_grad():
+        each = sum(values.nbytes for values in run_batch(placed(model).eval(), inputs).values())
+    return store(model, samples, batch_size, folder) if each * len(samples) <= STORED_BYTES else model
+
+
 def store(model: nn.Module, samples: Samples, batch_size: int, folder: Path) -> StoredOutputs:
-    """Run samples through a model and keep the outputs, for what is compared with them many times."""
+    """Run samples through a model and keep the outputs."""
     stored = StoredOutputs(folder)
     stored.clear()
-    model.eval()
+    placed(model).eval()
     with torch.no_grad(), tqdm(total=len(samples), desc="fp32", unit="sample", leave=False) as bar:
         for inputs, _ in samples.batches(batch_size):
             stored.append(run_batch(model, inputs))

@@ -11,7 +11,7 @@ from bitladder.network.evaluate import predict, run_batch
 from bitladder.network.outputs import Outputs
 from bitladder.network.training import Batch
 from bitladder.tasks.outputs import as_returned, name_outputs
-from bitladder.tasks.samples import Samples, Split
+from bitladder.tasks.samples import HELD_BYTES, Samples, Split
 from bitladder.tasks.task import Task
 
 __all__ = ["distance", "distilled"]
@@ -22,13 +22,12 @@ def distilled(
 ) -> Callable[[Any, Batch], Tensor]:
     """Mix the task's loss with the distance to the teacher's outputs, in parts 1 - weight and weight.
 
-    Of samples in memory without augmentation the teacher's outputs are kept; else it runs on every batch, as it was
-    changed.
+    Of samples in memory without augmentation the teacher's outputs are kept, where they take little of it; else it runs
+    on every batch, as it was changed.
     """
     teacher.eval()
-    known = (
-        predict(teacher, train, batch_size, "fp32 outputs") if isinstance(train, Split) and not task.augment else None
-    )
+    keep = isinstance(train, Split) and not task.augment and _bytes(teacher, train) <= HELD_BYTES
+    known = predict(teacher, train, batch_size, "fp32 outputs") if keep else None
 
     def loss(returned: Any, batch: Batch) -> Tensor:
         outputs = name_outputs(returned)
@@ -44,6 +43,13 @@ def distilled(
         return away if weight == 1 else away + (1 - weight) * task.loss(as_returned(outputs), batch.targets)
 
     return loss
+
+
+def _bytes(teacher: nn.Module, train: Samples) -> int:
+    """Give what the outputs of all samples take."""
+    inputs, _ = next(train.first(1).batches(1))
+    with torch.no_grad():
+        return len(train) * sum(values.nbytes for values in run_batch(teacher, inputs).values())
 
 
 def distance(outputs: Outputs, taught: Mapping[str, Tensor], classes: bool) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from bitladder.network.evaluate import predict, sqnr_db
+from bitladder.network.scoring import noise_db, reference_of
 from bitladder.params import MixedParams
 from bitladder.precision import Precision
 from bitladder.quantize.sim.hooks import hooked
@@ -16,7 +16,7 @@ from bitladder.quantize.sim.torch_sim import set_layers
 from bitladder.quantize.techniques.gptq import gptq
 from bitladder.quantize.techniques.technique import GPTQ, Quantized, Setting, with_biases
 from bitladder.quantize.trial import Trial, Try
-from bitladder.tasks.samples import in_memory
+from bitladder.tasks.samples import held
 
 __all__ = ["raise_layers"]
 
@@ -77,15 +77,15 @@ def _as_good_as_any(trials: Mapping[int, Trial]) -> int:
 
 def _order_layers(quantized: Quantized, setting: Setting, mixed: MixedParams) -> list[str]:
     """Order a sim's layers with weights: the most noise on the outputs for the least cost first."""
-    few = in_memory(setting.fit.first(SAMPLES))
+    few = held(setting.fit.first(SAMPLES))
     size = setting.params.batch_size
-    reference = predict(quantized.model, few, size, "fp32")
+    reference = reference_of(quantized.model, few, size, setting.work / "order")
     costs = _costs(quantized, setting, mixed)
     gain = {}
     for name, layer in tqdm(quantized_layers(quantized.sim, "weight").items(), desc="layers", unit="layer"):
         with isolated(quantized.sim, {name: layer}, "weight"):
-            outputs = predict(quantized.sim.model, few, size, name)
-        gain[name] = 10 ** (-sqnr_db(reference, outputs) / 10) / costs[name]
+            noise = noise_db(quantized.sim.model, few, reference, size, name)
+        gain[name] = 10 ** (-noise / 10) / costs[name]
     return sorted(gain, key=lambda name: (-gain[name], name))
 
 

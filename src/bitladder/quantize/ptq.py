@@ -7,6 +7,7 @@ from torch import nn
 
 from bitladder.errors import UserError
 from bitladder.network.model import sample_inputs
+from bitladder.network.placement import on_device, placed
 from bitladder.params import Params
 from bitladder.paths import PREPARED, TASK, TRAINED, RungFiles, samples
 from bitladder.quantize.mixed import raise_layers
@@ -54,12 +55,13 @@ def quantize_rung(params: Params, rung: str, task: Task) -> RungResult:
         raise UserError(f"ladder.{rung}: mixed and layers need a network of PyTorch's, and the model came as ONNX")
     inputs = (PREPARED, TRAINED, samples("calibration"), TASK)
     config, seed = params.soc.quantsim_config, params.seed
-    key = fingerprint(params.task, params.prepare, params.compute, params.ladder[rung], own, config, seed, files=inputs)
+    values = (params.task, params.prepare, params.compute.bits, params.ladder[rung], own, config, seed)
+    key = fingerprint(*values, files=inputs)
     with workspace(f"ptq-{rung}", key) as work:
         setting = Setting(
-            model=model,
+            model=placed(model),
             unfolded=lambda: load_unfolded(task, sample, TRAINED, PREPARED, exclude),
-            sample=sample,
+            sample=on_device(sample),
             fit=fit,
             precision=params.ladder[rung].precision,
             config=config,

@@ -60,7 +60,7 @@ def train_rung(params: Params, rung: str) -> tuple[Evaluation | None, list[dict[
         params.task,
         recipe,
         params.qat.distill,
-        params.compute,
+        params.compute.bits,
         files=(*paths.values(), files.ptq_sim, TASK),
     )
     with workspace(f"qat-{rung}", key, is_main()) as work:

@@ -8,8 +8,7 @@ from tempfile import TemporaryDirectory
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bitladder.network.outputs import StoredOutputs
-from bitladder.network.scoring import score, store
+from bitladder.network.scoring import Reference, reference_of, score
 from bitladder.params import SensitivityParams
 from bitladder.precision import Precision
 from bitladder.quantize.sim.isolated import What, isolated, quantized_layers
@@ -67,7 +66,7 @@ def measure(
         return []
     split = held(split.first(params.samples))
     with TemporaryDirectory() as folder:
-        reference = store(model, split, batch_size, Path(folder))
+        reference = reference_of(model, split, batch_size, Path(folder))
         return _measure(model, sample, split, config, params, batch_size, metric, reference)
 
 
@@ -79,7 +78,7 @@ def _measure(
     params: SensitivityParams,
     batch_size: int,
     metric: Metric,
-    reference: StoredOutputs,
+    reference: Reference,
 ) -> list[Sensitivity]:
     rows: list[Sensitivity] = []
     asked: Iterable[tuple[What, int]] = [

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from bitladder.network.evaluate import Comparison
-from bitladder.network.scoring import Score, score, store
+from bitladder.network.scoring import Score, reference_of, score
 from bitladder.statistics.limits import allowed, is_within
 from bitladder.statistics.paired import gain
 from bitladder.tasks.metric import Metric
@@ -53,5 +53,5 @@ Try = Callable[[nn.Module], Trial]
 
 def trier(metric: Metric, model: nn.Module, samples: Samples, batch_size: int, work: Path) -> Try:
     """Give a function that tries a sim of a prepared network on samples."""
-    reference = store(model, samples, batch_size, work / "fp32")
+    reference = reference_of(model, samples, batch_size, work / "fp32")
     return lambda sim: Trial(score(sim, samples, metric, batch_size, "score", reference), metric.higher_is_better)

@@ -30,10 +30,11 @@ def format_ops(rung: str, soc: str | None = None) -> str:
         record = first.socs[soc]
     path = files.notes / record.soc / "ops.csv"
     if not path.is_file():
-        raise UserError(
-            f"{path}: no such file; it is written where the rung is profiled: `rm -r {WORK}/measured-{rung}-*`, then"
-            f" `dvc repro --force --single-item profile{'-' if rung == 'fp16' else '@'}{rung}`"
-        )
+        stage = f"profile{'-' if rung == 'fp16' else '@'}{rung}"
+        run = f"`dvc repro {stage}`"
+        if files.model.is_file():  # profiled elsewhere, and taken from the cache: DVC would not run it again
+            run = f"`rm -rf {WORK}/measured-{rung}-*`, then `dvc repro --force --single-item {stage}`"
+        raise UserError(f"{path}: no such file; it is written where the rung is profiled: {run}")
     with path.open(newline="", encoding="utf-8") as file:
         rows = [
             [row["op"], row["unit"], int(row["cycles"]), f"{float(row['share']):.1%}", row["source"]]

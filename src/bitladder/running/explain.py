@@ -6,7 +6,7 @@ import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,15 @@ from bitladder.errors import RefusedError, UserError
 from bitladder.paths import NOTES, PACKAGE, PARAMS
 from bitladder.running.files import write_text
 
-__all__ = ["explain", "is_full_disk", "keep_text", "refusing", "shown", "user_line"]
+__all__ = ["explain", "is_full_disk", "keep_text", "refusing", "scope_name", "scope_path", "shown", "user_line"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|bad[ _]alloc", re.IGNORECASE)
+
+WRAPPER, INSIDE = "HalfPrecision", "model."  # the class that holds the user's network in FP16, and where
 
 LONGEST = 300  # characters of another's message
 
@@ -40,7 +42,8 @@ def explain(error: BaseException) -> str:
     if _is_out_of_memory(error):
         return f"out of memory ({shown(error)}); lower the batch sizes of params.yaml, or give it more"
     layer = _layer(error)
-    return f"{type(error).__name__}: {shown(error)}{f' in layer {layer!r}' if layer else ''}{user_line(error)}"
+    where = user_line(error) or _innermost_line(error)
+    return f"{type(error).__name__}: {shown(error)}{f' in layer {layer!r}' if layer else ''}{where}"
 
 
 def keep_text(error: BaseException, title: str) -> str:
@@ -104,6 +107,11 @@ def _short(filename: str) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
 
 
+def _innermost_line(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" ({shown(frames[-1].filename.replace(f'{PACKAGE.parent}/', ''))}:{frames[-1].lineno})" if frames else ""
+
+
 def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or bool(
         NO_MEMORY.search(str(error))
@@ -120,12 +128,33 @@ def _layer(error: BaseException | None) -> str:
     return ""
 
 
+def scope_path(scopes: Sequence[str]) -> str:
+    """Give the path of a module from what torch's exporter calls those around it and itself.
+
+    That is the last part of its path that is no number, and what follows: `features`, `features.0`, `conv`.
+    """
+    path = ""
+    for scope in scopes:
+        tail = scope_name(path)
+        path = f"{path}.{scope.removeprefix(f'{tail}.') if tail else scope}".removeprefix(".")
+    return path
+
+
+def scope_name(path: str) -> str:
+    """Give what torch's exporter calls a module of this path."""
+    parts = path.split(".")
+    last = max((index for index, part in enumerate(parts) if not part.isnumeric()), default=0)
+    return ".".join(parts[last:])
+
+
 def _exported_layer(frames: list[Any]) -> str:
-    """Name the layer whose node torch's exporter held: its scope is `Net::/torch.nn.Conv2d::block.conv`."""
+    """Name the layer whose node torch's exporter held: its scope is like `Net::/torch.nn.Sequential::block`."""
     for frame in reversed(frames):
         scope = getattr(frame.f_locals.get("node"), "scopeName", None)
-        if callable(scope) and (parts := [part.rpartition("::")[2] for part in scope().split("/")]):
-            return parts[-1]
+        if callable(scope):
+            root, *parts = scope().split("/")
+            path = scope_path([part.rpartition("::")[2] for part in parts])
+            return path.removeprefix(INSIDE) if WRAPPER in root else path
     return ""
 
 
@@ -137,4 +166,5 @@ def _running_layer(frames: list[Any]) -> str:
     running = [frame.f_locals.get("self") for frame in frames]
     modules = [one for one in running if isinstance(one, torch.nn.Module)]
     names = {id(module): name for name, module in modules[0].named_modules()} if modules else {}
-    return next(filter(None, (names.get(id(module)) for module in reversed(modules))), "")
+    path = next(filter(None, (names.get(id(module)) for module in reversed(modules))), "")
+    return path.removeprefix(INSIDE) if modules and type(modules[0]).__name__ == WRAPPER else path

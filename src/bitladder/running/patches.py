@@ -62,6 +62,12 @@ PATCHES = {
         off="QAT on a CPU takes longer, and its results differ from the patch's in the last bits",
         replaces=("aimet_torch.quantization.affine.QuantizeDequantize.forward",),
     ),
+    "traced-lines": Patch(
+        why="torch.fx notes the user's line of a call if its tracer is told to, and AIMET makes the tracer",
+        checked=_AIMET,
+        off="an op that the NPU does not take is named without the user's line",
+        replaces=("torch.fx.Tracer.record_stack_traces",),
+    ),
     "ai-hub-submit": Patch(
         why="the client repeats a submission whose answer was lost, and AI Hub would run the job twice",
         checked={"qai-hub": "0.56.*"},
@@ -113,6 +119,7 @@ PRIVATE = {
     "aimet_torch.utils._is_qtensor_casting_enabled": "lean-quantizers",
     "atexit._run_exitfuncs": "the end of a forked stage",
     "threading._shutdown": "the end of a forked stage",
+    "torchmetrics.Metric._defaults": "what a metric accumulates, kept for a killed pass",
     "torch.Tensor._version": "whether a tensor was changed in place",
     "torch.nn.Conv2d._forward_pre_hooks": "weight and spectral norms, which are hooks",
     "torch.nn.Conv2d._parameters": "a layer's own weight, which AIMET may hide",

@@ -1,8 +1,7 @@
 """baseline: FP32 scored, and the network made fit for AIMET."""
 
-from bitladder.network.evaluate import predict
 from bitladder.network.model import build_model, sample_inputs
-from bitladder.network.scoring import score
+from bitladder.network.scoring import noise_db, score, store
 from bitladder.params import Params
 from bitladder.paths import PREPARED, TASK, TRAINED, evaluated, samples
 from bitladder.precision import FLOAT
@@ -10,7 +9,7 @@ from bitladder.quantize.prepare.prepare import check_equal, prepare, save_prepar
 from bitladder.records import write_record
 from bitladder.running.determinism import seed_all
 from bitladder.running.resume import fingerprint, workspace
-from bitladder.tasks.samples import in_memory
+from bitladder.tasks.samples import held
 from bitladder.tasks.splits import load_samples
 from bitladder.tasks.task import load_task
 
@@ -25,15 +24,13 @@ def main(params: Params) -> None:
     task = load_task(params.task.factory, params.task.args)
     split = load_samples(task, params, "evaluation")
     model = build_model(task, TRAINED)
-    key = fingerprint(
-        params.task, params.compute.threads, params.evaluate, files=(samples("evaluation"), TRAINED, TASK)
-    )
+    key = fingerprint(params.task, params.compute.bits, params.evaluate, files=(samples("evaluation"), TRAINED, TASK))
     with workspace("baseline", key) as work:
         result = score(model, split, task.metric, params.evaluate.batch_size, "fp32", work=work).comparison
-        few = in_memory(split.first(CHECKED))
-        expected = predict(model, few, params.evaluate.batch_size, "fp32")  # to prepare a network changes it
+        few, size = held(split.first(CHECKED)), params.evaluate.batch_size
+        expected = store(model, few, size, work / "fp32")  # to prepare a network changes it
         prepared, preparation = prepare(model, sample_inputs(split), params.prepare.exclude, task.quantization)
-        check_equal(predict(prepared, few, params.evaluate.batch_size, "prepared"), expected)
+        check_equal(noise_db(prepared, few, expected, size))
     save_prepared(PREPARED, prepared, preparation)
     record = result.record(task.metric, str(preparation), FLOAT["fp32"], FLOAT["fp32"])
     write_record(evaluated("fp32"), record)

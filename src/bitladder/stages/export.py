@@ -12,7 +12,7 @@ __all__ = ["main"]
 @of_a_rung(lambda _, rung: why_left_out(RungFiles(rung).sim), leave_export)
 def main(params: Params, rung: str) -> None:
     """Write build/export/R and its metrics."""
-    from bitladder.export.checks import check_bias_scales, check_outputs, graph_names, run_unoptimised
+    from bitladder.export.checks import check_bias_scales, check_outputs, graph_names
     from bitladder.export.layers import note_layers
     from bitladder.network.evaluate import predict
     from bitladder.network.lines import lines_kept
@@ -22,7 +22,7 @@ def main(params: Params, rung: str) -> None:
     from bitladder.quantize.sim.restore import restore
     from bitladder.quantize.sim.torch_sim import encodings_of, export_encodings, export_qdq
     from bitladder.running.determinism import seed_all
-    from bitladder.tasks.samples import in_memory
+    from bitladder.tasks.samples import held
     from bitladder.tasks.splits import load_samples
     from bitladder.tasks.task import load_task
 
@@ -30,10 +30,10 @@ def main(params: Params, rung: str) -> None:
     files = RungFiles(rung)
     task = load_task(params.task.factory, params.task.args)
     evaluation = load_samples(task, params, "evaluation")
-    few, sample = in_memory(evaluation.first(params.export.samples)), sample_inputs(evaluation)
+    few, sample = held(evaluation.first(params.export.samples)), sample_inputs(evaluation)
     sim, model = restore(params, rung, task, sample, files.sim)
-    simulated = predict(sim.model, few, params.evaluate.batch_size, "sim")
-    names = graph_names(list(few.inputs), list(output_names(sim.model) or simulated))
+    outputs = output_names(sim.model) or predict(sim.model, few.first(1), 1, "sim")
+    names = graph_names(list(few.row(0)), list(outputs))
     write_csv(files.layers, LAYER_COLUMNS, layer_rows(model, sim, few))
     keep_reference(files, sim.model, build_model(task, TRAINED), evaluation, task.metric, params)
     write_json(files.encodings, encodings_of(sim), exact=True)
@@ -41,6 +41,5 @@ def main(params: Params, rung: str) -> None:
     note_layers(files.model, sim.model, lines_kept(model))
     export_encodings(sim, sample, names, files.aimet)
     check_bias_scales(files.model)
-    outputs = run_unoptimised(files.model, few)
-    found = check_outputs(files.model, outputs, simulated, few.targets, params.export.min_sqnr_db)
+    found = check_outputs(files.model, few, sim.model, params.evaluate.batch_size, params.export.min_sqnr_db)
     write_record(files.export_metrics, found)

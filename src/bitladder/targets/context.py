@@ -19,7 +19,7 @@ from bitladder.params import TargetParams
 from bitladder.socs import Soc
 from bitladder.targets.backend import CONTEXT_FILE, Placement, Row, compile_context, run_batch, run_batches
 from bitladder.targets.binary import read_memory
-from bitladder.targets.ops import where_from
+from bitladder.targets.ops import place_in, where_from
 from bitladder.targets.workers import result, worker_pool
 from bitladder.tasks.samples import Samples
 
@@ -62,7 +62,10 @@ def compile_model(
     with nullcontext(pool) if pool else worker_pool(1, workspace) as workers:
         job = (str(model), str(unfinished), soc.soc_model, fp16)
         done = workers.schedule(compile_context, args=job, timeout=limit_s)
-        placement: Placement = result(done, work, limit, workspace)
+        try:
+            placement: Placement = result(done, work, limit, workspace)
+        except RefusedError as refusal:
+            raise RefusedError(f"{str(refusal).rstrip('.')}{place_in(model, str(refusal))}") from None
         if placement["cpu"]:
             ops = where_from(model, placement["cpu"])
             named = ", ".join(ops[:SHOWN])

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
 
 from bitladder.running.files import write_csv
 
-__all__ = ["OPS_FILE", "read_profile", "weights_bytes", "where_from", "write_ops"]
+__all__ = ["OPS_FILE", "place_in", "read_profile", "weights_bytes", "where_from", "write_ops"]
 
 OPS_FILE = "ops.csv"
 
@@ -60,6 +61,17 @@ def where_from(model: Path, nodes: Sequence[tuple[str, str]]) -> list[str]:
         if node is not None:
             ops[f"{node.name} ({node.op_type}){f' in {node.doc_string}' if node.doc_string else ''}"] = None
     return list(ops) or [f"{name} ({kind})" for name, kind in nodes]
+
+
+def place_in(model: Path, message: str) -> str:
+    """Say where in the user's network the node is that a message names; empty where it names none."""
+    try:
+        nodes = [node for node in onnx.load(model).graph.node if node.doc_string]
+    except (DecodeError, OSError):
+        return ""
+    # of an output's name, a node's is a part
+    nodes = [node for node in nodes if re.search(rf"{re.escape(node.name)}(?![\w.])", message)]
+    return f", in {max(nodes, key=lambda node: len(node.name)).doc_string}" if nodes else ""
 
 
 def weights_bytes(model: Path) -> int:

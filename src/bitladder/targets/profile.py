@@ -24,7 +24,7 @@ __all__ = ["find_target", "profile", "profile_rung"]
 
 MEASURED, COMPILED, SCORES = "measured.json", "compiled", "scores.safetensors"
 
-BATCH = 32  # samples that are compared at a time
+BATCH = 4  # samples that are compared at a time; each may have outputs of many MB
 
 KEPT = 4  # of a rung on a SoC: the one before an edit is asked for again when that is undone
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["SPLITS", "Batch", "Samples", "Split", "held", "in_memory"]
+__all__ = ["HELD_BYTES", "SPLITS", "Batch", "Samples", "Split", "held", "in_memory"]
 
 SPLITS = ("train", "calibration", "evaluation")
 

@@ -143,8 +143,10 @@ def _check_tensors(name: str, split: Split) -> None:
     if not len(split) or not split.inputs:
         raise UserError(f"task: the {name!r} split is empty")
     for part, values in split.inputs.items():
-        if len(values) != len(split):
-            raise UserError(f"task: the {name!r} split has {len(values)} samples of {part!r} and {len(split)} targets")
+        if len(values) != len(split.targets):
+            raise UserError(
+                f"task: the {name!r} split has {len(values)} samples of {part!r} and {len(split.targets)} targets"
+            )
 
 
 def _streamed(name: str, dataset: Any, collate: Callable | None, workers: int) -> Streamed:

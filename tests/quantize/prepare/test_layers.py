@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
-from bitladder.quantize.prepare.prepare import prepare
+from support import prepared_as_before
 
 
 def norm(kind, channels, **settings):
@@ -28,21 +28,11 @@ FOLDED = {
 }
 
 
-def check(model, x):
-    """Prepare with one sample; the outputs of several stay."""
-    model.eval()
-    with torch.no_grad():
-        expected = model(x)
-        prepared, _ = prepare(model, (x[:1],))
-        assert torch.allclose(prepared(x), expected, atol=1e-4)
-    return prepared
-
-
 @pytest.mark.parametrize("name", FOLDED)
 def test_a_batch_norm_is_folded_behind(name):
     torch.manual_seed(0)
     layers, rank = FOLDED[name]()
-    prepared = check(nn.Sequential(*layers, nn.ReLU()), torch.randn(3, 4, *(6,) * (rank - 2)))
+    prepared = prepared_as_before(nn.Sequential(*layers, nn.ReLU()), torch.randn(3, 4, *(6,) * (rank - 2)))
     assert not [module for module in prepared.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
@@ -59,7 +49,7 @@ def test_a_weight_shared_by_two_layers_is_folded_into_each_with_its_own_norm():
         def forward(self, x):
             return self.norms[1](self.second(self.norms[0](self.first(x))))
 
-    prepared = check(Shared(), torch.randn(3, 4, 6, 6))
+    prepared = prepared_as_before(Shared(), torch.randn(3, 4, 6, 6))
     assert not torch.equal(prepared.first.weight, prepared.second.weight)
 
 
@@ -68,17 +58,19 @@ def test_a_weight_shared_by_two_layers_is_folded_into_each_with_its_own_norm():
 )
 def test_weights_that_a_norm_computes_become_plain_weights(wrap):
     torch.manual_seed(0)
-    prepared = check(nn.Sequential(wrap(nn.Conv2d(4, 4, 3)), nn.ReLU()), torch.randn(3, 4, 6, 6))
+    prepared = prepared_as_before(nn.Sequential(wrap(nn.Conv2d(4, 4, 3)), nn.ReLU()), torch.randn(3, 4, 6, 6))
     assert set(prepared.state_dict()) == {"0.weight", "0.bias"}
     assert isinstance(prepared[0].weight, nn.Parameter)
 
 
 @pytest.mark.parametrize("mode", ["mean", "sum"])
 def test_an_embedding_bag_becomes_a_look_up_and_a_pool(mode):
-    prepared = check(nn.Sequential(nn.EmbeddingBag(30, 8, mode=mode), nn.Linear(8, 2)), torch.randint(0, 30, (3, 5)))
+    prepared = prepared_as_before(
+        nn.Sequential(nn.EmbeddingBag(30, 8, mode=mode), nn.Linear(8, 2)), torch.randint(0, 30, (3, 5))
+    )
     assert [type(module) for module in prepared.modules() if isinstance(module, nn.Embedding)] == [nn.Embedding]
 
 
 def test_the_value_of_a_constant_pad_is_added_where_a_quantizer_sees_it():
-    prepared = check(nn.Sequential(nn.ConstantPad2d(1, -1.0), nn.Conv2d(4, 2, 3)), torch.randn(3, 4, 6, 6))
+    prepared = prepared_as_before(nn.Sequential(nn.ConstantPad2d(1, -1.0), nn.Conv2d(4, 2, 3)), torch.randn(3, 4, 6, 6))
     assert "Add" in {type(module).__name__ for module in prepared.modules()}

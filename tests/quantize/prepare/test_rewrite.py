@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from bitladder.precision import Precision
-from bitladder.quantize.prepare.prepare import prepare
 from bitladder.quantize.sim.torch_sim import build_sim
+from support import prepared_as_before
 
 FORMS = {
     "softmax": [lambda x: x.softmax(-1), lambda x: F.softmax(x, -1), lambda x: torch.softmax(x, dim=-1)],
@@ -93,16 +93,6 @@ class Net(nn.Module):
 
     def forward(self, x):
         return self.call(self, self.stem(x))
-
-
-def prepared_as_before(model, x):
-    """Prepare with one sample, and compare the outputs of several."""
-    model.eval()
-    with torch.no_grad():
-        expected = model(x)
-        prepared, _ = prepare(model, (x[:1],))
-        assert torch.allclose(prepared(x), expected, atol=1e-5)
-    return prepared
 
 
 def quantizers(prepared, x):

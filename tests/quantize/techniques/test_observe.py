@@ -5,7 +5,10 @@ import torch
 from aimet_torch.nn.modules.custom import Add
 from torch import nn
 
-from bitladder.quantize.techniques.observe import added_to, positions, windows
+from bitladder.quantize.sim.batches import Batches
+from bitladder.quantize.techniques import observe
+from bitladder.quantize.techniques.observe import Positions, added_to, positions, windows
+from bitladder.tasks.task import Split
 
 
 class Block(nn.Module):
@@ -66,20 +69,47 @@ def test_summands_of_other_shapes_are_left_alone():
     assert added_to(Broadcast("plain").eval(), (torch.randn(3, 8),), {"first", "second"}) == {}
 
 
-@pytest.mark.parametrize(
-    ("layer", "shape"),
-    [
-        (nn.Linear(6, 4), (5, 7, 6)),
-        (nn.Conv2d(6, 4, 3, stride=2, padding=1, groups=2), (5, 6, 9, 9)),
-        (nn.Conv1d(6, 4, 3, dilation=2), (5, 6, 9)),
-    ],
-)
-def test_inputs_and_outputs_are_looked_at_in_the_same_places(layer, shape):
+LAYERS = [
+    (nn.Linear(6, 4), (5, 7, 6)),
+    (nn.Conv2d(6, 4, 3, stride=2, padding=1, groups=2), (5, 6, 9, 9)),
+    (nn.Conv1d(6, 4, 3, dilation=2), (5, 6, 9)),
+]
+
+
+def places(layer, size, seed=0):
+    """Positions of a layer's output of 5 samples."""
+    return Positions(layer, seed, "layer", Batches(Split({"x": torch.zeros(5)}, torch.zeros(5)), size))
+
+
+@pytest.mark.parametrize(("layer", "shape"), LAYERS)
+def test_inputs_and_outputs_are_looked_at_in_the_same_places(layer, shape, monkeypatch):
     """Then a layer's weights make its outputs of its inputs."""
+    monkeypatch.setattr(observe, "POSITIONS", 20)
     torch.manual_seed(0)
     x = torch.randn(shape)
     with torch.no_grad():
-        seen, given = windows(layer, x, 0, "layer"), positions(layer, layer(x), 0, "layer")
+        y = layer(x)
+        drawn = places(layer, shape[0]).draw(y)
+        seen, given = windows(layer, x, drawn), positions(layer, y, drawn)
         made = layer.weight.reshape(len(seen), -1, seen.shape[1]) @ seen + layer.bias.reshape(len(seen), -1, 1)
     assert torch.allclose(made, given, atol=1e-5)
-    assert not torch.equal(seen, windows(layer, x, 1, "layer"))
+    other = places(layer, shape[0], seed=1).draw(y)
+    assert not torch.equal(torch.cat(drawn), torch.cat(other))
+
+
+@pytest.mark.parametrize(("layer", "shape"), LAYERS)
+def test_batches_are_looked_at_where_all_samples_together_are(layer, shape, monkeypatch):
+    monkeypatch.setattr(observe, "POSITIONS", 20)
+    y = layer(torch.randn(shape))
+    whole = positions(layer, y, places(layer, shape[0]).draw(y))
+    drawn = places(layer, 2)
+    parts = [positions(layer, part, drawn.draw(part)) for part in y.split(2)]
+    assert whole.shape[2] <= 20
+    assert sorted(whole[0, 0].tolist()) == sorted(torch.cat(parts, 2)[0, 0].tolist())
+
+
+def test_a_layer_that_sees_no_samples_is_looked_at_in_each_batch():
+    """As one that multiplies a table of places by its weights, which has one row whatever the batch."""
+    layer, once = nn.Linear(6, 4), torch.randn(1, 4)
+    drawn = places(layer, 2)
+    assert [len(drawn.draw(once)[0]) for _ in range(3)] == [1, 1, 1]

@@ -16,6 +16,7 @@ from bitladder.quantize.mixed import raise_layers
 from bitladder.quantize.prepare.prepare import prepare
 from bitladder.quantize.ptq import quantize
 from bitladder.quantize.sensitivity import ALL, measure, summarise
+from bitladder.quantize.sim.batches import Batches
 from bitladder.quantize.sim.torch_sim import build_sim, encodings_of, load_sim, needs_relu, save_sim, swap_relu6
 from bitladder.quantize.techniques import gptq
 from bitladder.quantize.techniques.bias_correction import correct_biases
@@ -99,10 +100,10 @@ def test_cle_takes_relu6_out_and_the_next_stage_builds_it_so(trained, tmp_path):
     assert encodings_of(other) == encodings_of(done.sim)
 
 
-def test_bias_correction_gives_every_channel_the_mean_it_has_in_float(trained, plain):
+def test_bias_correction_gives_every_channel_the_mean_it_has_in_float(trained, plain, tmp_path):
     setting = rung_setting(trained, TINY, ["min-max"])
     sim = plain.copy_sim(setting)
-    assert correct_biases(sim, plain.model, setting.fit) > 5
+    assert correct_biases(sim, plain.model, Batches(setting.fit, 32), tmp_path) > 5
     last = [name for name, module in plain.model.named_modules() if isinstance(module, nn.Linear)][-1]
     means = {}
     for key, network in (("float", plain.model), ("sim", sim.model), ("before", plain.sim.model)):

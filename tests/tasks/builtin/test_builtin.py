@@ -37,7 +37,7 @@ def test_a_folder_of_images_and_own_weights_make_a_task(folder, tmp_path):
     task = image_folder(str(folder), "squeezenet1_1", str(tmp_path / "weights.pth"), side=32)
     splits = make_splits(task, 0)
     assert [len(splits[name]) for name in SPLITS] == [14, 2, 4]
-    assert splits["train"].inputs["image"].shape == (14, 3, 32, 32)
+    assert splits["train"].row(3)["image"].shape == (1, 3, 32, 32)
     built = try_task(task, splits)
     assert all(torch.equal(values, built.state_dict()[name]) for name, values in model.state_dict().items())
 

@@ -18,7 +18,6 @@ from aimet_torch.model_validator.model_validator import ModelValidator
 from torch import Tensor, nn
 
 from bitladder.errors import UserError
-from bitladder.network.evaluate import Outputs, sqnr_db
 from bitladder.network.lines import keep_lines, lines_kept, module_lines
 from bitladder.network.model import build_model, build_network, keep_folded, keep_output_names, load_weights
 from bitladder.quantize.prepare.layouts import bake_weights, split_groups, swap_layers
@@ -98,6 +97,7 @@ def prepare(
     """
     if isinstance(model, OnnxNetwork):
         return prepare_onnx(model, sample, exclude, quantization or Quantization()), Preparation(False, onnx=True)
+    model.to("cpu")
     with torch.no_grad():
         names = tuple(name_outputs(model(*sample)))
     lines = module_lines(model, sample)
@@ -133,12 +133,11 @@ def prepare(
     return model.eval(), preparation
 
 
-def check_equal(prepared: Outputs, outputs: Outputs) -> None:
-    """Refuse a prepared network that does not answer as the user's does. Raises UserError with the SQNR."""
-    found = sqnr_db(outputs, prepared)
-    if found < EQUAL_SQNR_DB:
+def check_equal(found_db: float) -> None:
+    """Refuse a prepared network whose outputs are not the user's; by their SQNR. Raises UserError with it."""
+    if found_db < EQUAL_SQNR_DB:
         raise UserError(
-            f"task: made ready for AIMET, the model answers otherwise than before ({found:.1f} dB); does its forward"
+            f"task: made ready for AIMET, the model answers otherwise than before ({found_db:.1f} dB); does its forward"
             " depend on the values or the shape of its input?"
         )
 

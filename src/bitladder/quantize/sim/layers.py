@@ -1,13 +1,14 @@
 """What quantization does to each layer: its SQNR, and the ranges of its weights and outputs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bitladder.network.evaluate import NoiseSums, Outputs, run_batch
+from bitladder.network.evaluate import NoiseSums, run_batch
+from bitladder.network.placement import placed
 from bitladder.quantize.sim.hooks import hooked
 from bitladder.quantize.sim.onnx_sim import OnnxSim
 from bitladder.quantize.sim.torch_sim import Sim, clipped_layers
@@ -17,7 +18,7 @@ __all__ = ["LayerSqnr", "layer_rows", "layer_sqnr"]
 
 SAMPLES = 32  # enough for an SQNR to a tenth of a dB, and no more than a moment's work
 
-AT_A_TIME = 4  # the outputs of all layers are held
+AT_A_TIME = 1  # FP32's outputs of all layers are held
 
 
 @dataclass(frozen=True)
@@ -71,34 +72,38 @@ def layer_sqnr(model: nn.Module, sim: Sim, split: Samples) -> list[LayerSqnr]:
         if not any(module.children()) and not isinstance(module, nn.Identity)
     }
     clipped, sums = clipped_layers(sim), NoiseSums()
-
-    def counted(outputs: Outputs) -> Outputs:
-        return {
-            name: model.get_submodule(clipped[name])(output) if name in clipped else output
-            for name, output in outputs.items()
-        }
-
+    placed(model)
+    placed(sim.model)
     for inputs, _ in split.batches(AT_A_TIME):
-        reference, simulated = (_layer_outputs(network, list(leaves), inputs) for network in (model, sim.model))
-        sums.add(counted(reference), counted(simulated))
+        reference: dict[str, list[Tensor]] = {name: [] for name in leaves}  # several of a layer that is called again
+
+        def keep(name: str, output: Tensor, reference: dict[str, list[Tensor]] = reference) -> None:
+            reference[name].append(output)
+
+        def compare(name: str, output: Tensor, reference: dict[str, list[Tensor]] = reference) -> None:
+            passed = model.get_submodule(clipped[name]) if name in clipped else nn.Identity()
+            sums.add({name: passed(reference[name].pop(0))}, {name: passed(output)})
+
+        _run_layers(model, list(leaves), inputs, keep)
+        _run_layers(sim.model, list(leaves), inputs, compare)
     found = [LayerSqnr(name, leaves[name], value) for name, value in sums.by_name().items()]
     return sorted(found, key=lambda layer: layer.sqnr_db)
 
 
-def _layer_outputs(model: nn.Module, layers: list[str], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Run a batch and give the output of each layer that was called and gives a floating-point tensor."""
-    outputs: dict[str, Tensor] = {}
+def _run_layers(
+    model: nn.Module, layers: list[str], inputs: Mapping[str, Tensor], take: Callable[[str, Tensor], None]
+) -> None:
+    """Run a batch, and hand over the output of each layer that gives a floating-point tensor, as it comes."""
 
-    def keep(name: str) -> Any:
+    def hand(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor) and output.is_floating_point():
-                outputs[name] = output.detach().clone()
+                take(name, output.detach().clone())  # what works in place would change it
 
         return hook
 
-    with hooked(model.get_submodule(name).register_forward_hook(keep(name)) for name in layers), torch.no_grad():
+    with hooked(model.get_submodule(name).register_forward_hook(hand(name)) for name in layers), torch.no_grad():
         run_batch(model, inputs)
-    return outputs
 
 
 def _range(what: str, bits: str, quantizer: Any) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from aimet_torch.utils import remove_activation_quantizers
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bitladder.network.model import sample_inputs
 from bitladder.params import AdaroundParams
+from bitladder.quantize.sim.batches import Batches
 from bitladder.quantize.sim.hooks import hooked
 from bitladder.quantize.techniques.technique import (
     ADAROUND,
@@ -69,10 +69,10 @@ def round_weights(
         folder: rounded layers are kept here, so that a killed run goes on from the last.
 
     """
-    sample = sample_inputs(split)
+    sample = Batches(split, 1).one()
     activations = get_module_act_func_pair(reference, sample)
     layers = _layers_in_order(reference, sim, sample)
-    batches: list[Any] = [(tuple(inputs.values()), {}) for inputs, _ in split.batches(settings.batch_size)]
+    batches: list[Any] = [(batch, {}) for batch in Batches(split, settings.batch_size)]
     with remove_activation_quantizers(sim.model), tqdm(layers, desc="adaround", unit="layer") as bar:
         for name, module in bar:
             bar.set_postfix_str(name)

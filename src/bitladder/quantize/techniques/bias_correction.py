@@ -4,43 +4,45 @@ AIMET had it and took it out in version 2. Rounding shifts the mean of each chan
 convolutions adds the shifts up; a bias costs nothing to change.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import torch
 from aimet_torch.nn import QuantizationMixin
 from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 
-from bitladder.quantize.sim.hooks import hooked
+from bitladder.quantize.sim.batches import Batches
+from bitladder.quantize.sim.lockstep import Layer, in_lockstep
 from bitladder.quantize.sim.torch_sim import calibrate
 from bitladder.quantize.techniques.technique import BIAS, NotApplicable, Quantized, Setting, apply
-from bitladder.tasks.samples import Samples, in_memory
 
-__all__ = ["bias_correction", "channel_means", "correct_biases", "corrected_bias"]
+__all__ = ["ChannelMeans", "bias_correction", "correct_biases", "corrected_bias"]
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
-BIAS_SAMPLES = 100  # run as one batch, so no more than memory takes
+BIAS_SAMPLES = 100  # more move a mean little
 
 
 def bias_correction(setting: Setting, start: Quantized | None) -> Quantized:
     """Take off the biases what quantization adds to each channel's mean (arXiv:1906.04721)."""
     start = start or apply("min-max", setting, None)
-    sim = start.copy_sim(setting)
-    if not correct_biases(sim, start.model, setting.fit.first(BIAS_SAMPLES)):
+    sim, batches = start.copy_sim(setting), Batches(setting.fit.first(BIAS_SAMPLES), setting.params.batch_size)
+    if not correct_biases(sim, start.model, batches, setting.work):
         raise NotApplicable("no layer has a bias")
     calibrate(sim, setting.fit, setting.params.batch_size)
     return replace(start, sim=sim, techniques=(*start.techniques, BIAS))
 
 
-def correct_biases(sim: QuantizationSimModel, reference: nn.Module, split: Samples) -> int:
-    """Move the biases of a calibrated sim in place, layer after layer in one pass, each on what comes out of the last.
+def correct_biases(sim: QuantizationSimModel, reference: nn.Module, batches: Batches, folder: Path) -> int:
+    """Move the biases of a calibrated sim in place, layer after layer, each on what comes out of the last.
 
     Args:
         sim: its weight ranges are kept from then on, so that calibration does not move what was corrected for.
         reference: the same network in float.
-        split: samples, run as one batch, since a mean over all of them is asked for.
+        batches: the samples over which means are taken.
+        folder: for activations that memory should not hold.
 
     Returns: the number of layers; those without a bias are passed over.
 
@@ -50,41 +52,44 @@ def correct_biases(sim: QuantizationSimModel, reference: nn.Module, split: Sampl
         for name, module in sim.model.named_modules()
         if isinstance(module, QuantizationMixin) and isinstance(module, LAYERS) and module.bias is not None
     }
-    expected: dict[str, Tensor] = {}
 
-    def note(name: str) -> Any:
-        def hook(module: Any, inputs: Any, output: Tensor) -> None:
-            expected.setdefault(name, channel_means(output, module))
+    def correct(layer: Layer) -> None:
+        module, expected = layers[layer.name], ChannelMeans(layers[layer.name])
+        for seen in layer.batches():
+            expected.add(seen.float_output)
+        module.bias.copy_(corrected_bias(module, layer.inputs(), expected.value()))
 
-        return hook
-
-    def correct(name: str) -> Any:
-        def hook(module: Any, inputs: Any) -> None:
-            if name in expected:  # a layer that runs more than once is corrected at its first
-                module.bias.copy_(corrected_bias(module, inputs, expected.pop(name)))
-
-        return hook
-
-    inputs = tuple(in_memory(split).inputs.values())
-    with torch.no_grad():
-        with hooked(reference.get_submodule(name).register_forward_hook(note(name)) for name in layers):
-            reference(*inputs)
-        with hooked(layer.register_forward_pre_hook(correct(name)) for name, layer in layers.items()):
-            sim.model(*inputs)
+    in_lockstep(reference, sim.model, layers, batches, folder, correct)
     for layer in layers.values():
         if layer.param_quantizers["weight"] is not None:
             layer.param_quantizers["weight"].allow_overwrite(False)
     return len(layers)
 
 
-def corrected_bias(module: Any, inputs: tuple[Tensor, ...], expected: Tensor) -> Tensor:
+def corrected_bias(module: Any, batches: Iterable[tuple[Any, ...]], expected: Tensor) -> Tensor:
     """Give the bias with which a quantized layer's outputs, before they are quantized, have the expected means."""
+    found = ChannelMeans(module)
     with module._remove_output_quantizers():
-        output = type(module).forward(module, *inputs)
-    return module.bias + expected - channel_means(output, module)
+        for inputs in batches:
+            found.add(type(module).forward(module, *inputs))
+    return module.bias + (expected - found.value()).to(module.bias.dtype)
 
 
-def channel_means(output: Tensor, module: nn.Module) -> Tensor:
-    """Give the mean of each channel: the last dimension of a linear layer, the second of a convolution."""
-    channel = output.ndim - 1 if isinstance(module, nn.Linear) else 1
-    return output.mean([dimension for dimension in range(output.ndim) if dimension != channel])
+class ChannelMeans:
+    """The mean of each channel of a layer's output, over batches: a linear layer's last dimension, else the second."""
+
+    def __init__(self, module: nn.Module) -> None:
+        """Begin with no batch."""
+        self._linear, self._sum, self._count = isinstance(module, nn.Linear), Tensor(), 0
+
+    def add(self, output: Tensor) -> None:
+        """Take a batch's output."""
+        channel = output.ndim - 1 if self._linear else 1
+        count = output.numel() // output.shape[channel]
+        means = output.mean([dimension for dimension in range(output.ndim) if dimension != channel])
+        total = means.double() * count  # in double: batches add no error of their own
+        self._sum, self._count = total + self._sum if self._count else total, self._count + count
+
+    def value(self) -> Tensor:
+        """Give the means, in double."""
+        return self._sum / self._count

@@ -6,6 +6,7 @@ from aimet_torch.batch_norm_fold import fold_all_batch_norms
 from aimet_torch.bn_reestimation import reestimate_bn_stats
 from torch import Tensor, nn
 
+from bitladder.quantize.sim.batches import Batches
 from bitladder.quantize.sim.torch_sim import build_sim, calibrate, set_layers
 from bitladder.quantize.techniques.technique import NotApplicable, Quantized, Setting, apply, copy_network, on_float
 
@@ -32,7 +33,7 @@ def bn_reestimation(setting: Setting, start: Quantized | None) -> Quantized:
     noisy = build_sim(unfolded, setting.sample, setting.precision, setting.config, start.ranges)
     set_layers(noisy, setting.layers)
     calibrate(noisy, setting.fit, setting.params.batch_size)
-    batches = [tuple(inputs.values()) for inputs, _ in setting.fit.batches(setting.params.batch_size)]
+    batches = Batches(setting.fit, setting.params.batch_size)
     found, expected = (_statistics(model, batches) for model in (noisy.model, copy.deepcopy(unfolded)))
     for name, module in unfolded.named_modules():
         if name in expected:
@@ -45,7 +46,7 @@ def bn_reestimation(setting: Setting, start: Quantized | None) -> Quantized:
     return on_float(setting, start, model, "bn-reestimation")
 
 
-def _statistics(model: nn.Module, batches: list[tuple[Tensor, ...]]) -> dict[str, tuple[Tensor, Tensor]]:
+def _statistics(model: nn.Module, batches: Batches) -> dict[str, tuple[Tensor, Tensor]]:
     """Give mean and variance of what comes to each batch norm; the network's own statistics are replaced."""
     reestimate_bn_stats(model, batches, len(batches), lambda model, inputs: model(*inputs))
     return {

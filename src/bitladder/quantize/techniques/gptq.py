@@ -9,7 +9,8 @@ comes out is gone over again, the scales and then a weight at a time, which can 
 """
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import torch
 from aimet_torch.nn import QuantizationMixin
@@ -17,10 +18,11 @@ from aimet_torch.quantization.affine import AffineQuantizerBase
 from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 
-from bitladder.quantize.sim.hooks import hooked
+from bitladder.quantize.sim.batches import Batches
+from bitladder.quantize.sim.lockstep import Layer, in_lockstep
 from bitladder.quantize.sim.torch_sim import calibrate
-from bitladder.quantize.techniques.bias_correction import channel_means, corrected_bias
-from bitladder.quantize.techniques.observe import added_to, positions, windows
+from bitladder.quantize.techniques.bias_correction import ChannelMeans, corrected_bias
+from bitladder.quantize.techniques.observe import Positions, added_to, positions, windows
 from bitladder.quantize.techniques.technique import (
     BIAS,
     GPTQ,
@@ -30,7 +32,6 @@ from bitladder.quantize.techniques.technique import (
     apply,
     with_float_weights,
 )
-from bitladder.tasks.samples import Samples, in_memory
 
 __all__ = ["gptq", "round_weights"]
 
@@ -47,97 +48,53 @@ SWEEPS = 4  # over all weights, after they were rounded
 BLOCK = 128  # weights after which what is made up goes to all that are left
 
 
-class _Seen(NamedTuple):
-    """What the float network showed of a layer, at some positions."""
-
-    inputs: Tensor  # groups x weights x positions
-    means: Tensor  # of its output's channels
-    beside: tuple[Tensor, Tensor] | None  # what its output is added to, groups x outputs x positions; its means
-
-
 def gptq(setting: Setting, start: Quantized | None) -> Quantized:
     """Each weight rounded, and what that does to the layer's output made up by those after it (arXiv:2210.17323)."""
     start = with_float_weights(setting, start or apply("min-max", setting, None))
-    sim = start.copy_sim(setting)
-    if not round_weights(sim, start.model, setting.fit.first(setting.params.gptq.samples), setting.seed):
+    sim, fit = start.copy_sim(setting), setting.fit.first(setting.params.gptq.samples)
+    if not round_weights(sim, start.model, Batches(fit, setting.params.batch_size), setting.seed, setting.work):
         raise NotApplicable("no layer has weights that are quantized on a symmetric grid")
     calibrate(sim, setting.fit, setting.params.batch_size)
     others = tuple(name for name in start.techniques if name != BIAS)  # it finds biases of its own
     return replace(start, sim=sim, techniques=(*others, GPTQ))
 
 
-def round_weights(sim: QuantizationSimModel, reference: nn.Module, split: Samples, seed: int) -> int:
+def round_weights(sim: QuantizationSimModel, reference: nn.Module, batches: Batches, seed: int, folder: Path) -> int:
     """Set weights, their ranges and biases of a calibrated sim in place, in one pass from layer to layer.
 
     Args:
         sim: its weight ranges are kept from then on.
         reference: the same network in float, whose weights are rounded.
-        split: samples, run as one batch.
+        batches: of the samples.
         seed: of the positions that are looked at, together with the layer's name.
+        folder: for activations that memory should not hold.
 
     Returns: the number of layers. Those with weights that are quantized by blocks or with an offset are passed over.
 
     """
     modules: dict[str, Any] = dict(sim.model.named_modules())
     layers = {name: module for name, module in modules.items() if _is_ours(module)}
-    inputs = tuple(in_memory(split).inputs.values())
-    found = added_to(reference, tuple(values[:1] for values in inputs), layers)
-    summands = {name: other for name, other in found.items() if other in modules}
-    seen: dict[str, _Seen] = {}
-    waiting: dict[str, Tensor] = {}  # by the layer whose output is added to it
-    pull = PULL * max(1.0, PULL_SAMPLES / len(split))
+    found = added_to(reference, batches.one(), layers)
+    pull = PULL * max(1.0, PULL_SAMPLES / len(batches.split))
 
-    def keep(name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            waiting[name] = output.as_subclass(Tensor)
+    def fit(layer: Layer) -> None:
+        module = layers[layer.name]
+        moments, means = _Moments(), ChannelMeans(module)
+        places = Positions(module, seed, layer.name, batches)
+        for seen in layer.batches():
+            drawn, output = places.draw(seen.float_output), seen.float_output
+            x, float_x = (windows(module, one[0], drawn) for one in (seen.inputs, seen.float_inputs))
+            missing = x[:, :0]
+            if seen.added is not None:
+                missing = seen.added[0] - seen.added[1]
+                output, missing = output + missing, positions(module, missing, drawn)
+            means.add(output)
+            moments.add(x, float_x, missing)
+        _round(module, reference.get_parameter(f"{layer.name}.weight"), moments, pull)
+        if module.bias is not None:
+            module.bias.copy_(corrected_bias(module, layer.inputs(), means.value()))
 
-        return hook
-
-    def note(name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if name not in seen:
-                found, means = windows(module, inputs[0], seed, name), channel_means(output, module)
-                other, beside = waiting.pop(name, None), None
-                if other is not None and other.shape == output.shape:  # it may have no samples
-                    beside = positions(module, other, seed, name), channel_means(other, module)
-                seen[name] = _Seen(found, means, beside)
-
-        return hook
-
-    def fit(name: str) -> Any:
-        def hook(module: Any, inputs: tuple[Tensor, ...]) -> None:
-            other = waiting.pop(name, None)
-            if name not in seen:  # a layer that runs more than once is rounded at its first
-                return
-            float_inputs, means, beside = seen.pop(name)
-            found = windows(module, inputs[0].as_subclass(Tensor), seed, name)
-            missing = None
-            if other is not None and beside is not None:
-                missing = beside[0] - positions(module, other, seed, name)
-                means = means + beside[1] - channel_means(other, module)
-            _round(module, reference.get_parameter(f"{name}.weight"), found, float_inputs, missing, pull)
-            if module.bias is not None:
-                module.bias.copy_(corrected_bias(module, inputs, means))
-
-        return hook
-
-    def kept(network: nn.Module) -> Any:
-        return hooked(
-            network.get_submodule(other).register_forward_hook(keep(name)) for name, other in summands.items()
-        )
-
-    with torch.no_grad():
-        with (
-            kept(reference),
-            hooked(reference.get_submodule(name).register_forward_hook(note(name)) for name in layers),
-        ):
-            reference(*inputs)
-        waiting.clear()
-        with (
-            kept(sim.model),
-            hooked(layer.register_forward_pre_hook(fit(name)) for name, layer in layers.items()),
-        ):
-            sim.model(*inputs)
+    in_lockstep(reference, sim.model, layers, batches, folder, fit, found)
     return len(layers)
 
 
@@ -154,29 +111,52 @@ def _is_ours(module: nn.Module) -> bool:
     )
 
 
-def _round(
-    module: Any, weight: Tensor, inputs: Tensor, float_inputs: Tensor, missing: Tensor | None, pull: float
-) -> None:
+class _Moments:
+    """Second moments of a layer's inputs, at some positions, with themselves and with what its output should follow.
+
+    That is the float layer's inputs, and what is missing of what the output is added to; each groups x values x
+    positions.
+    """
+
+    def __init__(self) -> None:
+        """Begin with no batch."""
+        self._count, self._sums, self._products = 0, Tensor(), Tensor()
+
+    def add(self, x: Tensor, float_x: Tensor, missing: Tensor) -> None:
+        """Take a batch's; `missing` may have no values."""
+        weights = x.shape[1]
+        both = torch.cat([x, float_x, missing], 1).double()
+        if not self._count:
+            self._sums = both.new_zeros(*both.shape[:2], 1)
+            self._products = both.new_zeros(*both.shape[:2], weights)
+        self._count += both.shape[2]
+        self._sums += both.sum(2, keepdim=True)
+        self._products.baddbmm_(both, both[:, :weights].transpose(1, 2))
+
+    def value(self, about_means: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Give each one's moments with the inputs: the inputs', the float layer's inputs', what is missing."""
+        moments, weights = self._products / self._count, self._products.shape[2]
+        if about_means:
+            means = self._sums / self._count
+            moments.baddbmm_(means, means[:, :weights].transpose(1, 2), alpha=-1)
+        return moments[:, :weights], moments[:, weights : 2 * weights], moments[:, 2 * weights :]
+
+
+def _round(module: Any, weight: Tensor, seen: _Moments, pull: float) -> None:
     """Put the weights that come nearest to the float layer's output into a quantized layer, and their range.
 
-    What is `missing` of that which the output is added to, groups x outputs x positions, counts as the float layer's.
+    What is missing of that which the output is added to counts as the float layer's.
     """
     quantizer = module.param_quantizers["weight"]
-    groups, by_channel = len(inputs), quantizer.min.numel() > 1
-    low, high = int(quantizer.qmin), int(quantizer.qmax)
-    x, float_x = inputs.double(), float_inputs.double()
-    besides = None if missing is None else missing.double()
-    if module.bias is not None:  # which makes up for means
-        for values in (x, float_x, besides):
-            if values is not None:
-                values -= values.mean(2, keepdim=True)
+    low, high, by_channel = int(quantizer.qmin), int(quantizer.qmax), quantizer.min.numel() > 1
+    moments, float_moments, missing = seen.value(about_means=module.bias is not None)  # which makes up for means
+    groups = len(moments)
     flat = weight.double().reshape(groups, len(weight) // groups, -1)
-    moments = x @ x.transpose(1, 2) / x.shape[2]
     size = moments.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12).reshape(-1, 1, 1)
-    one = torch.eye(moments.shape[1], dtype=moments.dtype)
-    wanted = flat @ (float_x @ x.transpose(1, 2) / x.shape[2]) + pull * size * flat
-    if besides is not None:
-        wanted = wanted + besides @ x.transpose(1, 2) / x.shape[2]
+    one = torch.eye(moments.shape[1], dtype=moments.dtype, device=moments.device)
+    wanted = flat @ float_moments + pull * size * flat
+    if missing.numel():
+        wanted = wanted + missing
     target = torch.linalg.solve(moments + pull * size * one, wanted, left=False)
     damped = moments + DAMPING * size * one
     least = quantizer.get_scale().double().expand(len(weight), *[1] * (weight.ndim - 1)).reshape(groups, -1, 1)

@@ -11,52 +11,79 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from bitladder.quantize.sim.batches import Batches
 from bitladder.quantize.sim.hooks import hooked
 from bitladder.tasks.task import name_outputs
 
-__all__ = ["added_to", "positions", "windows"]
+__all__ = ["Positions", "added_to", "positions", "windows"]
 
 POSITIONS = 16384  # of a layer's output, over all samples, that are looked at
 
 GROUPED_VALUES = 4_000_000  # about, of all groups together: a depthwise layer has few weights in each
 
 
-def windows(module: Any, x: Tensor, seed: int, name: str) -> Tensor:
-    """Give what a layer multiplies by its weights at some of its output's positions: groups x weights x positions.
+class Positions:
+    """Draws, by seed and name, at which positions of a layer's output to look, batch after batch.
 
-    They are drawn by seed and name: of the float and the quantized network they are the same.
+    All batches together are looked at in the same places as one batch of all samples.
     """
+
+    def __init__(self, module: Any, seed: int, name: str, batches: Batches) -> None:
+        """Draw nothing yet."""
+        own = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+        self._generator = torch.Generator().manual_seed(int.from_bytes(own[:7]))
+        self._module, self._samples, self._at_a_time = module, len(batches.split), batches.size
+        self._rows: Tensor | None = None  # of a linear layer's output that are still to come: whether to look at each
+        self._each = 0  # positions of each sample of a convolution's
+
+    def draw(self, output: Tensor) -> list[Tensor]:
+        """Give the positions in the next batch's output: of each sample, or of all rows of a linear layer's."""
+        if isinstance(self._module, nn.Linear):
+            count = output[..., 0].numel()
+            if self._rows is None:
+                order = torch.randperm(self._in_all(count), generator=self._generator)
+                self._rows = torch.zeros(len(order), dtype=torch.bool)
+                self._rows[order[:POSITIONS]] = True
+            own, self._rows = self._rows[:count], self._rows[count:]
+            return [own.nonzero().flatten()]
+        if not self._each:
+            weights = self._module.weight[0].numel() * self._module.groups
+            wanted = min(POSITIONS, GROUPED_VALUES // weights) if self._module.groups > 1 else POSITIONS
+            self._each = max(1, wanted // self._in_all(len(output)))
+        places = output[0, 0].numel()
+        return [torch.randperm(places, generator=self._generator)[: self._each] for _ in output]
+
+    def _in_all(self, count: int) -> int:
+        """Give how many there are in all batches, of as many in the first: not always one a sample."""
+        return -(-count * self._samples // min(self._at_a_time, self._samples))
+
+
+def windows(module: Any, x: Tensor, drawn: list[Tensor]) -> Tensor:
+    """Give what a layer multiplies by its weights at positions of its output: groups x weights x positions."""
     if isinstance(module, nn.Linear):
-        return positions(module, x, seed, name)
+        return positions(module, x, drawn)
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     x = functional.pad(x, module._reversed_padding_repeated_twice, mode)
     kernel, dilation, stride = module.kernel_size, module.dilation, module.stride
     if isinstance(module, nn.Conv1d):
         x, kernel, dilation, stride = x.unsqueeze(2), (1, *kernel), (1, *dilation), (1, *stride)
-    # One sample at a time: all windows of a sample take many times its size
-    found = (functional.unfold(sample.unsqueeze(0), kernel, dilation, 0, stride)[0] for sample in x)
-    return _drawn(module, found, len(x), _generator(seed, name))
+    for axis, (size, apart, step) in enumerate(zip(kernel, dilation, stride, strict=True), 2):
+        x = x.unfold(axis, apart * (size - 1) + 1, step)[..., ::apart]
+    # a view, with a window for each position, of which only those that were drawn are copied
+    width = x.shape[3]
+    found = [sample[:, at // width, at % width] for sample, at in zip(x, drawn, strict=True)]
+    return _by_group(module, [one.permute(0, 2, 3, 1).flatten(0, 2) for one in found])
 
 
-def positions(module: Any, y: Tensor, seed: int, name: str) -> Tensor:
-    """Give what has the shape of a layer's output at the positions of `windows`: groups x outputs x positions."""
+def positions(module: Any, y: Tensor, drawn: list[Tensor]) -> Tensor:
+    """Give what has the shape of a layer's output at positions of it: groups x outputs x positions."""
     if isinstance(module, nn.Linear):
-        rows = y.reshape(-1, y.shape[-1])
-        return rows[torch.randperm(len(rows), generator=_generator(seed, name))[:POSITIONS]].t().unsqueeze(0)
-    return _drawn(module, (sample.flatten(1) for sample in y), len(y), _generator(seed, name))
+        return y.reshape(-1, y.shape[-1])[drawn[0]].t().unsqueeze(0)
+    return _by_group(module, [sample.flatten(1)[:, at] for sample, at in zip(y, drawn, strict=True)])
 
 
-def _generator(seed: int, name: str) -> torch.Generator:
-    own = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(own[:7]))
-
-
-def _drawn(module: Any, samples: Iterable[Tensor], count: int, generator: torch.Generator) -> Tensor:
-    wanted = (
-        min(POSITIONS, GROUPED_VALUES // (module.weight[0].numel() * module.groups)) if module.groups > 1 else POSITIONS
-    )
-    each = max(1, wanted // count)
-    together = torch.cat([x[:, torch.randperm(x.shape[1], generator=generator)[:each]] for x in samples], 1)
+def _by_group(module: Any, samples: list[Tensor]) -> Tensor:
+    together = torch.cat(samples, 1)
     return together.reshape(module.groups, -1, together.shape[1])
 
 

@@ -2,6 +2,7 @@
 
 from aimet_torch.seq_mse import apply_seq_mse
 
+from bitladder.quantize.sim.batches import Batches
 from bitladder.quantize.techniques.technique import (
     SEQ_MSE,
     NotApplicable,
@@ -27,8 +28,7 @@ def seq_mse(setting: Setting, start: Quantized | None) -> Quantized:
     sim, own = start.copy_sim(setting, float_biases=True), setting.params.seq_mse
     fit, size = setting.fit.first(own.samples), setting.params.batch_size
     # AIMET stacks the batches, so they must be alike: whole ones, or all samples as one
-    alike = fit.first(len(fit) // size * size) if len(fit) > size else fit
-    few = [tuple(inputs.values()) for inputs, _ in alike.batches(size)]
+    few = Batches(fit.first(len(fit) // size * size) if len(fit) > size else fit, size)
     folder = setting.work / "seq-mse"
     folder.mkdir(parents=True, exist_ok=True)
     apply_seq_mse(sim, few, own.candidates, lambda model, inputs: model(*inputs), cache_dir=str(folder))

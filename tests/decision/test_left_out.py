@@ -1,4 +1,4 @@
-"""A skipped rung passes through its stages without torch, leaves every output that DVC expects, and says why."""
+"""A rung that is left out passes through its stages without torch, leaves what DVC expects, and says why."""
 
 import json
 import os
@@ -63,3 +63,17 @@ def test_a_skipped_rung_says_so_and_keeps_the_gate_below_it_shut(shut: Path) -> 
     assert json.loads((shut / "gates/balanced.json").read_text()) == {"schema": 2, "descend": False}
     run(shut, "ptq", "compact")
     assert json.loads((shut / "metrics/ptq/compact.json").read_text())["value"] is None
+
+
+def test_after_a_failed_w16a16_check_every_rung_is_refused_and_the_ladder_goes_on(shut: Path) -> None:
+    (shut / "gates/fp16.json").write_text('{"descend": true}')
+    check = json.loads((shut / "metrics/eval/w16a16.json").read_text())
+    (shut / "metrics/eval/w16a16.json").write_text(json.dumps({**check, "refused": "W16A16 disagrees with FP32"}))
+    for stage in STAGES:
+        run(shut, stage, "balanced")
+    for kind in ("ptq", "eval", "export"):
+        record = json.loads((shut / f"metrics/{kind}/balanced.json").read_text())
+        assert record["refused"] == "W16A16 disagrees with FP32" and "skipped" not in record
+    assert json.loads((shut / "metrics/target/balanced.json").read_text())["reason"].startswith("refused: W16A16")
+    assert json.loads((shut / "metrics/rungs/balanced.json").read_text())["verdict"] == "refused"
+    assert json.loads((shut / "gates/balanced.json").read_text()) == {"schema": 2, "descend": True}
