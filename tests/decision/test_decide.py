@@ -113,7 +113,7 @@ def test_a_rung_that_was_not_measured_is_never_the_nearest() -> None:
     assert decided(goals, drops, socs=second).nearest == "balanced"
 
 
-NOT_NEEDED = "not needed: PTQ meets the accuracy goals (drop 0.0090)"
+NOT_NEEDED = "not needed: PTQ meets the accuracy goals on calibration samples (drop 0.009)"
 OF_ONNX = "ONNX, prepared for aimet-onnx"
 
 
@@ -122,7 +122,12 @@ OF_ONNX = "ONNX, prepared for aimet-onnx"
     [
         ("needed", "qat", "run: drop of PTQ 0.05 over goals.max_drop 0.01", "train compact longer"),
         ("needed", "ptq:min-max", "run: drop of PTQ 0.05 over goals.max_drop 0.01; no epoch beat PTQ", "did not beat"),
-        ("needed", "ptq:min-max", NOT_NEEDED, "not needed, as PTQ meets the accuracy goals off target: they are miss"),
+        (
+            "needed",
+            "ptq:min-max",
+            NOT_NEEDED,
+            "not needed, as PTQ meets the accuracy goals on calibration samples; to train",
+        ),
         ("needed", "ptq:min-max", "not run: the model came as ONNX", "QAT cannot run: the model came as ONNX"),
         ("never", "ptq:min-max", "not run: qat.when is never", "let QAT run: set qat.when to always"),
     ],

@@ -17,6 +17,9 @@ BOOTSTRAP = "BCa bootstrap over samples"
 RESAMPLED = "BCa bootstrap of the whole metric"
 
 
+LAST_BIT = 1e-9  # relative
+
+
 @dataclass(frozen=True)
 class Paired:
     """What a metric loses between two networks, on the same samples.
@@ -80,7 +83,8 @@ def gain(cheaper: Scores, costlier: Scores, higher_is_better: bool) -> tuple[flo
     better = costlier.total - cheaper.total
     error = 0.0
     if cheaper.values is not None and costlier.values is not None:
-        error = float((costlier.values - cheaper.values).std()) / math.sqrt(costlier.samples)
+        # about no gain: one sample that differs gains its standard error, and no more
+        error = math.hypot(*(costlier.values - cheaper.values)) / costlier.samples * (1 + LAST_BIT)
     elif cheaper.resampled is not None and costlier.resampled is not None:
         error = float((costlier.resampled - cheaper.resampled).std())
     return (better if higher_is_better else -better), error
