@@ -136,6 +136,8 @@ class Evaluation(Record):
     """SQNR of the outputs against FP32, in dB; the least where there are several outputs. 200: they are equal."""
     agreement: Finite | None = None
     """Share of samples with FP32's top-1, 0 to 1; null where the targets are not indices of classes."""
+    device: Literal["cpu", "cuda"] | None = _LEFT_OUT
+    """Kind of device that ran the network; others give other bits."""
     samples: Count
     """How many samples were run; 0 where the rung was skipped or refused."""
     technique: str | None

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from bitladder.network.model import output_names
 from bitladder.network.outputs import Outputs
-from bitladder.network.placement import placed
+from bitladder.network.placement import compute_device, placed
 from bitladder.records import Evaluation
 from bitladder.tasks.metric import Metric
 from bitladder.tasks.outputs import name_outputs
@@ -62,6 +62,7 @@ class Comparison:
             metric=metric.name,
             higher_is_better=metric.higher_is_better,
             **asdict(self),
+            device="cuda" if compute_device().type == "cuda" else "cpu",
             technique=technique,
             weights_bits=weights_bits,
             activations_bits=activations_bits,
