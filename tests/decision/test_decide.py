@@ -326,7 +326,7 @@ def test_a_refused_rung_is_never_chosen_nor_nearest_and_opens_the_gate_below() -
     assert decision.chosen == "compact"
     assert outcome(decision, "tiny") == f"refused: {reason}"
     assert decision.trail[-1].sources.on_target == "none: refused"
-    drops = {rung: 0.05 for rung in RUNGS}
+    drops = dict.fromkeys(RUNGS, 0.05)
     overflow = {"fp16": refused("fp16", "refused: FP16 overflows")}
     assert decided(with_goals(), drops, targets=overflow).nearest != "fp16"
     step_down = with_goals(policy="step-down")
