@@ -2,8 +2,8 @@
 
     python benchmarks/npu_rules.py [--socs SM8650 ...] [--rules batch-norm ...]
 
-Prints a Markdown table, and with all rules and SoCs writes src/bitladder/htp/figures.json, from which the guide's table
-is made. A row takes about a second.
+Prints a Markdown table. On all SoCs it also puts the rows of these rules into docs/npu_rules.json, of which the guide's
+table is made. A row takes about a second.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from bitladder.running import determinism
 
 SOCS = ["QCS6490", "SM8450", "SM8650", "SM8850"]
 
-FIGURES = Path(__file__).parents[1] / "src/bitladder/htp/figures.json"
+FIGURES = Path(__file__).parents[1] / "docs/npu_rules.json"
 
 
 def main() -> None:
@@ -42,7 +42,11 @@ def main() -> None:
                     if found:
                         rows.append({"rule": name, "soc": soc.name, "precision": precision, **asdict(found)})
                         print(line(rows[-1]), flush=True)
-    if given.rules is None and given.socs == SOCS:
+    if given.socs == SOCS:
+        kept = json.loads(FIGURES.read_text("utf-8")) if FIGURES.is_file() else []
+        measured = set(given.rules or RULES)
+        rows += [row for row in kept if row["rule"] in set(RULES) - measured]
+        rows.sort(key=lambda row: list(RULES).index(row["rule"]))
         text = ",\n".join(json.dumps(row) for row in rows)
         FIGURES.write_text(f"[\n{text}\n]\n", "utf-8")
 

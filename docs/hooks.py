@@ -142,7 +142,7 @@ def rules() -> str:
     from bitladder.socs import find_soc
 
     said = [(f"`{rule.name}`", rule.effect, rule.where, rule.why, rule.remedy) for rule in RULES.values()]
-    figures = json.loads(package_files("bitladder.htp").joinpath("figures.json").read_text("utf-8"))
+    figures = json.loads((ROOT / "docs/npu_rules.json").read_text("utf-8"))
     rows = []
     for row in figures:
         ends = (row["before"], row["after"])

@@ -1,7 +1,6 @@
 """Each rule on its own tiny network, on the emulator: wrong or refused as exported, right once repaired."""
 
 import json
-from importlib.resources import files
 
 import pytest
 
@@ -9,6 +8,7 @@ from bitladder.htp.registry import RULES
 from bitladder.socs import find_soc
 from bitladder.targets.rule_figures import measure_rule
 from bitladder.targets.workers import worker_pool
+from support import ROOT
 
 RIGHT = {"FP16": 60.0, "W8A16": 60.0, "W4A16": 50.0, "W8A8": 33.0, "W4A8": 33.0}
 """SQNR in dB that an op which is right reaches at least; facts of many tiny networks."""
@@ -16,11 +16,14 @@ RIGHT = {"FP16": 60.0, "W8A16": 60.0, "W4A16": 50.0, "W8A8": 33.0, "W4A8": 33.0}
 SAME = {"FP16": 65.0, "W8A16": 80.0, "W4A16": 80.0, "W8A8": 35.0, "W4A8": 35.0}
 """A repaired graph may differ from the one before by a rounding more, which is this far down."""
 
+COARSE = {"narrow-linear": 43.0, "resize": 48.0}
+"""Less at 16 bits: there an operand of a product has 8 bits, in v68's simulation itself or for want of others."""
+
 SHOWN = [(name, precision) for name, rule in RULES.items() for precision in rule.example.precisions]
 
 FIGURES = {
     (row["rule"], row["precision"]): row
-    for row in json.loads(files("bitladder.htp").joinpath("figures.json").read_text("utf-8"))
+    for row in json.loads((ROOT / "docs/npu_rules.json").read_text("utf-8"))
     if row["soc"] == RULES[row["rule"]].example.soc
 }
 
@@ -35,8 +38,9 @@ def pool(tmp_path_factory):
 def test_a_repair_makes_its_network_right_and_leaves_its_function(name, precision, pool):
     rule = RULES[name]
     found = measure_rule(rule, precision, find_soc(rule.example.soc), pool)
-    assert found is not None and found.same_db > SAME[precision]
-    assert found.after is not None and found.after.sqnr_db > RIGHT[precision]
+    least = COARSE.get(name, 200.0)
+    assert found is not None and found.same_db > min(SAME[precision], least)
+    assert found.after is not None and found.after.sqnr_db > min(RIGHT[precision], least)
     if rule.effect == "refused":
         assert found.before is None
     else:

@@ -2,8 +2,8 @@
 
 from importlib import import_module
 
-from bitladder import params
 from bitladder.htp.rule import Rule
+from bitladder.params import RULES as PLACES
 
 __all__ = ["RULES"]
 
@@ -14,5 +14,5 @@ def _load(place: str) -> Rule:
     return rule
 
 
-RULES: dict[str, Rule] = {name: _load(place) for name, place in params.RULES.items()}
+RULES: dict[str, Rule] = {name: _load(place) for name, place in PLACES.items()}
 """Of each row in `params.RULES`, the rule."""
