@@ -5,6 +5,7 @@ The same code over any predictor (torch, QuantSim, ONNX Runtime, NPU), and over 
 
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from tqdm import tqdm
 
 from bitladder.network.evaluate import Comparison, NoiseSums, Outputs, TopOne, run_batch
 from bitladder.network.outputs import StoredOutputs
+from bitladder.params import Params
+from bitladder.paths import TASK, TRAINED
+from bitladder.paths import samples as file_of
 from bitladder.running.files import load_tensors, save_tensors
-from bitladder.running.resume import load_state, save_state
+from bitladder.running.resume import fingerprint, load_state, save_state, workspace
 from bitladder.tasks.metric import Metric
 from bitladder.tasks.samples import Samples
 
@@ -30,6 +34,7 @@ __all__ = [
     "reference_of",
     "save_score",
     "score",
+    "scoring",
     "store",
 ]
 
@@ -97,6 +102,20 @@ class Tally:
         self._reference.load_state_dict(saved["reference"])
         self._noise.load_state_dict(saved["noise"])
         self._top.load_state_dict(saved["top"])
+
+
+def scoring(name: str, params: Params, *files: Path) -> AbstractContextManager[Path]:
+    """Give the folder where a killed pass over the evaluation split goes on from.
+
+    Args:
+        name: of the pass.
+        params: of the pipeline.
+        files: what the model was made of, besides FP32's weights.
+
+    """
+    compute = (params.compute.threads, params.compute.device, params.soc.quantsim_config)
+    made_of = (file_of("evaluation"), TRAINED, TASK, *files)
+    return workspace(name, fingerprint(params.task, compute, params.evaluate, params.prepare, files=made_of))
 
 
 def score(

@@ -38,6 +38,7 @@ def verify(
     reference: nn.Module,
     params: Params,
     evidence: Path | None = None,
+    work: Path | None = None,
 ) -> Comparison:
     """Compare a W16A16 QuantSim of a prepared network with FP32.
 
@@ -49,13 +50,15 @@ def verify(
         reference: the network in FP32.
         params: the limits are its `verify`.
         evidence: folder to leave for an AIMET issue where a limit is passed, if that is wanted.
+        work: where a killed pass goes on from; None starts again.
 
     Raises RefusedError with the figures and the worst layers where a limit is passed.
 
     """
     sim = build_sim(model, sample_inputs(split), PRECISION, params.soc.quantsim_config)
     calibrate(sim, split, params.evaluate.batch_size)
-    result = score(sim.model, split, metric, params.evaluate.batch_size, str(PRECISION), reference).comparison
+    size = params.evaluate.batch_size
+    result = score(sim.model, split, metric, size, str(PRECISION), reference, work=work).comparison
     limits, found_db = params.verify, result.sqnr_db
     assert found_db is not None
     if result.drop <= limits.max_drop and found_db >= limits.min_sqnr_db:
