@@ -5,6 +5,7 @@ The same code over any predictor (torch, QuantSim, ONNX Runtime, NPU), and over 
 
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +19,15 @@ from bitladder.network.evaluate import Comparison, NoiseSums, Outputs, TopOne, r
 from bitladder.network.outputs import StoredOutputs
 from bitladder.network.per_sample import scores_of
 from bitladder.network.placement import placed
-from bitladder.running.resume import load_state, save_state
+from bitladder.params import Params
+from bitladder.paths import TASK, TRAINED
+from bitladder.paths import samples as file_of
+from bitladder.running.resume import fingerprint, load_state, save_state, workspace
 from bitladder.statistics.scores import FP32, NETWORK, Scores, save_scores
 from bitladder.tasks.metric import Metric, MetricState
 from bitladder.tasks.samples import Samples
 
-__all__ = ["Reference", "Score", "Tally", "noise_db", "reference_of", "save_score", "score", "store"]
+__all__ = ["Reference", "Score", "Tally", "noise_db", "reference_of", "save_score", "score", "scoring", "store"]
 
 SAVE_EVERY_S = 30.0  # how much of a pass a killed run loses at most
 
@@ -95,6 +99,20 @@ class Tally:
         self._reference.load_state_dict(saved["reference"])
         self._noise.load_state_dict(saved["noise"])
         self._top.load_state_dict(saved["top"])
+
+
+def scoring(name: str, params: Params, *files: Path) -> AbstractContextManager[Path]:
+    """Give the folder where a killed pass over the evaluation split goes on from.
+
+    Args:
+        name: of the pass.
+        params: of the pipeline.
+        files: what the model was made of, besides FP32's weights.
+
+    """
+    compute = (params.compute.threads, params.compute.device, params.soc.quantsim_config)
+    made_of = (file_of("evaluation"), TRAINED, TASK, *files)
+    return workspace(name, fingerprint(params.task, compute, params.evaluate, params.prepare, files=made_of))
 
 
 def score(

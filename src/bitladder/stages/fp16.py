@@ -8,7 +8,7 @@ from bitladder.export.fp16 import FiniteHalf, HalfPrecision, export_fp16
 from bitladder.export.repairs import repair_file
 from bitladder.network.evaluate import run_batch
 from bitladder.network.model import build_model, sample_inputs
-from bitladder.network.scoring import save_score, score
+from bitladder.network.scoring import save_score, score, scoring
 from bitladder.network.target_reference import keep_reference
 from bitladder.params import Params
 from bitladder.paths import TRAINED, RungFiles
@@ -32,7 +32,8 @@ def _convert(params: Params, rung: str) -> None:
     task = load_task(params.task.factory, params.task.args)
     split, files, fp32 = load_samples(task, params, "evaluation"), RungFiles(rung), build_model(task, TRAINED)
     model = HalfPrecision(build_model(task, TRAINED))
-    result = score(FiniteHalf(model), split, task.metric, params.evaluate.batch_size, rung, fp32)
+    with scoring(rung, params) as work:
+        result = score(FiniteHalf(model), split, task.metric, params.evaluate.batch_size, rung, fp32, work=work)
     inputs, _ = next(split.first(1).batches(1))
     with torch.no_grad():
         outputs = run_batch(model, inputs)
