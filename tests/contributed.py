@@ -98,11 +98,14 @@ def target() -> None:
     from models import samples, two_convs
 
     from bitladder.export.checks import run_unoptimised
+    from bitladder.network.outputs import StoredOutputs
+    from bitladder.network.scoring import save_score, score
     from bitladder.params import load_params
+    from bitladder.paths import RungFiles
     from bitladder.records import TargetRecord, read_record
-    from bitladder.running.files import save_tensors
     from bitladder.stages import profile
     from bitladder.tasks.splits import save_split
+    from bitladder.tasks.task import load_task
 
     params, split = load_params(), samples(20)
     model = Path("build/export/compact/model.onnx")
@@ -111,8 +114,11 @@ def target() -> None:
     answers = run_unoptimised(two_convs(model), split)
     save_split(Path("build/data/evaluation.safetensors"), split)
     Path("build/task.json").write_text("{}")
-    for path in ("build/baseline/outputs.safetensors", "build/qat/compact/outputs.safetensors"):
-        save_tensors(Path(path), answers)
+    stored = StoredOutputs(RungFiles("compact").outputs)
+    stored.append(answers)
+    stored.flush()
+    metric = load_task(params.task.factory, params.task.args).metric
+    save_score(RungFiles("compact").reference, score(lambda x: answers, split, metric, 20, ""))
     profile.main(params, "compact")
     record = read_record(TargetRecord, Path("metrics/target/compact.json"))
     assert (record.backend, record.samples, record.gap, record.agreement) == ("cpu", 20, 0, 1)

@@ -81,7 +81,7 @@ def run_batch(model: nn.Module | Callable, inputs: Mapping[str, Tensor]) -> Outp
 def predict(model: nn.Module | Callable, samples: Samples, batch_size: int, title: str) -> Outputs:
     """Give the outputs of samples in one, batch by batch, with a progress bar; for a few. Gradients are off."""
     if isinstance(model, nn.Module):
-        placed(model).eval()
+        placed(model)
     parts: dict[str, list[Tensor]] = {}
     with torch.no_grad(), tqdm(total=len(samples), desc=title, unit="sample", leave=False) as bar:
         for inputs, _ in samples.batches(batch_size):
@@ -93,7 +93,7 @@ def predict(model: nn.Module | Callable, samples: Samples, batch_size: int, titl
 
 def run_all(model: nn.Module, samples: Samples, batch_size: int, title: str) -> None:
     """Run samples through a model for what that does to it: calibration. Outputs are not kept."""
-    placed(model).eval()
+    placed(model)
     with torch.no_grad(), tqdm(total=len(samples), desc=title, unit="sample", leave=False) as bar:
         for inputs, _ in samples.batches(batch_size):
             run_batch(model, inputs)

@@ -138,7 +138,7 @@ def score(
         work: a folder where a killed pass goes on from; None starts again.
 
     """
-    placed(model).eval()
+    placed(model)
     placed(reference)
     tally = Tally(metric, reference is None)
     state = work / f"score-{title.replace(' ', '-')}.pt" if work else None
@@ -192,7 +192,7 @@ def reference_of(model: nn.Module, samples: Samples, batch_size: int, folder: Pa
     """Keep a model's outputs for what is compared with them many times; where they are too large, give the model."""
     inputs, _ = next(samples.first(1).batches(1))
     with torch.no_grad():
-        each = sum(values.nbytes for values in run_batch(placed(model).eval(), inputs).values())
+        each = sum(values.nbytes for values in run_batch(placed(model), inputs).values())
     return store(model, samples, batch_size, folder) if each * len(samples) <= STORED_BYTES else model
 
 
@@ -200,7 +200,7 @@ def store(model: nn.Module, samples: Samples, batch_size: int, folder: Path) -> 
     """Run samples through a model and keep the outputs."""
     stored = StoredOutputs(folder)
     stored.clear()
-    placed(model).eval()
+    placed(model)
     with torch.no_grad(), tqdm(total=len(samples), desc="fp32", unit="sample", leave=False) as bar:
         for inputs, _ in samples.batches(batch_size):
             stored.append(run_batch(model, inputs))
