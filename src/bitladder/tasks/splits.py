@@ -96,15 +96,15 @@ def load_samples(task: Task, params: Params, name: str) -> Samples:
 
 
 def save_split(path: Any, split: Split) -> None:
-    """Write a split as safetensors; the order of its inputs goes into their names."""
+    """Write a split as safetensors; the order of its inputs goes into their names. Of targets, only a tensor."""
     tensors = {f"inputs.{index}.{name}": values for index, (name, values) in enumerate(split.inputs.items())}
-    save_tensors(path, {**tensors, "targets": split.targets})
+    save_tensors(path, tensors | ({"targets": split.targets} if isinstance(split.targets, Tensor) else {}))
 
 
 def load_split(path: Any) -> Split:
     """Read what save_split wrote."""
     tensors = load_tensors(path)
-    targets = tensors.pop("targets")
+    targets = tensors.pop("targets", None)
     keys = sorted(tensors, key=lambda key: int(key.split(".", 2)[1]))
     return Split({key.split(".", 2)[2]: tensors[key] for key in keys}, targets)
 
