@@ -4,12 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from bitladder.decision.comparisons import OFF_TARGET
 from bitladder.decision.decide import decide
+from bitladder.decision.goals import RungScores
 from bitladder.params import Params, load_params
 from bitladder.records import Evaluation, Measurement, Memory, TargetRecord, write_record
 from bitladder.report.tables import COLUMNS, SOC_COLUMNS, comparison_rows
 from bitladder.running.files import write_csv
 from bitladder.socs import Soc
+from bitladder.statistics.scores import FP32, NETWORK, SIMULATION, Scores
 
 ROOT = Path(__file__).parents[1]
 RUNGS = ("fp16", "balanced", "compact", "tiny")
@@ -59,6 +64,19 @@ def on(rung: str, drop: float = 0.0, **more: Any) -> Measurement:
     return Measurement(**values)
 
 
+def scores(drop: float = 0.0, samples: int = 100_000) -> dict[str, Scores]:
+    """Give the scores of FP32 at 0.9, of a network that loses `drop` of it, and of a simulation that does as well."""
+    right = np.arange(samples) < round(0.9 * samples)
+    kept = np.arange(samples) < round((0.9 - drop) * samples)
+    found = [Scores(samples, float(one.mean()), one.astype(float)) for one in (right, kept)]
+    return {FP32: found[0], SIMULATION: found[1], NETWORK: found[1]}
+
+
+def rung_scores(drop: float = 0.0, samples: int = 100_000, socs: Sequence[str] = ("SM8650",)) -> RungScores:
+    """Give a rung's scores in every place."""
+    return {place: scores(drop, samples) for place in (OFF_TARGET, *socs)}
+
+
 def skipped_off(rung: str) -> Evaluation:
     nothing = {"value": None, "drop": None, "technique": None}
     return off(rung, samples=0, skipped="stopped above").model_copy(update=nothing)
@@ -96,10 +114,18 @@ def write_project(folder: Path, socs: Sequence[str] = ()) -> None:
         write_record(folder / f"metrics/eval/{name}.json", record)
     for name, first in targets.items():
         write_on_target(folder, name, first, others[name])
-    decision = decide(params, evals, targets, others)
+    found = {
+        rung: rung_scores(
+            drop, SAMPLES, [soc for soc, one in (("SM8650", targets[rung]), *others[rung].items()) if one.value]
+        )
+        for rung, drop in DROPS.items()
+    }
+    decision = decide(params, evals, targets, others, found)
     write_record(folder / "metrics/decision.json", decision)
     write_csv(folder / "metrics/comparison.csv", COLUMNS, comparison_rows(evals, targets, decision))
     write_csv(folder / "metrics/comparison-socs.csv", SOC_COLUMNS, ())
 
+
+SAMPLES = 1000
 
 DROPS = {"fp16": 0.0, "balanced": 0.001, "compact": -0.001, "tiny": 0.004}

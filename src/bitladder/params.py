@@ -14,7 +14,7 @@ from bitladder.errors import UserError
 from bitladder.precision import FLOAT, Precision
 from bitladder.socs import Soc, find_soc
 
-__all__ = ["TARGETS", "TECHNIQUES", "GoalsParams", "Params", "Rung", "TaskParams", "load_params", "names_file"]
+__all__ = ["RULES", "TARGETS", "TECHNIQUES", "GoalsParams", "Params", "Rung", "TaskParams", "load_params", "names_file"]
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -35,11 +35,39 @@ TARGETS = {
     "snapdragon": "bitladder.targets.hexagon:Snapdragon",
     "ai-hub": "bitladder.targets.aihub:AiHub",
 }
-"""Targets by the names that `target.backend` takes, and the class of each. Both tables are imported only where used."""
+"""Targets by the names that `target.backend` takes, and the class of each."""
+
+RULES = {
+    "bias-scale": "bitladder.htp.rules.bias_scale:RULE",
+    "batch-norm": "bitladder.htp.rules.batch_norm:RULE",
+    "norm-bias": "bitladder.htp.rules.norm_bias:RULE",
+    "clip": "bitladder.htp.rules.clip:RULE",
+    "relu": "bitladder.htp.rules.relu:RULE",
+    "leaky-relu": "bitladder.htp.rules.leaky_relu:RULE",
+    "softmax": "bitladder.htp.rules.softmax:RULE",
+    "softplus": "bitladder.htp.rules.softplus:RULE",
+    "log": "bitladder.htp.rules.log:RULE",
+    "hard-sigmoid": "bitladder.htp.rules.hard_sigmoid:RULE",
+    "cumsum": "bitladder.htp.rules.cumsum:RULE",
+    "average-pool": "bitladder.htp.rules.average_pool:RULE",
+    "even-pool": "bitladder.htp.rules.even_pool:RULE",
+    "resize": "bitladder.htp.rules.resize:RULE",
+    "l2-norm": "bitladder.htp.rules.l2_norm:RULE",
+    "attention": "bitladder.htp.rules.attention:RULE",
+    "narrow-linear": "bitladder.htp.rules.narrow_linear:RULE",
+    "four-bits": "bitladder.htp.rules.four_bits:RULE",
+    "float-constant": "bitladder.htp.rules.float_constant:RULE",
+    "hard-swish": "bitladder.htp.rules.hard_swish:RULE",
+    "half-tables": "bitladder.htp.rules.half_tables:RULE",
+}
+"""Rules of htp/ by the names that `export.repairs` takes, in the order in which they are applied: what one puts in, a
+later one may concern. These tables are imported only where they are used."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Limit = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""In a metric's own unit, which may be anything: a share, percent, perplexity."""
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -112,6 +140,11 @@ class ComputeParams(_Block):
     device: Literal["cpu", "cuda"] = "cpu"
     loader_workers: Annotated[int, Field(ge=0)] = 2
 
+    @property
+    def bits(self) -> tuple[int, str]:
+        """What changes bits."""
+        return self.threads, self.device
+
 
 class TaskParams(_Block):
     """Which task the pipeline runs, what its factory is called with, and which files it is made of."""
@@ -173,8 +206,8 @@ class EvaluateParams(_Block):
 class SocGoals(_Block):
     """What a rung must hold on one SoC, where that is otherwise than on all: a key that is not set is as in `goals`."""
 
-    max_drop: Fraction | None = Field(default=None, description="as `goals.max_drop`, on this SoC")
-    max_relative_drop: Fraction | None = Field(default=None, description="as `goals.max_relative_drop`, on this SoC")
+    max_drop: Limit | None = Field(default=None, description="as `goals.max_drop`, on this SoC")
+    max_relative_drop: Limit | None = Field(default=None, description="as `goals.max_relative_drop`, on this SoC")
     min_value: Finite | None = Field(default=None, description="as `goals.min_value`, on this SoC")
     max_memory_bytes: Count | None = Field(default=None, description="as `goals.max_memory_bytes`, on this SoC")
     max_latency_ms: Positive | None = Field(default=None, description="as `goals.max_latency_ms`, on this SoC")
@@ -184,9 +217,11 @@ class GoalsParams(_Block):
     """What a rung must hold to be shipped, and how one is chosen of those that do."""
 
     # No defaults: DVC tracks these three by name, and refuses a file without them
-    max_drop: Fraction | None
-    max_relative_drop: Fraction | None
+    max_drop: Limit | None
+    max_relative_drop: Limit | None
     min_value: Finite | None
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    undecided: Literal["accept", "refuse"] = "accept"
     max_memory_bytes: Count | None = None
     max_latency_ms: Positive | None = None
     accept_latency_estimates: bool = False
@@ -217,7 +252,8 @@ class GoalsParams(_Block):
 class VerifyParams(_Block):
     """Limits of the W16A16 check."""
 
-    max_drop: Fraction = Field(description="of the metric")
+    max_drop: Limit | None = Field(description="of the metric; null: no such limit")
+    max_relative_drop: Limit | None = Field(default=None, description="the same as a share of FP32's value")
     min_sqnr_db: Finite
 
 
@@ -255,7 +291,8 @@ class PtqParams(_Block):
     """Post-training quantization."""
 
     techniques: Techniques
-    max_drop: Fraction = 0.005
+    max_drop: Limit | None = 0.005
+    max_relative_drop: Limit | None = None
     samples: Count
     batch_size: Count = Field(description="samples at a time")
     gptq: GptqParams = GptqParams()
@@ -267,7 +304,8 @@ class PtqOverrides(_Block):
     """What one rung sets otherwise than `ptq`."""
 
     techniques: Techniques | None = Field(default=None, description="as `ptq.techniques`, for this rung")
-    max_drop: Fraction | None = Field(default=None, description="as `ptq.max_drop`, for this rung")
+    max_drop: Limit | None = Field(default=None, description="as `ptq.max_drop`, for this rung")
+    max_relative_drop: Limit | None = Field(default=None, description="as `ptq.max_relative_drop`, for this rung")
     samples: Count | None = Field(default=None, description="as `ptq.samples`, for this rung")
     batch_size: Count | None = Field(default=None, description="as `ptq.batch_size`, for this rung")
 
@@ -288,10 +326,17 @@ class MixedParams(_Block):
     """Mixed precision: the fewest layers raised to other bit-widths, until the drop is within max_drop."""
 
     raise_to: Bits = Field(description="the bit-widths that layers are raised to")
-    max_drop: Fraction = Field(
-        description="of the metric against FP32, on calibration samples that no technique is fitted to"
+    max_drop: Limit | None = Field(
+        default=None, description="of the metric against FP32, on calibration samples that no technique is fitted to"
     )
+    max_relative_drop: Limit | None = Field(default=None, description="the same as a share of FP32's value")
     cost: Literal["bytes", "macs"] = Field(default="bytes", description="what raising a layer costs")
+
+    @model_validator(mode="after")
+    def _ends_somewhere(self) -> "MixedParams":
+        if self.max_drop is None and self.max_relative_drop is None:
+            raise ValueError("one of max_drop and max_relative_drop must be set")
+        return self
 
 
 class Rung(Bits):
@@ -349,11 +394,20 @@ class QatParams(_Block):
     processes: Count = 1
 
 
+RuleName = Annotated[str, _one_of(RULES), WithJsonSchema({"enum": list(RULES)})]
+
+
 class ExportParams(_Block):
-    """The check of the exported graph's outputs against the QuantSim's."""
+    """The repairs of the exported graph for the NPU, and the check of its outputs against the QuantSim's."""
 
     samples: Count = Field(description="of the evaluation split, from its start")
     min_sqnr_db: Finite
+    repairs: Literal["auto", "off"] | list[RuleName] = "auto"
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """Name the rules by which graphs are repaired."""
+        return {"auto": tuple(RULES), "off": ()}[self.repairs] if isinstance(self.repairs, str) else tuple(self.repairs)
 
 
 class TargetParams(_Block):
@@ -363,7 +417,9 @@ class TargetParams(_Block):
     soc: Annotated[str, _checked(find_soc)]
     socs: list[Annotated[str, _checked(find_soc)]] = []
     samples: Count | None = None
-    max_gap: Fraction
+    # No defaults: DVC tracks these two by name
+    max_gap: Limit | None
+    max_relative_gap: Limit | None
     workers: Count
     compile_limit_s: Positive
     sample_limit_s: Positive

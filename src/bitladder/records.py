@@ -20,12 +20,16 @@ __all__ = [
     "ExportCheck",
     "Figures",
     "Gate",
+    "GoalState",
+    "GoalVerdict",
     "Goals",
+    "HeldOut",
     "Kind",
     "LatencySource",
     "Measurement",
     "Memory",
     "Record",
+    "Repair",
     "RungDecision",
     "RungSummary",
     "SensitivitySummary",
@@ -86,12 +90,37 @@ class Try(_Block):
     """Why the technique can do nothing here; null where it was tried."""
 
 
+class HeldOut(_Block):
+    """A rung after PTQ on calibration samples: they, not the evaluation split, decide whether it is trained."""
+
+    samples: Count
+    """How many samples were run."""
+    fitted: bool
+    """Whether techniques were fitted to these samples, as there were no others."""
+    value: Finite
+    """The task's metric, in its own unit."""
+    drop: Finite
+    """How much worse the metric is than FP32's, in the metric's own unit; negative: better."""
+
+
+class Repair(_Block):
+    """A node of an exported graph that was put right for the NPU; see the guide "When the NPU disagrees"."""
+
+    rule: str
+    """The rule's name, as in `export.repairs`."""
+    node: str
+    """The node's name."""
+    op: str
+    """What it was."""
+
+
 class Evaluation(Record):
     """`metrics/eval/NAME.json`, `metrics/ptq/RUNG.json`: the metric on the evaluation split, off target.
 
     NAME is fp32, fp16, w16a16 (the check) or a rung as exported; `metrics/ptq/RUNG.json` is a rung after PTQ.
     """
 
+    version = 3
     renamed = {"idle": "not_applicable"}
 
     metric: str
@@ -107,6 +136,8 @@ class Evaluation(Record):
     """SQNR of the outputs against FP32, in dB; the least where there are several outputs. 200: they are equal."""
     agreement: Finite | None = None
     """Share of samples with FP32's top-1, 0 to 1; null where the targets are not indices of classes."""
+    device: Literal["cpu", "cuda"] | None = _LEFT_OUT
+    """Kind of device that ran the network; others give other bits."""
     samples: Count
     """How many samples were run; 0 where the rung was skipped or refused."""
     technique: str | None
@@ -121,8 +152,12 @@ class Evaluation(Record):
     """Why nothing could be measured; only of a rung that the network does not allow."""
     tries: tuple[Try, ...] | None = _LEFT_OUT
     """The PTQ techniques that were tried, in order; only of a rung that PTQ made."""
+    held_out: HeldOut | None = _LEFT_OUT
+    """The rung on calibration samples; only of a rung that PTQ made."""
     qat: str | None = _LEFT_OUT
     """Whether QAT ran, and why; only of a rung as exported."""
+    repairs: tuple[Repair, ...] | None = _LEFT_OUT
+    """What was put right in the graph for the NPU; only of FP16, where there was anything."""
 
 
 class Memory(_Block):
@@ -212,6 +247,8 @@ class ExportCheck(Record):
     """SQNR of the graph's outputs against the simulation's, in dB; 200: they are equal."""
     agreement: Finite | None
     """Share of samples with the simulation's top-1, 0 to 1."""
+    repairs: tuple[Repair, ...] | None = _LEFT_OUT
+    """What was put right in the graph for the NPU; only where there was anything."""
     skipped: str | None = _LEFT_OUT
     """Why nothing was exported; only of a skipped rung."""
     refused: str | None = _LEFT_OUT
@@ -239,13 +276,89 @@ class Gate(Record):
     """Whether to descend."""
 
 
-class SocFigures(_Block):
-    """What was measured of a rung on a further SoC."""
+GoalState = Literal["holds", "fails", "undecided"]
+
+
+class _Metric(_Block):
+    """A metric, compared with FP32's on the same samples."""
 
     value: Finite | None
-    """The metric on target, in its own unit."""
+    """The metric, in its own unit."""
     drop: Finite | None
-    """How much worse it is than FP32's on the same samples, in the metric's own unit."""
+    """How much worse it is than FP32's on the same samples, in the metric's own unit; negative: better."""
+    drop_low: Finite | None = None
+    """Lower end of the drop's interval, at `goals.confidence`."""
+    drop_high: Finite | None = None
+    """Upper end of it."""
+    lost: Count | None = None
+    """How many samples do worse than with FP32; null where the metric has no value for a sample."""
+    won: Count | None = None
+    """How many samples do better than with FP32."""
+    disagree: Finite | None = None
+    """Share of samples that do not do equally well, 0 to 1: both of them."""
+    verdict: GoalState | None = None
+    """Whether the accuracy goals hold here, fail, or cannot be told from these samples; null where none was asked."""
+    samples: Count | None = None
+    """How many samples were compared."""
+    samples_to_settle: Count | None = None
+    """How many samples would tell, were drop and disagreement as measured; null where settled, or none would."""
+    method: str | None = None
+    """What the interval was found by; why, where there is none."""
+
+
+class _TargetMetric(_Block):
+    """The metric on `target.soc`, compared with FP32's on the same samples."""
+
+    target_value: Finite | None
+    """The metric on `target.soc`, in its own unit."""
+    target_drop: Finite | None
+    """How much worse it is there than FP32's on the same samples, in the metric's own unit."""
+    target_drop_low: Finite | None = None
+    """Lower end of that drop's interval, at `goals.confidence`."""
+    target_drop_high: Finite | None = None
+    """Upper end of it."""
+    target_lost: Count | None = None
+    """How many samples do worse there than with FP32."""
+    target_won: Count | None = None
+    """How many samples do better there than with FP32."""
+    target_disagree: Finite | None = None
+    """Share of samples that do not do equally well, 0 to 1."""
+    target_verdict: GoalState | None = None
+    """Whether the accuracy goals hold there, fail, or cannot be told from these samples."""
+    target_samples: Count | None = None
+    """How many samples were compared."""
+    target_samples_to_settle: Count | None = None
+    """How many samples would tell; null where settled, or none would."""
+    target_method: str | None = None
+    """What the interval was found by; why, where there is none."""
+
+
+class _Gap(_Block):
+    """The distance to the simulation's metric, on the same samples."""
+
+    gap_low: Finite | None = None
+    """Lower end of the gap's interval, at `goals.confidence`."""
+    gap_high: Finite | None = None
+    """Upper end of it."""
+    gap_lost: Count | None = None
+    """How many samples do worse on target than in the simulation."""
+    gap_won: Count | None = None
+    """How many samples do better on target than in the simulation."""
+    gap_disagree: Finite | None = None
+    """Share of samples that do not do equally well, 0 to 1."""
+    gap_verdict: GoalState | None = None
+    """Whether the goals of the gap hold, fail, or cannot be told from these samples; null where none was asked."""
+    gap_samples: Count | None = None
+    """How many samples were compared."""
+    gap_samples_to_settle: Count | None = None
+    """How many samples would tell; null where settled, or none would."""
+    gap_method: str | None = None
+    """What the interval was found by; why, where there is none."""
+
+
+class SocFigures(_Gap, _Metric):
+    """What was measured of a rung on a further SoC; `drop` and what belongs to it are there, on target."""
+
     gap: Finite | None
     """Distance to the simulation's metric, in the metric's own unit."""
     memory_bytes: Count | None
@@ -259,6 +372,8 @@ class SocFigures(_Block):
 class RungSummary(Record):
     """`metrics/rungs/RUNG.json`: the figures of a rung in one row, as `dvc metrics show` and `diff` print them."""
 
+    version = 3
+
     precision: str
     """Such as W4A8, or `W4A8 mixed` where some layers have other bits."""
     technique: str | None
@@ -267,10 +382,18 @@ class RungSummary(Record):
     """The metric off target, in its own unit."""
     drop: Finite | None
     """How much worse it is than FP32's, in the metric's own unit."""
+    drop_low: Finite | None = None
+    """Lower end of the drop's interval, at `goals.confidence`."""
+    drop_high: Finite | None = None
+    """Upper end of it."""
     target_value: Finite | None
     """The metric on `target.soc`, in its own unit."""
     target_drop: Finite | None
     """How much worse it is there than FP32's on the same samples, in the metric's own unit."""
+    target_drop_low: Finite | None = None
+    """Lower end of that drop's interval."""
+    target_drop_high: Finite | None = None
+    """Upper end of it."""
     target_gap: Finite | None
     """Distance between the metric there and the simulation's, in the metric's own unit."""
     memory_bytes: Count | None
@@ -280,18 +403,22 @@ class RungSummary(Record):
     socs: dict[str, SocFigures] | None = _LEFT_OUT
     """The figures on further SoCs, by name; only where there are any."""
     verdict: str
-    """`meets every goal`, how many goals it misses, `skipped` or `refused`."""
+    """`meets every goal` (and how many of them are undecided), how many goals it misses, `skipped` or `refused`."""
 
 
 class Goals(_Block):
-    """What was asked of a rung: the goals of params.yaml that are set, and `target.max_gap`."""
+    """What was asked of a rung: the goals of params.yaml that are set, and those of `target`."""
 
     max_drop: Finite | None = _LEFT_OUT
     """Most that the metric may drop, in its own unit."""
     max_relative_drop: Finite | None = _LEFT_OUT
-    """The same as a share of FP32's value, 0 to 1."""
+    """The same as a share of FP32's value."""
     min_value: Finite | None = _LEFT_OUT
     """Least value of the metric."""
+    confidence: Finite | None = _LEFT_OUT
+    """How often an interval, such as that of a drop, holds the truth."""
+    undecided: Literal["accept", "refuse"] | None = _LEFT_OUT
+    """Whether a goal that the samples do not decide is judged by what was measured, or refused."""
     max_memory_bytes: Count | None = _LEFT_OUT
     """Largest context binary, in bytes."""
     max_latency_ms: Finite | None = _LEFT_OUT
@@ -300,21 +427,18 @@ class Goals(_Block):
     """Whether an estimated latency counts as a measured one; only where a latency is asked for."""
     per_soc: dict[str, dict[str, Finite | int | None]] | None = _LEFT_OUT
     """What is asked otherwise on a SoC, by the names of this table; null: no such goal there."""
-    max_gap: Finite
+    max_gap: Finite | None = _LEFT_OUT
     """Largest distance between the metric on target and the simulation's, in the metric's own unit."""
+    max_relative_gap: Finite | None = _LEFT_OUT
+    """The same as a share of the simulation's value."""
 
 
-class Figures(_Block):
-    """What was measured of a rung; null where it was not."""
+class Figures(_Gap, _TargetMetric, _Metric):
+    """What was measured of a rung, off target (`drop` and what belongs to it) and on it; null where it was not.
 
-    value: Finite | None
-    """The metric off target, in its own unit."""
-    drop: Finite | None
-    """How much worse it is than FP32's, in the metric's own unit."""
-    target_value: Finite | None
-    """The metric on `target.soc`, in its own unit."""
-    target_drop: Finite | None
-    """How much worse it is there than FP32's on the same samples, in the metric's own unit."""
+    Each interval is of one comparison of one rung. Of many at 0.95, one in twenty does not hold the truth.
+    """
+
     target_gap: Finite | None
     """Distance between the metric there and the simulation's, in the metric's own unit."""
     memory_bytes: Count | None
@@ -325,6 +449,29 @@ class Figures(_Block):
     """Where the latency comes from."""
     socs: dict[str, SocFigures]
     """The figures on the further SoCs, by name."""
+
+
+class GoalVerdict(_Block):
+    """One goal of a rung, held against what was measured."""
+
+    goal: str
+    """Its key in params.yaml."""
+    what: str
+    """The figure that it is of, in words."""
+    soc: str | None
+    """The SoC that it is judged on; null: off target."""
+    limit: Finite | None
+    """The goal; null where only a figure was asked for."""
+    value: Finite | None
+    """What was measured; null where nothing was."""
+    low: Finite | None
+    """Lower end of its interval; null where it has none."""
+    high: Finite | None
+    """Upper end of it."""
+    verdict: GoalState
+    """Whether the goal holds, fails, or cannot be told from these samples."""
+    samples_to_settle: Count | None
+    """How many samples would tell; null where settled, or none would."""
 
 
 class Sources(_Block):
@@ -355,8 +502,12 @@ class RungDecision(_Block):
     """What was measured."""
     sources: Sources
     """What the figures come from."""
+    verdicts: tuple[GoalVerdict, ...] = ()
+    """Each goal, and whether it holds."""
     misses: tuple[str, ...]
     """The goals that it misses, each in words."""
+    undecided: tuple[str, ...] = ()
+    """The goals that the samples do not decide, each in a sentence, with how many samples would."""
     qat: str | None
     """Whether QAT ran, and why; null of FP16."""
     pareto: bool
@@ -368,6 +519,7 @@ class RungDecision(_Block):
 class Decision(Record):
     """`metrics/decision.json`: which rung to ship, and why not the others."""
 
+    version = 3
     renamed = {"asked": "goals", "found": "measured", "then": "outcome"}
 
     chosen: str | None
@@ -394,7 +546,7 @@ Kind = TypeVar("Kind", bound=Record)
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Write a record as a diff wants it: a key a line, in the order of its type, floats to 6 decimals."""
+    """Write a record as a diff wants it: a key a line, in the order of its type, floats to 6 decimals or digits."""
     write_json(path, record.content())
 
 

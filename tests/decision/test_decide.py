@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from bitladder.decision.decide import decide
-from bitladder.decision.goals import judge, qat_verdict
+from bitladder.decision.goals import judge, qat_verdict, summary
 from bitladder.errors import UserError
 from bitladder.params import GoalsParams, Params
-from bitladder.records import Decision, Evaluation, Measurement
-from records import RUNGS, off, on, refused, skipped_off, with_goals
+from bitladder.records import Decision, Evaluation, HeldOut, Measurement
+from records import RUNGS, off, on, refused, rung_scores, skipped_off, with_goals
 
 
 def decided(
@@ -25,7 +25,9 @@ def decided(
     all_evals = {rung: off(rung, drops.get(rung, 0.0)) for rung in RUNGS} | (evals or {})
     all_evals["fp32"] = off("fp16", technique=fp32)
     all_targets = {rung: on(rung, drops.get(rung, 0.0)) for rung in RUNGS} | (targets or {})
-    return decide(params, all_evals, all_targets, socs)
+    places = (params.soc.name, *(soc.name for soc in params.other_socs))
+    scores = {rung: rung_scores(drops.get(rung, 0.0), socs=places) for rung in RUNGS}
+    return decide(params, all_evals, all_targets, socs, scores)
 
 
 def outcome(decision: Decision, rung: str) -> str:
@@ -111,7 +113,7 @@ def test_a_rung_that_was_not_measured_is_never_the_nearest() -> None:
     assert decided(goals, drops, socs=second).nearest == "balanced"
 
 
-NOT_NEEDED = "not needed: PTQ meets the accuracy goals (drop 0.0090)"
+NOT_NEEDED = "not needed: PTQ meets the accuracy goals on calibration samples (drop 0.009)"
 OF_ONNX = "ONNX, prepared for aimet-onnx"
 
 
@@ -120,7 +122,12 @@ OF_ONNX = "ONNX, prepared for aimet-onnx"
     [
         ("needed", "qat", "run: drop of PTQ 0.05 over goals.max_drop 0.01", "train compact longer"),
         ("needed", "ptq:min-max", "run: drop of PTQ 0.05 over goals.max_drop 0.01; no epoch beat PTQ", "did not beat"),
-        ("needed", "ptq:min-max", NOT_NEEDED, "not needed, as PTQ meets the accuracy goals off target: they are miss"),
+        (
+            "needed",
+            "ptq:min-max",
+            NOT_NEEDED,
+            "not needed, as PTQ meets the accuracy goals on calibration samples; to train",
+        ),
         ("needed", "ptq:min-max", "not run: the model came as ONNX", "QAT cannot run: the model came as ONNX"),
         ("never", "ptq:min-max", "not run: qat.when is never", "let QAT run: set qat.when to always"),
     ],
@@ -258,7 +265,8 @@ def test_accuracy_goals_hold_up_to_their_limit(goals: dict[str, Any], good: bool
     fp32 = off("fp16")
     verdict = judge(with_goals(**goals), "tiny", off("tiny", 0.009), on("tiny", 0.009), fp32)
     assert verdict.good is good
-    needed, _ = qat_verdict("needed", with_goals(**goals).goals, off("tiny", 0.009), fp32)
+    held_out = HeldOut(samples=100, fitted=False, value=0.9 - 0.009, drop=0.009)
+    needed, _ = qat_verdict("needed", with_goals(**goals).goals, off("tiny", 0.5, held_out=held_out))
     assert needed is not good
 
 
@@ -310,3 +318,24 @@ def test_the_gate_below_a_skipped_rung_stays_shut() -> None:
 def test_the_pareto_front_has_no_rung_that_another_beats() -> None:
     decision = decided(with_goals(), {"fp16": 0.001, "balanced": 0.0, "compact": 0.003, "tiny": 0.003})
     assert [entry.rung for entry in decision.trail if entry.pareto] == ["balanced", "tiny"]
+
+
+def test_a_refused_rung_is_never_chosen_nor_nearest_and_opens_the_gate_below() -> None:
+    reason = "the NPU of SM8650 does not take 1 of its ops: /head/Conv (Conv) in head (net.py:17)"
+    decision = decided(with_goals(), targets={"tiny": refused("tiny", f"refused: {reason}")})
+    assert decision.chosen == "compact"
+    assert outcome(decision, "tiny") == f"refused: {reason}"
+    assert decision.trail[-1].sources.on_target == "none: refused"
+    drops = dict.fromkeys(RUNGS, 0.05)
+    overflow = {"fp16": refused("fp16", "refused: FP16 overflows")}
+    assert decided(with_goals(), drops, targets=overflow).nearest != "fp16"
+    step_down = with_goals(policy="step-down")
+    verdict = judge(step_down, "fp16", off("fp16"), overflow["fp16"], off("fp16"))
+    assert verdict.descends("step-down") and summary(verdict).verdict == "refused"
+
+
+def test_where_every_rung_is_refused_the_way_to_learn_why_is_named() -> None:
+    targets = {rung: refused(rung, "refused: it does not compile") for rung in RUNGS}
+    decision = decided(with_goals(), targets=targets)
+    assert decision.chosen is None and "refused: it does not compile" in decision.reason
+    assert decision.next == ("mend what the rungs are refused for; `bitladder check --task` tries it in seconds",)

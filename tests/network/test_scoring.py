@@ -7,7 +7,8 @@ from torch import nn
 from bitladder.network import scoring
 from bitladder.network.evaluate import compare
 from bitladder.network.outputs import StoredOutputs
-from bitladder.network.scoring import read_score, save_score, score, store
+from bitladder.network.scoring import save_score, score, store
+from bitladder.statistics.scores import NETWORK, read_scores
 from bitladder.tasks.metric import Metric
 from bitladder.tasks.samples import Split
 
@@ -29,15 +30,15 @@ def test_batches_give_what_the_whole_gives(tmp_path):
     assert (found.comparison.value, found.comparison.drop) == (expected.value, expected.drop)
     assert (found.comparison.agreement, found.comparison.samples) == (expected.agreement, 50)
     assert found.reference_value == METRIC(whole(FP32), SPLIT.targets)
-    assert torch.equal(found.values, METRIC.compute(whole(MODEL)["output"], SPLIT.targets))
+    assert found.scores.values.tolist() == METRIC.compute(whole(MODEL)["output"], SPLIT.targets).tolist()
     stored = StoredOutputs(tmp_path / "outputs")
     assert torch.allclose(stored.whole()["output"], whole(MODEL)["output"])
     against = score(MODEL, SPLIT, METRIC, 8, "", store(FP32, SPLIT, 8, tmp_path / "fp32"))
     assert against.comparison == found.comparison
     save_score(tmp_path / "score.safetensors", found)
-    kept = read_score(tmp_path / "score.safetensors")
-    assert (kept.value, kept.reference_value) == (found.comparison.value, found.reference_value)
-    assert torch.equal(kept.reference_values, found.reference_values)
+    kept = read_scores(tmp_path / "score.safetensors")
+    assert kept[NETWORK].values.tolist() == found.scores.values.tolist()
+    assert (kept[NETWORK].total, kept["fp32"].total) == (found.comparison.value, found.reference_value)
 
 
 def test_a_killed_pass_goes_on_with_the_same_bytes(tmp_path, monkeypatch):

@@ -87,7 +87,7 @@ def test_after_an_upgrade_it_runs(repository):
     done = repository.repro()
     assert done.code == 0, done.text[-2000:]
     record = json.loads((repository.root / "metrics/eval/tiny.json").read_text())
-    assert record["schema"] == 2 and record["sqnr_db"] > 10
+    assert record["schema"] == 3 and record["sqnr_db"] > 10
     assert not (repository.root / "metrics/socs").exists()
     shown = repository.run("bitladder", "diff", "HEAD")  # which reads both versions' files
     assert shown.returncode == 0 and "Decision: tiny, as before" in shown.stdout

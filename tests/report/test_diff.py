@@ -3,8 +3,6 @@
 import hashlib
 import json
 import shutil
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +13,12 @@ from bitladder.commands.cli import app
 from bitladder.report.diff import diff, format_diff, lost
 from bitladder.report.revisions import read_revision
 from records import write_project
+from report_repository import edit_json, git
 
 LAYERS = (
     "layer,kind,sqnr_db,weights_bits,weight_min,weight_max,outputs_bits,output_min,output_max\n"
     "conv,Conv2d,{sqnr},{bits},-2.1,2.0,8,0.0,3.8\nfc,Linear,28.5,{bits},-0.9,1.2,8,-5.0,5.4\n"
 )
-
-
-def git(*words: str) -> str:
-    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
-    return subprocess.run(["git", *identity, *words], check=True, capture_output=True, text=True).stdout
-
-
-def edit_json(path: str, change: Callable[[dict[str, Any]], object]) -> None:
-    record = json.loads(Path(path).read_text())
-    change(record)
-    Path(path).write_text(json.dumps(record))
 
 
 def write_layers(bits: int, sqnr: float) -> None:
@@ -119,7 +107,7 @@ def test_a_revision_of_0_1_0_is_compared_with_one_of_today(repository: Path) -> 
     text_of = Path("metrics/decision.json").read_text()
     for now, then in (("goals", "asked"), ("measured", "found"), ("outcome", "then")):
         text_of = text_of.replace(f'"{now}":', f'"{then}":')
-    Path("metrics/decision.json").write_text(text_of.replace('"schema": 2,', ""))
+    Path("metrics/decision.json").write_text(text_of.replace('"schema": 3,', ""))
     git("add", "-A")
     git("commit", "-qm", "0.1.0")
     shutil.rmtree("metrics/socs")

@@ -42,7 +42,12 @@ def test_the_chosen_rung_is_tagged_and_registered_and_the_report_is_there(projec
     rungs = {run.data.params["rung"]: run for run in own}
     assert rungs["tiny"].data.tags["chosen"] == "true"
     assert rungs["compact"].data.tags["verdict"].startswith("not chosen: meets the goals")
-    assert set(rungs["tiny"].data.metrics) == set(rungs["fp16"].data.metrics)
+    tiny = rungs["tiny"].data
+    settle = {"samples_to_settle", "target_samples_to_settle"}  # only where something is undecided
+    assert set(tiny.metrics) == set(rungs["fp16"].data.metrics) | settle
+    assert (tiny.metrics["lost"], tiny.metrics["target_won"]) == (4, 0)
+    assert tiny.metrics["drop_low"] < tiny.metrics["drop"] < tiny.metrics["drop_high"]
+    assert (tiny.tags["goals.off_target"], tiny.tags["goals.gap"]) == ("undecided", "holds")
     assert parent.data.metrics["chosen.memory_bytes"] == rungs["tiny"].data.metrics["target.memory_bytes"]
     assert "report.html" in {item.path for item in client.list_artifacts(parent.info.run_id)}
     version = client.get_model_version_by_alias("digits", "chosen")

@@ -21,6 +21,7 @@ def settings(**changes) -> TargetParams:
         "soc": "SM8650",
         "samples": 3,
         "max_gap": 0.1,
+        "max_relative_gap": None,
         "workers": 1,
         "compile_limit_s": 60,
         "sample_limit_s": 60,

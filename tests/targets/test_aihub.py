@@ -29,6 +29,7 @@ SETTINGS = {
     "soc": "SM8650",
     "samples": 2,
     "max_gap": 0.1,
+    "max_relative_gap": None,
     "workers": 1,
     "compile_limit_s": 60,
     "sample_limit_s": 60,

@@ -111,8 +111,8 @@ def _outputs(folder: Path, manifest: Manifest, name: str, limit_s: float) -> tup
         raise UserError(f"{folder / manifest.recorded.file}: holds other samples than the manifest says")
     soc = Soc(name, chip.soc_model, chip.arch, ())
     settings = TargetParams(
-        backend="hexagon-emulator", soc="SM8650", samples=len(split), max_gap=0.0, workers=WORKERS,
-        compile_limit_s=limit_s, sample_limit_s=limit_s,
+        backend="hexagon-emulator", soc="SM8650", samples=len(split), max_gap=None, max_relative_gap=None,
+        workers=WORKERS, compile_limit_s=limit_s, sample_limit_s=limit_s,
     )  # fmt: skip
     with TemporaryDirectory() as work:
         context = Compiled((folder / str(chip.context)).resolve(), 0, 0, 0)

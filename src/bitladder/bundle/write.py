@@ -44,7 +44,10 @@ STATED = (
 )  # fmt: skip
 """Blocks of params.yaml that the manifest repeats: those, and no more, that dvc.yaml lists for this stage."""
 
-STATED_OF = {"compute": ("threads", "device"), "target": ("backend", "soc", "samples", "max_gap")}
+STATED_OF = {
+    "compute": ("threads", "device"),
+    "target": ("backend", "soc", "samples", "max_gap", "max_relative_gap"),
+}
 """Keys of further blocks."""
 
 

@@ -42,7 +42,7 @@ def show(
     from bitladder.params import load_params
     from bitladder.paths import DECISION
     from bitladder.records import Decision, read_record
-    from bitladder.report.tables import comparison_rows, format_soc_table, format_table, soc_rows
+    from bitladder.report.tables import comparison_rows, format_soc_table, format_table, interval_note, soc_rows
 
     results = read_results(load_params(params))
     decision = read_record(Decision, DECISION)
@@ -51,10 +51,13 @@ def show(
         return
     typer.echo(format_table(comparison_rows(results.evals, results.targets, decision)))
     if any(results.socs.values()):
-        typer.echo("\n" + format_soc_table(soc_rows(results.evals, results.targets, results.socs)))
+        typer.echo("\n" + format_soc_table(soc_rows(results.evals, results.targets, results.socs, decision)))
+    typer.echo(f"\n{interval_note(decision)}")
     typer.echo(f"\nDecision: {decision.reason}.")
     for entry in decision.trail:
         typer.echo(f"  {entry.rung} ({entry.precision}): {entry.outcome}")
+        for sentence in entry.undecided:
+            typer.echo(f"    undecided: {sentence}")
     for step in decision.next:
         typer.echo(f"Next: {step}.")
 

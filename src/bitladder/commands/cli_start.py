@@ -1,4 +1,4 @@
-"""Commands that start a pipeline: `init`, `check`, `upgrade`."""
+"""Commands that start a pipeline: `init`, `check`, `samples`, `upgrade`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 from bitladder.commands.options import PARAMS, ParamsFile
 
-__all__ = ["check", "init", "upgrade"]
+__all__ = ["check", "init", "samples", "upgrade"]
 
 
 def init(
@@ -79,6 +79,34 @@ def check(
 
         for line in check_task(loaded):
             typer.echo(line)
+
+
+def samples(
+    params: ParamsFile = PARAMS,
+    drop: Annotated[float, typer.Option(metavar="DROP", help="What the metric loses in truth, in its own unit.")] = 0.0,
+    disagree: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Share of samples that disagree with FP32, 0 to 1.", min=0.0, max=1.0),
+    ] = None,
+) -> None:
+    """Say how many samples a goal needs: as many as tell the drop of each rung from it.
+
+    Reads `params.yaml` and, where a run has left them, `metrics/`; runs nothing. What counts is the share of samples
+    on which a rung and FP32 are not equally right: as was measured, as you say, or else a guess by precision. Samples
+    on which both are right, or both wrong, tell nothing of the drop.
+
+    **Examples**
+
+        bitladder samples
+        bitladder samples --disagree 0.01 --drop 0.002
+    """
+    from bitladder.commands.samples import plan, samples_table
+    from bitladder.params import load_params
+
+    loaded = load_params(params)
+    limit, needs = plan(loaded, drop, disagree)
+    for line in samples_table(loaded, limit, needs, drop):
+        typer.echo(line)
 
 
 def upgrade(

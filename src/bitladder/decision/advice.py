@@ -66,7 +66,7 @@ def _training(params: Params, nearest: Verdict, came_as_onnx: bool) -> list[str]
         return [f"train {nearest.rung} longer: qat.epochs is {params.qat.epochs}"]
     if ran == "not needed":
         train = "" if came_as_onnx else "; to train all the same, set qat.when to always"
-        return [f"QAT was not needed, as PTQ meets the accuracy goals off target: they are missed on target{train}"]
+        return [f"QAT was not needed, as PTQ meets the accuracy goals on calibration samples{train}"]
     if ran == "not run" and params.qat.when != "never":
         return [f"QAT cannot run: {why}"]
     if came_as_onnx:

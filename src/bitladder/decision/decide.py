@@ -4,9 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 from bitladder.decision.advice import advise
-from bitladder.decision.goals import Verdict, judge
+from bitladder.decision.figures import figure
+from bitladder.decision.goals import RungScores, Verdict, judge
 from bitladder.params import Params
 from bitladder.records import Decision, Evaluation, Measurement, RungDecision
+from bitladder.statistics.paired import gain
+from bitladder.statistics.scores import NETWORK
 
 __all__ = ["decide"]
 
@@ -18,6 +21,7 @@ def decide(
     evals: Mapping[str, Evaluation],
     targets: Mapping[str, Measurement],
     socs: Mapping[str, Mapping[str, Measurement]] | None = None,
+    scores: Mapping[str, RungScores] | None = None,
 ) -> Decision:
     """Choose a rung by goals.policy and goals.objective among those that meet every goal, off and on target.
 
@@ -26,18 +30,22 @@ def decide(
         evals: of fp32, fp16 and every rung.
         targets: of fp16 and every rung, on target.soc.
         socs: the same on further SoCs, each by SoC.
+        scores: of fp16 and every rung, which intervals are of.
 
     """
     goals = params.goals
     names = ("fp16", *params.rungs())
     verdicts = [
-        judge(params, name, evals[name], targets[name], evals["fp32"], (socs or {}).get(name)) for name in names
+        judge(params, name, evals[name], targets[name], evals["fp32"], (socs or {}).get(name), (scores or {}).get(name))
+        for name in names
     ]
     good = [verdict for verdict in verdicts if verdict.good]
     front = _pareto_front(targets)
     if not good:
         nearest = min((verdict for verdict in verdicts if not verdict.skipped), key=_distance)
         reason = f"no rung meets the goals; nearest is {nearest.label}: {_texts(nearest)}"
+        if goals.undecided == "accept":  # else the misses say it
+            reason += _doubt(nearest)
         trail = tuple(_entry(verdict, _missed(verdict), front) for verdict in verdicts)
         return Decision(
             chosen=None,
@@ -60,6 +68,9 @@ def decide(
     )
     if judged := [name for name in chosen.measured.socs if goals.own(name) is not None]:
         reason += f"; the goals hold on {', '.join(judged)} too"
+    if goals.objective == "most-accurate" and goals.policy == "sweep":
+        reason += _ties(chosen, good, scores or {}, params.soc.name, evals["fp32"].higher_is_better)
+    reason += _doubt(chosen)
     return Decision(
         chosen=chosen.rung,
         reason=reason,
@@ -113,6 +124,32 @@ def _missed(verdict: Verdict) -> str:
     return f"refused: {verdict.refused}" if verdict.refused else f"not chosen: {_texts(verdict)}"
 
 
+def _doubt(verdict: Verdict) -> str:
+    """Say what the samples do not decide: the goal that would take the most of them, and how many others."""
+    open_goals = [one for one in verdict.held if one.undecided]
+    if not open_goals:
+        return ""
+    most = max(open_goals, key=lambda one: one.verdict.samples_to_settle or math.inf)
+    others = len(open_goals) - 1
+    more = f"; {others} more goal{'s are' if others > 1 else ' is'} undecided" if others else ""
+    return f"; undecided: {most.undecided}{more}"
+
+
+def _ties(
+    chosen: Verdict, good: Sequence[Verdict], scores: Mapping[str, RungScores], soc: str, higher_is_better: bool
+) -> str:
+    """Name the rungs that are as accurate on target as the chosen one, as far as the samples tell."""
+    found = {rung: places[soc][NETWORK] for rung, places in scores.items() if NETWORK in places.get(soc, {})}
+    if chosen.rung not in found:
+        return ""
+    tied = []
+    for other in good:
+        if other is not chosen and other.rung in found:
+            gained, error = gain(found[other.rung], found[chosen.rung], higher_is_better)
+            tied += [other.rung] if gained <= error else []
+    return f"; as far as the samples tell, {', '.join(tied)} {'are' if tied[1:] else 'is'} as accurate" if tied else ""
+
+
 def _texts(verdict: Verdict) -> str:
     return "; ".join(miss.text for miss in verdict.misses)
 
@@ -132,7 +169,9 @@ def _entry(verdict: Verdict, outcome: str, front: set[str]) -> RungDecision:
         goals=verdict.goals,
         measured=verdict.measured,
         sources=verdict.sources,
+        verdicts=tuple(one.verdict for one in verdict.held),
         misses=tuple(miss.text for miss in verdict.misses),
+        undecided=verdict.undecided,
         qat=verdict.qat,
         pareto=verdict.rung in front,
         outcome=outcome,
@@ -140,10 +179,11 @@ def _entry(verdict: Verdict, outcome: str, front: set[str]) -> RungDecision:
 
 
 def _figures(off: Evaluation, on: Measurement) -> str:
+    assert off.value is not None and off.drop is not None and on.value is not None and on.drop is not None
     memory = "" if on.memory_bytes is None else f", {on.memory_bytes:,} bytes"
     latency = "" if on.latency_ms is None else f", {on.latency_ms:.3f} ms ({on.latency_source})"
     return (
-        f"{off.metric} {off.value:.4f} off target (drop {off.drop:+.4f}),"
-        f" {on.value:.4f} on {on.soc} by {on.backend} (drop {on.drop:+.4f}, {on.samples} samples)"
+        f"{off.metric} {figure(off.value)} off target (drop {figure(off.drop, '+')}),"
+        f" {figure(on.value)} on {on.soc} by {on.backend} (drop {figure(on.drop, '+')}, {on.samples} samples)"
         f"{memory}{latency}"
     )

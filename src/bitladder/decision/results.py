@@ -5,13 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bitladder.decision.comparisons import OFF_TARGET
+from bitladder.decision.goals import RungScores
+from bitladder.decision.left_out import why_left_out
 from bitladder.errors import UserError
 from bitladder.params import Params
 from bitladder.paths import RungFiles, evaluated
 from bitladder.records import Evaluation, Measurement, TargetRecord, read_record
 from bitladder.running.files import locked_stages, remove_path
+from bitladder.statistics.scores import FP32, Scores, read_scores
 
-__all__ = ["OF_RUNGS", "Results", "flat", "read_results", "read_target", "remove_dropped"]
+__all__ = ["OF_RUNGS", "Results", "flat", "read_results", "read_rung_scores", "read_target", "remove_dropped"]
 
 OF_RUNGS = ("ptq", "qat", "export", "profile", "judge")
 """The stages that dvc.yaml has for each rung."""
@@ -27,6 +31,19 @@ class Results:
     evals: Mapping[str, Evaluation]
     targets: Mapping[str, Measurement]
     socs: Mapping[str, Mapping[str, Measurement]]
+
+
+def read_rung_scores(params: Params, rung: str) -> RungScores:
+    """Read a rung's scores in every place; none of a rung that was left out. Raise UserError where one is missing."""
+    files = RungFiles(rung)
+    if why_left_out(files.scores) or why_left_out(files.reference):
+        return {}
+    off, reference = read_scores(files.scores), read_scores(files.reference)
+    found: dict[str, Mapping[str, Scores]] = {OFF_TARGET: off}
+    for soc in (params.soc, *params.other_socs):
+        if (path := files.target_scores(soc.name)).is_file():  # or the SoC does not take the rung
+            found[soc.name] = {FP32: reference[FP32], **read_scores(path)}
+    return found
 
 
 def read_results(params: Params) -> Results:

@@ -110,6 +110,7 @@ def export_fp16(
         with replacing(path) as temporary:
             onnx.save(model.model.fixed(sample).proto, str(temporary))
         return
+    model.to("cpu")
     lines = {name.removeprefix("model."): line for name, line in module_lines(model, sample).items()}
     # redirect_stdout: where it fails, torch prints the whole graph
     with replacing(path) as temporary, torch.no_grad(), redirect_stdout(StringIO()), warnings.catch_warnings():

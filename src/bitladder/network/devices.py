@@ -1,4 +1,4 @@
-"""What training runs on: this process's CPU, or the devices of several processes through accelerate.
+"""What training runs on: this process's device, or the devices of several processes through accelerate.
 
 `torchrun` and `accelerate launch` start the processes and tell each its place. A batch is split between them, and the
 gradients are those of the whole batch, so a recipe means the same on any number of devices. Without them, and without a

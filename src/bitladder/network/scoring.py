@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +17,17 @@ from tqdm import tqdm
 
 from bitladder.network.evaluate import Comparison, NoiseSums, Outputs, TopOne, run_batch
 from bitladder.network.outputs import StoredOutputs
+from bitladder.network.per_sample import scores_of
+from bitladder.network.placement import placed
 from bitladder.params import Params
 from bitladder.paths import TASK, TRAINED
 from bitladder.paths import samples as file_of
-from bitladder.running.files import load_tensors, save_tensors
 from bitladder.running.resume import fingerprint, load_state, save_state, workspace
-from bitladder.tasks.metric import Metric
+from bitladder.statistics.scores import FP32, NETWORK, Scores, save_scores
+from bitladder.tasks.metric import Metric, MetricState
 from bitladder.tasks.samples import Samples
 
-__all__ = [
-    "KeptScore",
-    "Reference",
-    "Score",
-    "Tally",
-    "noise_db",
-    "read_score",
-    "reference_of",
-    "save_score",
-    "score",
-    "scoring",
-    "store",
-]
+__all__ = ["Reference", "Score", "Tally", "noise_db", "reference_of", "save_score", "score", "scoring", "store"]
 
 SAVE_EVERY_S = 30.0  # how much of a pass a killed run loses at most
 
@@ -48,16 +39,22 @@ Reference = nn.Module | StoredOutputs
 
 @dataclass(frozen=True)
 class Score:
-    """What a pass over samples found.
-
-    `values` are the metric's of each sample, in order, and `reference_values` those of the reference; None where the
-    metric is one number of them all.
-    """
+    """What a pass over samples found; `own` and `reference` are the metric's states, which have more to say."""
 
     comparison: Comparison
     reference_value: float
-    values: Tensor | None
-    reference_values: Tensor | None
+    own: MetricState
+    reference: MetricState
+
+    @cached_property
+    def scores(self) -> Scores:
+        """The metric sample by sample."""
+        return scores_of(self.own)
+
+    @cached_property
+    def reference_scores(self) -> Scores:
+        """The reference's, sample by sample."""
+        return scores_of(self.reference)
 
 
 class Tally:
@@ -81,11 +78,11 @@ class Tally:
         """Give what has added up."""
         value = self._own.value()
         if self.alone:
-            return Score(Comparison(value, 0.0, None, None, self.samples), value, self._own.values, self._own.values)
+            return Score(Comparison(value, 0.0, None, None, self.samples), value, self._own, self._own)
         against = self._reference.value()
         drop = self.metric.drop(against, value)
         found = Comparison(value, drop, self._noise.decibels(), self._top.share(), self.samples)
-        return Score(found, against, self._own.values, self._reference.values)
+        return Score(found, against, self._own, self._reference)
 
     def state_dict(self) -> dict[str, Any] | None:
         """Give what a killed pass goes on from; None where the metric cannot be kept."""
@@ -141,7 +138,8 @@ def score(
         work: a folder where a killed pass goes on from; None starts again.
 
     """
-    model.eval()
+    placed(model).eval()
+    placed(reference)
     tally = Tally(metric, reference is None)
     state = work / f"score-{title.replace(' ', '-')}.pt" if work else None
     if state and (saved := load_state(state)):
@@ -194,7 +192,7 @@ def reference_of(model: nn.Module, samples: Samples, batch_size: int, folder: Pa
     """Keep a model's outputs for what is compared with them many times; where they are too large, give the model."""
     inputs, _ = next(samples.first(1).batches(1))
     with torch.no_grad():
-        each = sum(values.nbytes for values in run_batch(model.eval(), inputs).values())
+        each = sum(values.nbytes for values in run_batch(placed(model).eval(), inputs).values())
     return store(model, samples, batch_size, folder) if each * len(samples) <= STORED_BYTES else model
 
 
@@ -202,7 +200,7 @@ def store(model: nn.Module, samples: Samples, batch_size: int, folder: Path) -> 
     """Run samples through a model and keep the outputs."""
     stored = StoredOutputs(folder)
     stored.clear()
-    model.eval()
+    placed(model).eval()
     with torch.no_grad(), tqdm(total=len(samples), desc="fp32", unit="sample", leave=False) as bar:
         for inputs, _ in samples.batches(batch_size):
             stored.append(run_batch(model, inputs))
@@ -211,26 +209,6 @@ def store(model: nn.Module, samples: Samples, batch_size: int, folder: Path) -> 
     return stored
 
 
-@dataclass(frozen=True)
-class KeptScore:
-    """What is kept of a Score: the metric, its reference's, and those of each sample, None where there are none."""
-
-    value: float
-    reference_value: float
-    values: Tensor | None
-    reference_values: Tensor | None
-
-
-def save_score(path: Path, found: Score) -> None:
-    """Write what a KeptScore holds as safetensors; tensors are empty where the metric has no values of samples."""
-    tensors = {"values": found.values, "reference_values": found.reference_values}
-    both = torch.tensor([found.comparison.value, found.reference_value], dtype=torch.float64)
-    save_tensors(path, {"both": both} | {name: torch.zeros(0) if one is None else one for name, one in tensors.items()})
-
-
-def read_score(path: Path) -> KeptScore:
-    """Read what `save_score` wrote."""
-    tensors = load_tensors(path)
-    value, reference_value = tensors["both"].tolist()
-    each = (tensors[name] if len(tensors[name]) else None for name in ("values", "reference_values"))
-    return KeptScore(value, reference_value, *each)
+def save_score(path: Path, found: Score, reference: str = FP32) -> None:
+    """Write the scores of a pass, and those of its reference under the name of that."""
+    save_scores(path, {reference: found.reference_scores, NETWORK: found.scores})

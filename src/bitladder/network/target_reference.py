@@ -29,7 +29,7 @@ def keep_reference(
         params: of the pipeline.
 
     """
-    own = (params.task, params.compute.threads, params.evaluate, params.target.samples)
+    own = (params.task, params.compute.bits, params.evaluate, params.target.samples)
     made_of = (samples("evaluation"), TRAINED, TASK, *((files.sim,) if files.sim.is_file() else ()))
     with workspace(f"reference-{files.rung}", fingerprint(own, files=made_of)) as work:
         kept, size = StoredOutputs(work / "outputs"), params.evaluate.batch_size

@@ -1,14 +1,12 @@
-"""Mixed precision: the fewest layers of a rung given more bits, until its goal holds."""
+"""Mixed precision: a few layers of a rung given more bits, so that its goal holds."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
-from bitladder.network.evaluate import Comparison
 from bitladder.network.scoring import noise_db, reference_of
 from bitladder.params import MixedParams
 from bitladder.precision import Precision
@@ -17,6 +15,7 @@ from bitladder.quantize.sim.isolated import isolated, quantized_layers
 from bitladder.quantize.sim.torch_sim import set_layers
 from bitladder.quantize.techniques.gptq import gptq
 from bitladder.quantize.techniques.technique import GPTQ, Quantized, Setting, with_biases
+from bitladder.quantize.trial import Trial, Try
 from bitladder.tasks.samples import held
 
 __all__ = ["raise_layers"]
@@ -25,32 +24,55 @@ SAMPLES = 32  # to order the layers by; which of them are raised is decided on a
 
 
 def raise_layers(
-    quantized: Quantized, setting: Setting, mixed: MixedParams, score: Callable[[nn.Module], Comparison]
+    quantized: Quantized, setting: Setting, mixed: MixedParams, try_out: Try
 ) -> tuple[Quantized, dict[str, str]]:
-    """Raise layers to `mixed.raise_to` until the drop is within `mixed.max_drop`, as few as can be.
+    """Raise layers to `mixed.raise_to` until the drop is within what `mixed` allows, as few as were found to do.
 
-    Layers are ordered by the noise that each puts on the network's outputs for what raising it costs; how many of them
-    it takes is found by bisection, as the drop falls with each. If all are not enough, all are raised.
+    Layers are ordered by the noise that each puts on the network's outputs for what raising it costs. The drop need not
+    fall with each: so twice as many are tried from one on, and below the first that are enough, halves of what is left.
+    What is returned has been tried itself. If nothing is enough, it is the fewest layers that do as well as any, as far
+    as the samples tell.
 
     Returns: the quantized network; the raised layers, by name, with their precision such as `W8A8`.
     """
-    if score(quantized.sim.model).drop <= mixed.max_drop:
+    trials = {0: try_out(quantized.sim.model)}
+    if trials[0].is_enough(mixed.max_drop, mixed.max_relative_drop):
         return quantized, {}
     order = _order_layers(quantized, setting, mixed)
-    found = {len(order): _raised(quantized, setting, mixed, order)}
-    low, high = 0, len(order)  # `low` are too few, `high` are enough or all
+    found = {0: quantized}
     with tqdm(desc="mixed precision", unit="try") as bar:
-        while high - low > 1:
-            middle = (low + high) // 2
-            candidate = _raised(quantized, setting, mixed, order[:middle])
-            drop = score(candidate.sim.model).drop
-            bar.set_postfix({"layers": middle, "drop": drop})
+
+        def is_enough(count: int) -> bool:
+            found[count] = _raised(quantized, setting, mixed, order[:count])
+            trials[count] = try_out(found[count].sim.model)
+            bar.set_postfix({"layers": count, "drop": trials[count].found.drop})
             bar.update()
-            if drop <= mixed.max_drop:
-                high, found[middle] = middle, candidate
-            else:
-                low = middle
-    return found[high], {name: str(mixed.raise_to.precision) for name in sorted(order[:high])}
+            return trials[count].is_enough(mixed.max_drop, mixed.max_relative_drop)
+
+        count = _fewest(is_enough, len(order)) or _as_good_as_any(trials)
+    return found[count], {name: str(mixed.raise_to.precision) for name in sorted(order[:count])}
+
+
+def _fewest(is_enough: Callable[[int], bool], most: int) -> int | None:
+    """Find the fewest layers that are enough of those tried; None where none are."""
+    low, high = 0, 1
+    while not is_enough(high):
+        if high == most:
+            return None
+        low, high = high, min(2 * high, most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
+    return high
+
+
+def _as_good_as_any(trials: Mapping[int, Trial]) -> int:
+    """Give the fewest layers that no other number displaces."""
+    return next(
+        count
+        for count in sorted(trials)
+        if not any(trials[more].displaces(trials[count]) for more in trials if more > count)
+    )
 
 
 def _order_layers(quantized: Quantized, setting: Setting, mixed: MixedParams) -> list[str]:

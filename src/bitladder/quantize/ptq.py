@@ -1,41 +1,51 @@
 """Post-training quantization of one rung: the techniques that params.yaml lists, or the cheapest that is enough."""
 
-from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 from time import perf_counter
 
 from torch import nn
 
 from bitladder.errors import UserError
-from bitladder.network.evaluate import Comparison
 from bitladder.network.model import sample_inputs
-from bitladder.network.scoring import reference_of
-from bitladder.network.scoring import score as score_pass
+from bitladder.network.placement import on_device, placed
 from bitladder.params import Params
 from bitladder.paths import PREPARED, TASK, TRAINED, RungFiles, samples
 from bitladder.quantize.mixed import raise_layers
 from bitladder.quantize.prepare.prepare import load_prepared, load_unfolded
 from bitladder.quantize.techniques.technique import ORDER, NotApplicable, Quantized, Setting, apply
-from bitladder.records import Try
+from bitladder.quantize.trial import Trial, trier
+from bitladder.quantize.trial import Try as TryOut
+from bitladder.records import HeldOut, Try
 from bitladder.running.files import write_json
 from bitladder.running.resume import fingerprint, workspace
-from bitladder.tasks.metric import Metric
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.samples import Samples, held
 from bitladder.tasks.splits import load_samples
 from bitladder.tasks.task import Task
 
-__all__ = ["divide", "quantize", "quantize_rung"]
-
-Score = Callable[[nn.Module], Comparison]
+__all__ = ["RungResult", "divide", "quantize", "quantize_rung"]
 
 
-def quantize_rung(params: Params, rung: str, task: Task) -> tuple[Quantized, nn.Module, list[Try], dict[str, str]]:
+@dataclass(frozen=True)
+class RungResult:
+    """A quantized rung, beside the prepared network in FP32.
+
+    `tries` is what was tried; `raised` the layers of a mixed rung that were given more bits; `held_out` what the rung
+    comes to on calibration samples.
+    """
+
+    quantized: Quantized
+    model: nn.Module
+    tries: list[Try]
+    raised: dict[str, str]
+    held_out: HeldOut
+
+
+def quantize_rung(params: Params, rung: str, task: Task) -> RungResult:
     """Quantize a rung from what the stages before have left in build/.
 
-    Returns: the quantized network; the prepared network in FP32; what was tried; the layers of a mixed rung that were
-    given more bits. The seconds of each try go to build/notes/<rung>/ptq-seconds.json, which is no output of DVC's,
-    since they are never twice the same.
+    The seconds of each try go to build/notes/<rung>/ptq-seconds.json, which is no output of DVC's, since they are never
+    twice the same.
     """
     calibration = load_samples(task, params, "calibration")
     own, sample, exclude = params.ptq_of(rung), sample_inputs(calibration), params.prepare.exclude
@@ -45,12 +55,13 @@ def quantize_rung(params: Params, rung: str, task: Task) -> tuple[Quantized, nn.
         raise UserError(f"ladder.{rung}: mixed and layers need a network of PyTorch's, and the model came as ONNX")
     inputs = (PREPARED, TRAINED, samples("calibration"), TASK)
     config, seed = params.soc.quantsim_config, params.seed
-    key = fingerprint(params.task, params.prepare, params.compute, params.ladder[rung], own, config, seed, files=inputs)
+    values = (params.task, params.prepare, params.compute.bits, params.ladder[rung], own, config, seed)
+    key = fingerprint(*values, files=inputs)
     with workspace(f"ptq-{rung}", key) as work:
         setting = Setting(
-            model=model,
+            model=placed(model),
             unfolded=lambda: load_unfolded(task, sample, TRAINED, PREPARED, exclude),
-            sample=sample,
+            sample=on_device(sample),
             fit=fit,
             precision=params.ladder[rung].precision,
             config=config,
@@ -59,25 +70,27 @@ def quantize_rung(params: Params, rung: str, task: Task) -> tuple[Quantized, nn.
             work=work,
             layers=params.ladder[rung].layer_precisions,
         )
-        score = _scorer(task.metric, model, rest, params.evaluate.batch_size, work) if len(rest) else None
-        quantized, tries, seconds = quantize(setting, score)
+        try_out = trier(task.metric, model, rest if len(rest) else fit, params.evaluate.batch_size, work)
+        quantized, tries, seconds = quantize(setting, try_out if len(rest) else None)
         raised: dict[str, str] = {}
         if mixed := params.ladder[rung].mixed:
-            assert score is not None
-            quantized, raised = raise_layers(quantized, setting, mixed, score)
+            quantized, raised = raise_layers(quantized, setting, mixed, try_out)
+        found = try_out(quantized.sim.model).found
     write_json(RungFiles(rung).notes / "ptq-seconds.json", seconds)
-    return quantized, model, tries, raised
+    held_out = HeldOut(samples=found.samples, fitted=not len(rest), value=found.value, drop=found.drop)
+    return RungResult(quantized, model, tries, raised, held_out)
 
 
-def quantize(setting: Setting, score: Score | None = None) -> tuple[Quantized, list[Try], dict[str, float]]:
+def quantize(setting: Setting, try_out: TryOut | None = None) -> tuple[Quantized, list[Try], dict[str, float]]:
     """Quantize a prepared network by `setting.params.techniques`.
 
-    A list is applied in its order. `auto` goes through all from cheap to costly, keeps what makes the score better, and
-    stops as soon as the drop is within max_drop.
+    A list is applied in its order. `auto` goes through all from cheap to costly, and keeps what does better by more
+    than chance. It stops at the first whose drop is within what ptq allows: where that one is not kept, the cheaper one
+    is as good, as far as these samples tell.
 
     Args:
         setting: what to quantize, and how.
-        score: compares a sim with FP32 on samples that no technique has seen; `auto` needs it.
+        try_out: compares a sim with FP32 on samples that no technique has seen; `auto` needs it.
 
     Returns: the quantized network, what was tried, and the seconds of each.
 
@@ -85,7 +98,7 @@ def quantize(setting: Setting, score: Score | None = None) -> tuple[Quantized, l
     auto = setting.params.techniques == "auto"
     names = ORDER if auto else tuple(setting.params.techniques)
     best: Quantized | None = None
-    standing: Comparison | None = None
+    standing: Trial | None = None
     tries, seconds = [], {}
     for name in names:
         start = perf_counter()
@@ -94,25 +107,21 @@ def quantize(setting: Setting, score: Score | None = None) -> tuple[Quantized, l
         except NotApplicable as reason:
             tries.append(Try(technique=name, kept=False, not_applicable=str(reason)))
             continue
-        found = score(candidate.sim.model) if score else None
-        kept = not auto or standing is None or (found is not None and _rank(found) > _rank(standing))
-        if found:
+        trial = try_out(candidate.sim.model) if try_out else None
+        kept = not auto or standing is None or (trial is not None and trial.displaces(standing))
+        if trial:
+            found = trial.found
             tries.append(Try(technique=name, value=found.value, drop=found.drop, sqnr_db=found.sqnr_db, kept=kept))
         else:
             tries.append(Try(technique=name, kept=kept))
         seconds[name] = round(perf_counter() - start, 1)
         if kept:
-            best, standing = candidate, found
-        if auto and standing and standing.drop <= setting.params.max_drop:
+            best, standing = candidate, trial
+        if auto and trial and trial.is_enough(setting.params.max_drop, setting.params.max_relative_drop):
             break
     if best is None:  # all that was listed can do nothing here
         best = apply(ORDER[0], setting, None)
     return best, tries, seconds
-
-
-def _rank(found: Comparison) -> tuple[float, float]:
-    assert found.sqnr_db is not None
-    return -found.drop, found.sqnr_db
 
 
 def divide(calibration: Samples, params: Params, rung: str) -> tuple[Samples, Samples]:
@@ -128,12 +137,3 @@ def divide(calibration: Samples, params: Params, rung: str) -> tuple[Samples, Sa
             " lower it, or give the task a larger calibration split"
         )
     return calibration.first(own.samples), rest
-
-
-def _scorer(metric: Metric, model: nn.Module, samples: Samples, batch_size: int, work: Path) -> Score:
-    reference = reference_of(model, samples, batch_size, work / "fp32")
-
-    def score(sim: nn.Module) -> Comparison:
-        return score_pass(sim, samples, metric, batch_size, "score", reference).comparison
-
-    return score

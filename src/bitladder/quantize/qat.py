@@ -1,5 +1,6 @@
 """Quantization-aware training of one rung, from PTQ's encodings on."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,15 @@ from bitladder.quantize.sim.torch_sim import plain_tensors, save_sim
 from bitladder.records import Evaluation
 from bitladder.running.determinism import seed_all
 from bitladder.running.resume import fingerprint, load_state, save_state, workspace
+from bitladder.statistics.paired import gain
 from bitladder.tasks.outputs import as_returned
 from bitladder.tasks.samples import SPLITS, Samples
 from bitladder.tasks.splits import load_samples
 from bitladder.tasks.task import Task, load_task
 
 __all__ = ["QatResult", "train_quantized", "train_rung"]
+
+State = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def train_rung(params: Params, rung: str) -> tuple[Evaluation | None, list[dict[
         params.task,
         recipe,
         params.qat.distill,
-        params.compute,
+        params.compute.bits,
         files=(*paths.values(), files.ptq_sim, TASK),
     )
     with workspace(f"qat-{rung}", key, is_main()) as work:
@@ -101,36 +105,52 @@ def train_quantized(
 
     Batch norms are folded by then, and the network trains in evaluation mode: there are no statistics to move, and
     dropout does not blur what quantization does. States are ranked by the metric, and by the loss where the metric
-    ties. PTQ's own state takes part, so the result is never worse than PTQ on the scoring split.
+    ties. PTQ's own state takes part, and the best one must beat it on the scoring split by more than chance.
 
     """
     train, held_out = splits
-    score = _scorer(sim, task, held_out, batch_size)
+    score_epoch = _scorer(sim, task, held_out, batch_size)
     path = folder / "best.pt"
     kept = load_state(path)
+    untrained = kept["ptq"] if kept else copy.deepcopy(sim.model.state_dict())
     if kept:
         start, best = Epoch(**kept["start"]), Epoch(**kept["epoch"])
     else:
-        start = best = Epoch(0, None, **score(sim.model))
+        start = best = Epoch(0, None, **score_epoch(sim.model))
 
     def keep(epoch: Epoch) -> None:
         nonlocal best
         if epoch is start or rank(task, epoch) > rank(task, best):
             best = epoch
             if is_main():
-                save_state(path, {"start": vars(start), "epoch": vars(best), "model": sim.model.state_dict()})
+                state = {"start": vars(start), "epoch": vars(best), "model": sim.model.state_dict()}
+                save_state(path, {**state, "ptq": untrained})
 
     if not kept:
         keep(start)
     loss = distilled(teacher[0], task, train, teacher[1], batch_size) if teacher and teacher[1] else None
     with plain_tensors():
         ranges = [parameter for _, quantizer in sim.named_quantizers() for parameter in quantizer.parameters()]
-        history = fit(sim.model, task, train, recipe, folder, score, keep, False, ranges, loss)
+        history = fit(sim.model, task, train, recipe, folder, score_epoch, keep, False, ranges, loss)
     state = load_state(path)
     assert state is not None
-    sim.model.load_state_dict(state["model"])
     find_devices().wait()  # all have read it before the first one clears it away
+    if best.epoch and not _displaces(sim, state["model"], untrained, task, held_out, batch_size):
+        best = start
+    sim.model.load_state_dict(state["model"] if best.epoch else untrained)
     return QatResult(best.epoch, [start, *history])
+
+
+def _displaces(
+    sim: QuantizationSimModel, trained: State, untrained: State, task: Task, samples: Samples, batch_size: int
+) -> bool:
+    """Whether a trained state does better than PTQ's by more than a standard error, or as well with a lower loss."""
+    scores = []
+    for state in (untrained, trained):
+        sim.model.load_state_dict(state)
+        scores.append(score(sim.model, samples, task.metric, batch_size, "score").scores)
+    gained, error = gain(scores[0], scores[1], task.metric.higher_is_better)
+    return gained > error or gained == error == 0
 
 
 def _scorer(

@@ -19,6 +19,7 @@ from bitladder.quantize.prepare.task_quantization import task_quantization_of
 from bitladder.quantize.sim.layers import LayerSqnr, layer_sqnr
 from bitladder.quantize.sim.torch_sim import build_sim, calibrate
 from bitladder.running.files import save_tensors, write_csv, write_json, write_text
+from bitladder.statistics.limits import allowed, is_within
 from bitladder.tasks.metric import Metric
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.samples import Samples, Split, in_memory
@@ -58,10 +59,11 @@ def verify(
     sim = build_sim(model, sample_inputs(split), PRECISION, params.soc.quantsim_config)
     calibrate(sim, split, params.evaluate.batch_size)
     size = params.evaluate.batch_size
-    result = score(sim.model, split, metric, size, str(PRECISION), reference, work=work).comparison
-    limits, found_db = params.verify, result.sqnr_db
+    found = score(sim.model, split, metric, size, str(PRECISION), reference, work=work)
+    result, limits, found_db = found.comparison, params.verify, found.comparison.sqnr_db
     assert found_db is not None
-    if result.drop <= limits.max_drop and found_db >= limits.min_sqnr_db:
+    most = allowed(found.reference_value, limits.max_drop, limits.max_relative_drop)
+    if is_within(result.drop, most) and found_db >= limits.min_sqnr_db:
         return result
     few = in_memory(split.first(EVIDENCE_SAMPLES))
     layers = layer_sqnr(model, sim, few)
@@ -76,9 +78,11 @@ def verify(
     if evidence:
         _write_evidence(evidence, model, few, layers, facts)
         left = f"; {evidence} holds what an AIMET issue needs"
+    keys = {"max_drop": limits.max_drop, "max_relative_drop": limits.max_relative_drop}
+    asked = ", ".join(f"verify.{key} {limit:g}" for key, limit in keys.items() if limit is not None)
     worst = ", ".join(f"{layer.layer} ({layer.kind}, {layer.sqnr_db:.1f} dB)" for layer in layers[:3])
     raise RefusedError(
-        f"W16A16 disagrees with FP32: {metric.name} drops by {result.drop:.4f} (verify.max_drop {limits.max_drop:g}),"
+        f"W16A16 disagrees with FP32: {metric.name} drops by {result.drop:.4g} ({asked}),"
         f" SQNR {found_db:.1f} dB (verify.min_sqnr_db {limits.min_sqnr_db:g}); worst layers: {worst}{left}"
     )
 

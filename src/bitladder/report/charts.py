@@ -13,13 +13,13 @@ Spec = dict[str, Any]
 COLOURS = ("#3b82c4", "#e08a2e", "#2a9d75", "#c2528b", "#8a6fd1", "#b0a12c", "#5aa9b8", "#a0705a")
 """Told apart by people with colour-blindness, on white and on black."""
 
-GREY = "#8a8f98"
+GREY, RED = "#8a8f98", "#d1495b"
 
-FORMAT = ".4~f"  # of a metric: no more than metrics files can tell, without zeros at the end
+FORMAT = ".4~g"  # of a metric: without zeros at the end
 
 KIB = 1024
 
-SOC_FIELDS = ("rung", "soc", "value", "drop", "memory_bytes", "latency_ms")
+SOC_FIELDS = ("rung", "soc", "value", "low", "high", "drop", "memory_bytes", "latency_ms")
 
 LAYERS = 40  # more rows than this are not looked at: the worst are shown
 
@@ -51,72 +51,68 @@ def pareto(rows: Rows, rungs: Sequence[str], floor: float | None, max_memory_byt
         size=alt.condition("datum.chosen", alt.value(260), alt.value(110)),
         tooltip=_tips("rung", "precision", "technique", "target_value", "target_drop", "memory_bytes", "outcome"),
     )
-    names = base.mark_text(dy=-14, fontSize=12).encode(
+    names = base.mark_text(dx=9, dy=-9, align="left", fontSize=12).encode(
         text="rung:N", color=alt.Color("rung:N", scale=_rung_scale(rungs), legend=None)
     )
-    layers = [front, *_limit("y", floor), *_limit("x", max_memory_bytes and max_memory_bytes / KIB), dots, names]
+    bars = base.encode(color=alt.Color("rung:N", scale=_rung_scale(rungs), legend=None))
+    limits = [*_limit("y", floor), *_limit("x", max_memory_bytes and max_memory_bytes / KIB)]
+    layers = [front, *limits, *_bars(bars, points, "y", "target_low", "target_high"), dots, names]
     return _spec(alt.layer(*layers), 300)
 
 
-def off_and_on_target(rows: Rows, fp32: float) -> Spec:
-    """Show the metric of each rung simulated and on the target, joined by a line; FP32 as a dashed line."""
+def off_and_on_target(rows: Rows, fp32: float, floor: float | None) -> Spec:
+    """Show the metric of each rung simulated and on the target, with intervals; FP32 and the goal as lines."""
+    places = ["simulated", "on target"]
     points = [
-        {"rung": row["rung"], "where": where, "value": row[key]}
+        {"rung": row["rung"], "where": where, **{key: row[f"{prefix}{key}"] for key in ("value", "low", "high")}}
         for row in rows
-        for where, key in (("simulated", "value"), ("on target", "target_value"))
-        if row[key] is not None
+        for where, prefix in zip(places, ("", "target_"), strict=True)
+        if row[f"{prefix}value"] is not None
     ]
+    colour = alt.Color(
+        "where:N",
+        title=None,
+        sort=places,
+        scale=alt.Scale(domain=places, range=list(COLOURS[:2])),
+        legend=alt.Legend(orient="top"),
+    )
     y = alt.Y("rung:N", title=None, sort=[row["rung"] for row in rows])
-    x = alt.X(
-        "value:Q",
-        title=rows[0]["metric"],
-        scale=alt.Scale(zero=False, padding=20),
-        axis=alt.Axis(format=FORMAT),
-    )
-    base = alt.Chart(alt.Data(values=points))
-    gap = base.mark_line(color=GREY, strokeWidth=2).encode(x=x, y=y, detail="rung:N")
-    dots = base.mark_point(size=110, filled=True, opacity=1).encode(
+    base = alt.Chart(alt.Data(values=points)).encode(y=y, yOffset=alt.YOffset("where:N", sort=places), color=colour)
+    scale = alt.Scale(zero=False, padding=20)
+    x = alt.X("value:Q", title=rows[0]["metric"], scale=scale, axis=alt.Axis(format=FORMAT))
+    dots = base.mark_point(size=80, filled=True, opacity=1).encode(
         x=x,
-        y=y,
-        color=alt.Color(
-            "where:N",
-            title=None,
-            sort=["simulated", "on target"],
-            scale=alt.Scale(domain=["simulated", "on target"], range=list(COLOURS[:2])),
-            legend=alt.Legend(orient="top"),
-        ),
-        shape=alt.Shape("where:N", sort=["simulated", "on target"], legend=None),
-        tooltip=_tips("rung", "where", "value"),
+        shape=alt.Shape("where:N", sort=places, legend=None),
+        tooltip=_tips("rung", "where", "value", "low", "high"),
     )
-    return _spec(alt.layer(*_limit("x", fp32), gap, dots), 36 * len(rows))
+    lines = [*_limit("x", fp32, GREY), *_limit("x", floor)]
+    return _spec(alt.layer(*lines, *_bars(base, points, "x"), dots), 44 * len(rows))
 
 
 def by_soc(rows: Rows, rungs: Sequence[str]) -> Spec:
     """Show the metric of each rung on each SoC, a line of points a rung; rows as metrics/comparison-socs.csv has."""
     socs = list(dict.fromkeys(row["soc"] for row in rows))
-    chart = (
-        alt.Chart(alt.Data(values=[{key: row[key] for key in SOC_FIELDS} for row in rows]))
-        .mark_point(size=110, filled=True, opacity=1)
-        .encode(
-            y=alt.Y("rung:N", title=None, sort=list(rungs)),
-            yOffset=alt.YOffset("soc:N", sort=socs),
-            x=alt.X(
-                "value:Q",
-                title=f"{rows[0]['metric']} on target",
-                scale=alt.Scale(zero=False, padding=20),
-                axis=alt.Axis(format=FORMAT),
-            ),
-            color=alt.Color(
-                "soc:N",
-                title=None,
-                sort=socs,
-                scale=alt.Scale(domain=socs, range=list(COLOURS[: len(socs)])),
-                legend=alt.Legend(orient="top", columns=2),
-            ),
-            tooltip=_tips(*SOC_FIELDS),
-        )
+    base = alt.Chart(alt.Data(values=[{key: row[key] for key in SOC_FIELDS} for row in rows])).encode(
+        y=alt.Y("rung:N", title=None, sort=list(rungs)),
+        yOffset=alt.YOffset("soc:N", sort=socs),
+        color=alt.Color(
+            "soc:N",
+            title=None,
+            sort=socs,
+            scale=alt.Scale(domain=socs, range=list(COLOURS[: len(socs)])),
+            legend=alt.Legend(orient="top", columns=2),
+        ),
     )
-    return _spec(chart, (20 + 14 * len(socs)) * len({row["rung"] for row in rows}))
+    dots = base.mark_point(size=80, filled=True, opacity=1).encode(
+        x=alt.X(
+            "value:Q",
+            title=f"{rows[0]['metric']} on target",
+            scale=alt.Scale(zero=False, padding=20),
+            axis=alt.Axis(format=FORMAT),
+        ),
+        tooltip=_tips(*SOC_FIELDS),
+    )
+    return _spec(alt.layer(*_bars(base, rows, "x"), dots), (20 + 14 * len(socs)) * len({row["rung"] for row in rows}))
 
 
 def qat_curves(rows: Rows, metric: str, rungs: Sequence[str]) -> Spec:
@@ -231,10 +227,17 @@ def channels(rows: Rows, rung: str, layer: str) -> Spec:
     return _spec(chart, 220)
 
 
-def _limit(axis: str, value: float | None) -> list[alt.Chart]:
+def _bars(base: alt.Chart, points: Rows, axis: str, low: str = "low", high: str = "high") -> list[alt.Chart]:
+    """Give the intervals, if there are any: of none, Vega finds no scale."""
+    if all(point[low] is None for point in points):
+        return []
+    return [base.mark_rule(strokeWidth=1.5).encode(**{axis: f"{low}:Q", f"{axis}2": f"{high}:Q"})]
+
+
+def _limit(axis: str, value: float | None, colour: str = RED) -> list[alt.Chart]:
     if value is None:
         return []
-    rule = alt.Chart(alt.Data(values=[{"limit": value}])).mark_rule(color="#d1495b", strokeDash=[6, 4])
+    rule = alt.Chart(alt.Data(values=[{"limit": value}])).mark_rule(color=colour, strokeDash=[6, 4])
     return [rule.encode(y="limit:Q") if axis == "y" else rule.encode(x="limit:Q")]
 
 

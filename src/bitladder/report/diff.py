@@ -8,9 +8,11 @@ from typing import Any
 
 from tabulate import tabulate
 
+from bitladder.decision.figures import figure, interval
 from bitladder.decision.results import flat
 from bitladder.paths import BUILD, RungFiles
 from bitladder.records import RungDecision
+from bitladder.report.change import PLACES, change_of, is_within_noise
 from bitladder.report.revisions import Revision
 
 __all__ = ["Diff", "diff", "format_diff", "lost"]
@@ -56,6 +58,9 @@ def diff(before: Revision, after: Revision) -> Diff:
     sections = (
         Section("Params", ("key", "before", "after"), tuple(_params(before, after))),
         Section("Figures", ("rung", "figure", "before", "after", "change"), tuple(_figures(before, after, rungs))),
+        Section(
+            "Change or chance", ("rung", "where", "it is", "lost", "interval", "by"), tuple(_changes(before, after))
+        ),
         Section("Layers as exported", ("rung", "what", "change"), tuple(_layers(before, after, rungs))),
         Section("Files", ("path", "before", "after", "change"), tuple(_files(before, after))),
     )
@@ -72,9 +77,10 @@ def lost(before: Revision, after: Revision) -> str | None:
     """Say which goals held before and do not hold now; None if none was lost.
 
     A goal is lost where nothing meets the goals any more, or where the rung chosen before is still tried and misses.
+    One that may be missed by chance alone is not lost.
     """
     was, now = (side.decision.chosen if side.decision else None for side in (before, after))
-    if was is None:
+    if was is None or is_within_noise(before, after, was):
         return None
     entry = after.decision.of(was) if after.decision else None
     if entry and entry.misses:
@@ -109,8 +115,11 @@ def _summary(before: Revision, after: Revision) -> Iterator[str]:
         yield f"Decision: {now or 'no rung'}, as before. {new.reason}."
     else:
         yield f"Decision: {was or 'no rung'} -> {now or 'no rung'}. {new.reason}."
+    entry = new.of(was)
     if missed := lost(before, after):
         yield f"Lost: {missed}."
+    elif entry and entry.misses:
+        yield f"Within noise: {was} misses goals, and may do so by chance: {'; '.join(entry.misses)}."
     for entry in (entry for entry in new.trail if entry.rung not in {was, now}):
         earlier = old.of(entry.rung)
         if earlier and _state(earlier) != _state(entry):
@@ -140,6 +149,16 @@ def _figures(before: Revision, after: Revision, rungs: Row) -> Iterator[Row]:
             both = _compared(ON_TARGET, (old.get(soc), new.get(soc)))
             found += [(f"{soc}: {figure}", *cells) for figure, *cells in both]
         yield from ((rung, figure.format(metric=before.metric), *cells) for figure, *cells in found)
+
+
+def _changes(before: Revision, after: Revision) -> Iterator[Row]:
+    """Say of each rung's metric whether it changed beyond chance."""
+    for entry in after.decision.trail if after.decision else ():
+        for where in PLACES:
+            change = change_of(before, after, entry.rung, where)
+            if change and change.kind != "unchanged":
+                ends = interval(change.low, change.high)
+                yield entry.rung, where, change.kind, figure(change.loss, "+"), ends, change.method
 
 
 def _compared(names: Mapping[str, str], both: Sequence[object]) -> Iterator[Row]:
@@ -227,7 +246,7 @@ def _shown(value: Any) -> str:
 def _number(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return f"{value:.4f}" if isinstance(value, float) else "-" if value is None else str(value)
+    return figure(value) if isinstance(value, float) else "-" if value is None else str(value)
 
 
 def _change(old: Any, new: Any) -> str:
@@ -235,7 +254,7 @@ def _change(old: Any, new: Any) -> str:
         return ""
     if isinstance(old, int) and isinstance(new, int):
         return f"{new - old:+,} ({new / old - 1:+.1%})" if old else f"{new - old:+,}"
-    return f"{new - old:+.4f}"
+    return figure(new - old, "+")
 
 
 def _plain(cell: str) -> str:

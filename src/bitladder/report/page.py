@@ -3,7 +3,7 @@
 import csv
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib.resources import files
 from itertools import pairwise
@@ -14,12 +14,22 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
+from bitladder.decision.figures import figure, interval
 from bitladder.decision.results import read_results
 from bitladder.params import Params
 from bitladder.paths import BUILD, DECISION, PARAMS, SENSITIVITY_ROWS, RungFiles, evaluated
-from bitladder.records import Decision, Evaluation, read_record
+from bitladder.records import Decision, Evaluation, ExportCheck, read_record
 from bitladder.report import charts
-from bitladder.report.tables import cell, comparison_rows, latency_cell, mark, soc_rows
+from bitladder.report.tables import (
+    cell,
+    comparison_rows,
+    interval_note,
+    is_undecided,
+    latency_cell,
+    mark,
+    metric_cell,
+    soc_rows,
+)
 from bitladder.running import git
 from bitladder.running.files import locked_stages, read_json, write_text
 from bitladder.running.version import RELEASE, installed
@@ -29,6 +39,8 @@ __all__ = ["render"]
 PACKAGES = ("aimet-torch", "torch", "onnx", "onnxruntime", "onnxruntime-qnn", "dvc")
 
 Rows = list[dict[str, Any]]
+Cell = tuple[str, str, str | None]
+"""What a cell of a table says; in small letters below, an interval; and whether the goal holds."""
 
 
 def render(params: Params) -> str:
@@ -38,8 +50,9 @@ def render(params: Params) -> str:
     """
     results, decision = read_results(params), read_record(Decision, DECISION)
     rows = comparison_rows(results.evals, results.targets, decision)
-    by_soc = soc_rows(results.evals, results.targets, results.socs) if any(results.socs.values()) else []
-    plots, specs = _plots(params, rows, decision, by_soc)
+    by_soc = soc_rows(results.evals, results.targets, results.socs, decision) if any(results.socs.values()) else []
+    sign = 1 if results.evals["fp32"].higher_is_better else -1
+    plots, specs = _plots(params, _with_ends(rows, sign, ("", "target_")), decision, _with_ends(by_soc, sign, ("",)))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(files("bitladder.report").joinpath("page.html").read_text("utf-8"))
     chosen = next((row for row in rows if row["chosen"]), None)
@@ -49,7 +62,9 @@ def render(params: Params) -> str:
         decision=decision,
         goals=_goals(decision.trail[0].goals.model_dump()),
         metric=rows[0]["metric"],
+        undecided=chosen is not None and is_undecided(chosen),
         table=[{"state": _state(row), "cells": _cells(row)} for row in rows],
+        interval_note=interval_note(decision),
         socs=[_soc_cells(row) for row in by_soc],
         plots=plots,
         facts=_facts(params),
@@ -89,39 +104,60 @@ def _state(row: Mapping[str, Any]) -> str:
     return "chosen" if row["chosen"] else "skipped" if mark(row) in ("skipped", "refused") else ""
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def _cells(row: Mapping[str, Any]) -> list[Cell]:
     return [
-        row["rung"],
-        row["precision"],
-        row["technique"] or "-",
-        cell(row["value"], ".4f"),
-        cell(row["drop"], "+.4f"),
-        cell(row["target_value"], ".4f"),
-        cell(row["target_drop"], "+.4f"),
-        cell(row["target_gap"], ".4f"),
-        cell(row["target_sqnr_db"], ".1f"),
-        *_costs(row),
-        mark(row).removeprefix("<- "),
+        *(_plain(row[key] or "-") for key in ("rung", "precision", "technique")),
+        _plain(metric_cell(row["value"])),
+        _drop(row, ""),
+        _plain(metric_cell(row["target_value"])),
+        _drop(row, "target_"),
+        _gap(row, "target_gap"),
+        _plain(cell(row["target_sqnr_db"], ".1f")),
+        *map(_plain, _costs(row)),
+        _plain(mark(row).removeprefix("<- ").partition(",")[0]),
     ]
 
 
-def _soc_cells(row: Mapping[str, Any]) -> list[str]:
+def _soc_cells(row: Mapping[str, Any]) -> list[Cell]:
     return [
-        row["rung"],
-        row["precision"],
-        row["soc"],
-        cell(row["value"], ".4f"),
-        cell(row["drop"], "+.4f"),
-        cell(row["gap"], ".4f"),
-        cell(row["sqnr_db"], ".1f"),
-        *_costs(row),
-        row["reason"] if row["value"] is None else "",
+        *(_plain(row[key]) for key in ("rung", "precision", "soc")),
+        _plain(metric_cell(row["value"])),
+        _drop(row, ""),
+        _gap(row, "gap"),
+        _plain(cell(row["sqnr_db"], ".1f")),
+        *map(_plain, _costs(row)),
+        _plain(row["reason"] if row["value"] is None else ""),
     ]
+
+
+def _plain(text: str) -> Cell:
+    return text, "", None
+
+
+def _drop(row: Mapping[str, Any], prefix: str) -> Cell:
+    ends = interval(row[f"{prefix}drop_low"], row[f"{prefix}drop_high"])
+    return metric_cell(row[f"{prefix}drop"], "+"), ends, row[f"{prefix}verdict"]
+
+
+def _gap(row: Mapping[str, Any], key: str) -> Cell:
+    return metric_cell(row[key]), interval(row["gap_low"], row["gap_high"], ""), row["gap_verdict"]
 
 
 def _costs(row: Mapping[str, Any]) -> tuple[str, str]:
     memory = row["memory_bytes"]
     return cell(memory and memory / charts.KIB, ",.0f"), latency_cell(row)
+
+
+def _with_ends(rows: Rows, sign: int, prefixes: tuple[str, ...]) -> Rows:
+    """Add where the ends of a drop's interval put the metric, with FP32's as measured."""
+    return [row | {key: end for prefix in prefixes for key, end in _ends(row, sign, prefix)} for row in rows]
+
+
+def _ends(row: Mapping[str, Any], sign: int, prefix: str) -> Iterator[tuple[str, float | None]]:
+    ends = row[f"{prefix}drop_high"], row[f"{prefix}drop_low"]
+    for name, drop in zip(("low", "high"), ends, strict=True):
+        known = drop is not None
+        yield f"{prefix}{name}", row[f"{prefix}value"] + sign * (row[f"{prefix}drop"] - drop) if known else None
 
 
 def _plots(params: Params, rows: Rows, decision: Decision, by_soc: Rows) -> tuple[Rows, dict[str, Any]]:
@@ -136,12 +172,18 @@ def _plots(params: Params, rows: Rows, decision: Decision, by_soc: Rows) -> tupl
     rungs = ("fp16", *params.rungs())
     measured = [row for row in rows if row["target_value"] is not None]
     if measured:
-        note = "Diamond: chosen. Dotted: the front, which no other rung beats. Red: goals."
+        note = (
+            "Diamond: chosen. Dotted: the front, which no other rung beats. Red: goals. Bars: how far it may be chance."
+        )
         drawn = charts.pareto(measured, rungs, _floor(params, rows), params.goals.max_memory_bytes)
         add("Accuracy against memory", {"pareto": drawn}, note)
     if tried := [row for row in rows[1:] if row["value"] is not None]:
-        drawn = charts.off_and_on_target(tried, rows[0]["value"])
-        add("Simulated and on target", {"gap": drawn}, f"Red: FP32, {rows[0]['value']:.4f}.")
+        floor = _floor(params, rows) if measured else None
+        drawn = charts.off_and_on_target(tried, rows[0]["value"], floor)
+        note = (
+            f"Grey: FP32, {figure(rows[0]['value'])}. Red: the goal. Bars: where the drop's interval puts the metric."
+        )
+        add("Simulated and on target", {"gap": drawn}, note)
     if by_soc:
         drawn = charts.by_soc([row for row in by_soc if row["value"] is not None], rungs)
         add("On every SoC", {"socs": drawn}, "What a SoC does not take is not drawn.")
@@ -248,8 +290,26 @@ def _facts(params: Params) -> list[tuple[str, str]]:
         ("seed", str(params.seed)),
     ]
     facts += [(f"md5 of {path}", digest) for path, digest in _hashes(("data", "train"))]
+    facts += _repairs(params)
     versions = [f"bitladder {RELEASE}", *(f"{name} {installed(name) or 'not installed'}" for name in PACKAGES)]
     return [*facts, ("versions here", ", ".join(versions))]
+
+
+def _repairs(params: Params) -> list[tuple[str, str]]:
+    """Name what was put right for the NPU in the graphs of FP16 and of each rung, by rule."""
+    records: dict[str, Evaluation | ExportCheck] = {"fp16": read_record(Evaluation, evaluated("fp16"))}
+    for rung in params.rungs():
+        if (path := RungFiles(rung).export_metrics).exists():
+            records[rung] = read_record(ExportCheck, path)
+    found = []
+    for rung, record in records.items():
+        nodes: dict[str, list[str]] = {}
+        for one in record.repairs or ():
+            nodes.setdefault(one.rule, []).append(one.node)
+        if nodes:
+            said = "; ".join(f"{rule}: {', '.join(names)}" for rule, names in nodes.items())
+            found.append((f"put right for the NPU in {rung}", said))
+    return found
 
 
 def _hashes(stages: tuple[str, ...]) -> list[tuple[str, str]]:

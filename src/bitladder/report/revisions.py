@@ -83,6 +83,27 @@ class Revision:
         text = next((text for path in paths if (text := self._text(path, note=False)) is not None), None)
         return {row["layer"]: row for row in csv.DictReader(io.StringIO(text or ""))}
 
+    @cached_property
+    def higher_is_better(self) -> bool:
+        """Whether more of the metric is better."""
+        fp32 = self._record(Evaluation, evaluated("fp32"))
+        return fp32 is None or fp32.higher_is_better
+
+    @property
+    def soc(self) -> str:
+        """The name of `target.soc`."""
+        return _soc(str((self.params.get("target") or {}).get("soc")))
+
+    def built(self, path: Path) -> Path | None:
+        """Find an output: here, if this is the work tree, else in the DVC cache; None where it is not there."""
+        if self.name is None and path.exists():
+            return path
+        if out := self.outputs.get(str(path)):
+            return cached_file(out.get("md5"))
+        folder = cached_file(self.outputs.get(str(path.parent), {}).get("md5"))  # DVC's list of its files
+        inside = json.loads(folder.read_text("utf-8")) if folder else []
+        return next((cached_file(one["md5"]) for one in inside if one["relpath"] == path.name), None)
+
     def encodings(self, rung: str) -> dict[str, Any] | None:
         """Scales and bits of every quantizer, from the DVC cache; None where they are not there."""
         path = self.encodings_path(rung)

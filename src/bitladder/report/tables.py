@@ -5,18 +5,23 @@ from typing import Any
 
 from tabulate import tabulate
 
+from bitladder.decision.figures import figure, interval
 from bitladder.precision import FLOAT, Precision
-from bitladder.records import Decision, Evaluation, Measurement
+from bitladder.records import Decision, Evaluation, Measurement, RungDecision
 
 __all__ = [
     "COLUMNS",
+    "INTERVALS",
     "SOC_COLUMNS",
     "cell",
     "comparison_rows",
     "format_soc_table",
     "format_table",
+    "interval_note",
+    "is_undecided",
     "latency_cell",
     "mark",
+    "metric_cell",
     "soc_rows",
 ]
 
@@ -24,15 +29,20 @@ OFF_TARGET = ("metric", "value", "drop", "sqnr_db", "agreement", "technique")
 ON_TARGET = ("value", "drop", "gap", "sqnr_db", "agreement", "samples")
 COST = ("memory_bytes", "latency_ms", "latency_source", "ops_npu", "ops_cpu", "backend", "soc")
 
+COMPARED = ("drop_low", "drop_high", "lost", "won", "disagree", "verdict", "samples_to_settle")
+GAP = tuple(f"gap_{name.removeprefix('drop_')}" for name in COMPARED)
+INTERVALS = (*COMPARED, *(f"target_{name}" for name in COMPARED), *GAP)
+"""How far figures may be chance, by the names of metrics/decision.json."""
+
 DECIDED = ("pareto", "chosen", "outcome")
 
-COLUMNS = ("rung", "precision", *OFF_TARGET, *(f"target_{name}" for name in ON_TARGET), *COST, *DECIDED)
+COLUMNS = ("rung", "precision", *OFF_TARGET, *(f"target_{name}" for name in ON_TARGET), *COST, *INTERVALS, *DECIDED)
 """Columns of metrics/comparison.csv; target_* and what follows are the target's, the rest is off target.
 
 `pareto` marks rungs that no other beats in size and in accuracy on target; `outcome` says what came of them, and why.
 """
 
-SOC_COLUMNS = ("rung", "precision", "soc", "metric", *ON_TARGET, *COST[:-1], "reason")
+SOC_COLUMNS = ("rung", "precision", "soc", "metric", *ON_TARGET, *COST[:-1], *COMPARED, *GAP, "reason")
 """Columns of metrics/comparison-socs.csv: a row per rung and SoC, target.soc first."""
 
 Evaluations = Mapping[str, Evaluation]
@@ -49,17 +59,21 @@ def comparison_rows(evals: Evaluations, targets: Measurements, decision: Decisio
             | {column: getattr(off, column) for column in OFF_TARGET}
             | {f"target_{column}": on and getattr(on, column) for column in ON_TARGET}
             | {column: on and getattr(on, column) for column in COST}
+            | {column: entry and getattr(entry.measured, column) for column in INTERVALS}
             | {"chosen": name == decision.chosen}
             | {column: entry and getattr(entry, column) for column in ("pareto", "outcome")}
         )
     return rows
 
 
-def soc_rows(evals: Evaluations, targets: Measurements, socs: Mapping[str, Measurements]) -> list[dict[str, Any]]:
+def soc_rows(
+    evals: Evaluations, targets: Measurements, socs: Mapping[str, Measurements], decision: Decision
+) -> list[dict[str, Any]]:
     """Give a row for each rung on each SoC. What was not measured is None, and `reason` says why."""
     return [
         {"rung": rung, "precision": _precision(rung, evals[rung]), "metric": evals[rung].metric}
         | {column: getattr(on, column) for column in ("soc", *ON_TARGET, *COST[:-1], "reason")}
+        | _compared_on(decision.of(rung), on.soc)
         for rung, first in targets.items()
         for on in (first, *socs.get(rung, {}).values())
     ]
@@ -67,16 +81,17 @@ def soc_rows(evals: Evaluations, targets: Measurements, socs: Mapping[str, Measu
 
 def format_soc_table(rows: list[dict[str, Any]]) -> str:
     """Give the rungs on every SoC as a Markdown table for people; a rung that was not measured says why."""
-    headers = ["rung", "precision", "SoC", f"{rows[0]['metric']} on target", "drop", "gap to sim", "dB to sim", "bytes",
-               "latency ms", ""]  # fmt: skip
+    headers = ["rung", "precision", "SoC", f"{rows[0]['metric']} on target", "drop", "interval", "gap to sim",
+               "dB to sim", "bytes", "latency ms", ""]  # fmt: skip
     table = [
         [
             row["rung"],
             row["precision"],
             row["soc"],
-            cell(row["value"], ".4f"),
-            cell(row["drop"], "+.4f"),
-            cell(row["gap"], ".4f"),
+            metric_cell(row["value"]),
+            metric_cell(row["drop"], "+"),
+            interval(row["drop_low"], row["drop_high"]) or "-",
+            metric_cell(row["gap"]),
             cell(row["sqnr_db"], ".1f"),
             cell(row["memory_bytes"], ","),
             latency_cell(row),
@@ -90,20 +105,22 @@ def format_soc_table(rows: list[dict[str, Any]]) -> str:
 def format_table(rows: list[dict[str, Any]]) -> str:
     """Give the comparison as a Markdown table for people: points and dB, `-` for what was not measured."""
     headers = [
-        "rung", "precision", "technique", rows[0]["metric"], "drop", "SQNR dB",
-        "on target", "drop there", "gap to sim", "dB to sim", "bytes", "latency ms", "",
+        "rung", "precision", "technique", rows[0]["metric"], "drop", "interval", "SQNR dB",
+        "on target", "drop there", "interval", "gap to sim", "dB to sim", "bytes", "latency ms", "",
     ]  # fmt: skip
     table = [
         [
             row["rung"],
             row["precision"],
             row["technique"] or "-",
-            cell(row["value"], ".4f"),
-            cell(row["drop"], "+.4f"),
+            metric_cell(row["value"]),
+            metric_cell(row["drop"], "+"),
+            interval(row["drop_low"], row["drop_high"]) or "-",
             cell(row["sqnr_db"], ".1f"),
-            cell(row["target_value"], ".4f"),
-            cell(row["target_drop"], "+.4f"),
-            cell(row["target_gap"], ".4f"),
+            metric_cell(row["target_value"]),
+            metric_cell(row["target_drop"], "+"),
+            interval(row["target_drop_low"], row["target_drop_high"]) or "-",
+            metric_cell(row["target_gap"]),
             cell(row["target_sqnr_db"], ".1f"),
             cell(row["memory_bytes"], ","),
             latency_cell(row),
@@ -114,12 +131,40 @@ def format_table(rows: list[dict[str, Any]]) -> str:
     return tabulate(table, headers, tablefmt="github", disable_numparse=True)
 
 
+def interval_note(decision: Decision) -> str:
+    """Say what the intervals are: of one rung each, and by which method."""
+    measured = [entry.measured for entry in decision.trail]
+    methods = dict.fromkeys(
+        method
+        for one in measured
+        for method in (one.method, one.target_method)
+        if method and "no interval" not in method
+    )
+    confidence = decision.trail[0].goals.confidence
+    if not methods or confidence is None:
+        return "Interval: none, as nothing is known of the samples one by one."
+    return (
+        f"Interval: of the drop, at a confidence of {confidence:g}, by {' or '.join(methods)}. Each is of one rung by"
+        f" itself: one in {1 / (1 - confidence):.3g} such intervals does not hold the truth."
+    )
+
+
 def mark(row: Mapping[str, Any]) -> str:
     """Say in a word or two what became of a row's rung."""
     if row["chosen"]:
-        return "<- chosen"
+        return "<- chosen" + (", undecided" if is_undecided(row) else "")
     word = (row["outcome"] or "").partition(":")[0]
     return word if word in ("skipped", "refused") else "Pareto" if row["pareto"] else ""
+
+
+def is_undecided(row: Mapping[str, Any]) -> bool:
+    """Whether the samples do not decide one of the metric's goals of a row's rung."""
+    return "undecided" in (row["verdict"], row["target_verdict"], row["gap_verdict"])
+
+
+def metric_cell(value: float | None, sign: str = "") -> str:
+    """Give a metric, or a difference of it; `-` for what was not measured."""
+    return "-" if value is None else figure(value, sign)
 
 
 def latency_cell(row: Mapping[str, Any]) -> str:
@@ -130,6 +175,15 @@ def latency_cell(row: Mapping[str, Any]) -> str:
 def cell(value: float | None, form: str) -> str:
     """Give a figure as people read it; `-` for what was not measured."""
     return "-" if value is None else format(value, form)
+
+
+def _compared_on(entry: RungDecision | None, soc: str) -> dict[str, Any]:
+    """Give a rung's intervals on a SoC."""
+    if entry is None or soc in entry.measured.socs:
+        found = entry and entry.measured.socs[soc]
+        return {column: found and getattr(found, column) for column in (*COMPARED, *GAP)}
+    on_first = {column: getattr(entry.measured, f"target_{column}") for column in COMPARED}
+    return on_first | {column: getattr(entry.measured, column) for column in GAP}
 
 
 def _precision(name: str, record: Evaluation) -> str:

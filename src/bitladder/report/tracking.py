@@ -27,7 +27,8 @@ from bitladder.decision.results import Results, flat, read_results
 from bitladder.errors import UserError
 from bitladder.params import Params
 from bitladder.paths import COMPARISON, COMPARISON_SOCS, DECISION, PARAMS, RungFiles
-from bitladder.records import Decision, Evaluation, Measurement, read_record
+from bitladder.records import Decision, Evaluation, Measurement, RungDecision, read_record
+from bitladder.report.tables import INTERVALS
 from bitladder.running import git
 from bitladder.running.files import is_running
 
@@ -47,6 +48,9 @@ SETTLE_S = 1.0  # until a run that another began before this one is in the store
 WAIT_S = 60.0  # for another clone that logs the same
 
 ALIAS = "chosen"
+
+PLACES = {"verdict": "off_target", "target_verdict": "on_target", "gap_verdict": "gap"}
+"""What a decision's verdicts are of, for tags: `goals.on_target` is `holds`, `fails` or `undecided`."""
 
 SUMMARY = (COMPARISON, COMPARISON_SOCS, DECISION)
 
@@ -135,7 +139,7 @@ def _track(params: Params, results: Results, fingerprint: str) -> str:
     for rung, record in results.evals.items():
         child = {"mlflow.parentRunId": parent, "git.revision": revision}
         run_id = client.create_run(experiment, run_name=f"{name} {rung}", tags=child).info.run_id
-        _log_rung(client, run_id, rung, record, results.targets.get(rung), _rung_tags(decision, rung))
+        _log_rung(client, run_id, rung, record, results.targets.get(rung), decision)
         if params.track.register_as and rung == decision.chosen:
             _register(client, run_id, rung, params.track.register_as, name)
         client.set_terminated(run_id)
@@ -184,13 +188,14 @@ def _log_rung(
     rung: str,
     off: Evaluation,
     on: Measurement | None,
-    tags: Mapping[str, str],
+    decision: Decision,
 ) -> None:
     there = on.model_dump(mode="json", exclude={"socs"}) if on else {}
     values = flat(there, "target.") | off.model_dump(mode="json")
     metrics = {key: value for key, value in values.items() if _is_number(value) and not key.endswith("_bits")}
     described = {key: str(value) for key, value in values.items() if key not in metrics and value is not None}
-    _log(client, run_id, {"rung": rung, **described}, metrics, tags)
+    metrics |= _chances(decision.of(rung))
+    _log(client, run_id, {"rung": rung, **described}, metrics, _rung_tags(decision, rung))
     history = RungFiles(rung).qat_history
     if history.exists():
         with history.open(newline="", encoding="utf-8") as file:
@@ -216,7 +221,16 @@ def _rung_tags(decision: Decision, rung: str) -> dict[str, str]:
     tags = {"chosen": str(rung == decision.chosen).lower()}
     if entry:
         tags |= {"precision": entry.precision, "pareto": str(entry.pareto).lower(), "verdict": entry.outcome}
+        for key in ("verdict", "target_verdict", "gap_verdict"):
+            if found := getattr(entry.measured, key):
+                tags[f"goals.{PLACES[key]}"] = found
     return tags
+
+
+def _chances(entry: RungDecision | None) -> dict[str, float]:
+    """Give how far a rung's figures may be chance, by the names that metrics/decision.json has for them."""
+    found = {key: getattr(entry.measured, key) for key in INTERVALS} if entry else {}
+    return {key: value for key, value in found.items() if _is_number(value)}
 
 
 def _graph(rung: str) -> Path:

@@ -15,8 +15,11 @@ INSTRUCTION_SET = {
 }
 
 
-def pin(threads: int) -> None:
-    """Fix the number of threads and the instruction set. Call it before torch is imported, or with the same again."""
+def pin(threads: int, device: str = "cpu") -> None:
+    """Fix the number of threads, the instruction set and the kind of device.
+
+    Call it before torch is imported, or with the same again.
+    """
     settings = INSTRUCTION_SET | {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
@@ -28,7 +31,11 @@ def pin(threads: int) -> None:
         "GOMP_SPINCOUNT": "20000",
         # torch.compile is not used, and importing it takes 3 s of each stage
         "TORCHDYNAMO_DISABLE": "1",
+        # Sums on a GPU are the same each time with it only
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
+    if device == "cpu":
+        settings["CUDA_VISIBLE_DEVICES"] = ""  # what runs on the CPU by params.yaml does so where there is a GPU too
     if "torch" in sys.modules and not settings.items() <= os.environ.items():
         raise RuntimeError("pin() must be called before torch is imported: it has read its settings by then")
     os.environ.update(settings)

@@ -5,6 +5,7 @@ import glob
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import sys
@@ -40,6 +41,8 @@ __all__ = [
     "write_text",
     "write_yaml",
 ]
+
+DIGITS = 6  # of floats in metrics files
 
 NOTE = "bitladder"
 """The key of a note in a safetensors file's metadata."""
@@ -84,7 +87,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any], exact: bool = False) -> None:
-    """Write JSON as a diff wants it: keys in the order given, one a line, floats to 6 decimals unless `exact`."""
+    """Write JSON as a diff wants it: keys in the order given, one a line, floats rounded unless `exact`."""
     text = json.dumps(value if exact else _rounded(value), indent=2, allow_nan=False)
     write_text(path, text + "\n")
 
@@ -165,7 +168,7 @@ def damaged_lock(lock: Path) -> UserError:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write these columns of each row as CSV, floats to 6 decimals; None is an empty field."""
+    """Write these columns of each row as CSV, floats rounded; None is an empty field."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -219,9 +222,16 @@ def load_note(path: Path) -> str | None:
 
 def _rounded(value: Any) -> Any:
     if isinstance(value, float):
-        return round(value, 6)
+        return _rounded_float(value)
     if isinstance(value, Mapping):
         return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_rounded(item) for item in value]
     return value
+
+
+def _rounded_float(value: float) -> float:
+    """Round to 6 decimals, or to 6 digits where that is finer: of an error of 1e-9, too, something must be left."""
+    if not value or not math.isfinite(value):
+        return value
+    return round(value, max(DIGITS, DIGITS - 1 - math.floor(math.log10(abs(value)))))

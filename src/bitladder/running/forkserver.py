@@ -146,7 +146,8 @@ def _load_first() -> bool:
     from bitladder.running import determinism
 
     try:
-        determinism.pin(load_params().compute.threads)
+        compute = load_params().compute
+        determinism.pin(compute.threads, compute.device)
         os.close(os.pidfd_open(os.getpid()))  # which some kernels and sandboxes have not
     except (UserError, OSError):
         return False

@@ -8,7 +8,7 @@ from bitladder.params import Params
 
 __all__ = ["RELEASE", "check_version", "installed", "version_named"]
 
-RELEASE = "0.2.0"  # here and not in what is installed: the same commit gives the same manifest
+RELEASE = "0.3.0"  # here and not in what is installed: the same commit gives the same manifest
 
 
 def installed(package: str) -> str | None:

@@ -5,6 +5,7 @@ import torch
 from bitladder.decision.left_out import leave_fp16, of_a_rung
 from bitladder.export.checks import graph_names
 from bitladder.export.fp16 import FiniteHalf, HalfPrecision, export_fp16
+from bitladder.export.repairs import repair_file
 from bitladder.network.evaluate import run_batch
 from bitladder.network.model import build_model, sample_inputs
 from bitladder.network.scoring import save_score, score, scoring
@@ -37,6 +38,8 @@ def _convert(params: Params, rung: str) -> None:
     with torch.no_grad():
         outputs = run_batch(model, inputs)
     export_fp16(model, sample_inputs(split), graph_names(list(inputs), list(outputs)), files.model)
+    repairs = repair_file(files.model, params.soc, params.export.rules)
     save_score(files.scores, result)
     keep_reference(files, model, fp32, split, task.metric, params)
-    write_record(files.off_target, result.comparison.record(task.metric, rung, FLOAT[rung], FLOAT[rung]))
+    record = result.comparison.record(task.metric, rung, FLOAT[rung], FLOAT[rung])
+    write_record(files.off_target, record.model_copy(update={"repairs": repairs}))

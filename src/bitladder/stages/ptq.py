@@ -23,7 +23,8 @@ def main(params: Params, rung: str) -> None:
 
     seed_all(params.seed)
     task, bits, files = load_task(params.task.factory, params.task.args), params.ladder[rung].precision, RungFiles(rung)
-    quantized, model, tries, raised = quantize_rung(params, rung, task)
+    rung_result = quantize_rung(params, rung, task)
+    quantized = rung_result.quantized
     split, fp32 = load_samples(task, params, "evaluation"), build_model(task, TRAINED)
     save_sim(files.ptq_sim, quantized.sim)
     size = params.evaluate.batch_size
@@ -31,7 +32,8 @@ def main(params: Params, rung: str) -> None:
         result = score(quantized.sim.model, split, task.metric, size, f"ptq {rung}", fp32, work=work)
     save_score(files.ptq_scores, result)
     write_json(files.ptq_encodings, encodings_of(quantized.sim), exact=True)
-    write_csv(files.ptq_layers, LAYER_COLUMNS, layer_rows(model, quantized.sim, split))
-    write_yaml(files.raised, raised)
+    write_csv(files.ptq_layers, LAYER_COLUMNS, layer_rows(rung_result.model, quantized.sim, split))
+    write_yaml(files.raised, rung_result.raised)
     record = result.comparison.record(task.metric, quantized.name, bits.weights, bits.activations)
-    write_record(files.ptq_metrics, record.model_copy(update={"tries": tuple(tries)}))
+    decided = {"tries": tuple(rung_result.tries), "held_out": rung_result.held_out}
+    write_record(files.ptq_metrics, record.model_copy(update=decided))

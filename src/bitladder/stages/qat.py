@@ -5,7 +5,7 @@ from typing import Any
 from bitladder.decision.goals import qat_verdict
 from bitladder.decision.left_out import QAT_COLUMNS, leave_qat, of_a_rung, why_left_out
 from bitladder.params import Params
-from bitladder.paths import RungFiles, evaluated
+from bitladder.paths import RungFiles
 from bitladder.records import Evaluation, read_record, write_record
 from bitladder.running.files import copy_file, write_csv
 
@@ -18,8 +18,7 @@ def main(params: Params, rung: str) -> None:
     files = RungFiles(rung)
     record = read_record(Evaluation, files.ptq_metrics)
     history: list[dict[str, Any]] = []
-    fp32 = read_record(Evaluation, evaluated("fp32"))
-    needed, why = qat_verdict(params.qat.when, params.goals, record, fp32)
+    needed, why = qat_verdict(params.qat.when, params.goals, record)
     if needed:
         from bitladder.network.model import build_network
         from bitladder.tasks.onnx_model import why_untrained
@@ -37,7 +36,7 @@ def main(params: Params, rung: str) -> None:
         trained, history = train_rung(params, rung)
         if not is_main():
             return
-        why += "" if trained else "; no epoch beat PTQ on the calibration split, so PTQ's model stays"
+        why += "" if trained else "; no epoch beat PTQ on calibration samples by more than chance, so PTQ's model stays"
         record = trained or record
     if record.technique != "qat":
         copy_file(files.ptq_sim, files.sim)

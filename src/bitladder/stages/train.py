@@ -20,7 +20,7 @@ def main(params: Params) -> None:
     data = samples("train")
     model = build_network(task)
     recipe = Recipe(**params.train.model_dump(), seed=params.seed)
-    with workspace("train", fingerprint(params.task, recipe, params.compute.threads, files=(data, TASK))) as folder:
+    with workspace("train", fingerprint(params.task, recipe, params.compute.bits, files=(data, TASK))) as folder:
         history = fit(model, task, load_samples(task, params, "train"), recipe, folder)
     save_tensors(TRAINED, model.state_dict())
     write_csv(TRAINING, ["epoch", "train_loss"], map(vars, history))

@@ -6,13 +6,14 @@ from pkgutil import resolve_name
 
 from bitladder.errors import RefusedError
 from bitladder.network.outputs import Outputs, StoredOutputs
-from bitladder.network.scoring import KeptScore, Score, Tally, read_score, save_score
+from bitladder.network.scoring import Score, Tally, save_score
 from bitladder.params import TARGETS, Params, TargetParams
 from bitladder.paths import TASK, WORK, RungFiles, samples
 from bitladder.records import Measurement
 from bitladder.running.files import copy_file, hash_path, read_json, write_json
 from bitladder.running.resume import fingerprint, workspace
 from bitladder.socs import Soc
+from bitladder.statistics.scores import FP32, SIMULATION, read_scores
 from bitladder.targets.record import memory_of, precision_of
 from bitladder.targets.target import Job, Target
 from bitladder.tasks.metric import Metric
@@ -46,11 +47,11 @@ def profile_rung(params: Params, rung: str, soc: Soc) -> Measurement:
         record, found = profile(
             Job(files.model, precision_of(params, rung), split, folder, files.notes / soc.name, work),
             task.metric,
-            (StoredOutputs(files.outputs), read_score(files.reference)),
+            (StoredOutputs(files.outputs), read_scores(files.reference)[FP32].total),
             soc,
             settings,
         )
-        save_score(files.target_scores(soc.name), found)
+        save_score(files.target_scores(soc.name), found, SIMULATION)
         _keep(kept, key, record, folder, files.target_scores(soc.name))
     return record
 
@@ -81,15 +82,15 @@ def _find(kept: Path, folder: Path, scores: Path) -> Measurement | None:
 
 
 def profile(
-    job: Job, metric: Metric, reference: tuple[StoredOutputs, KeptScore], soc: Soc, settings: TargetParams
+    job: Job, metric: Metric, reference: tuple[StoredOutputs, float], soc: Soc, settings: TargetParams
 ) -> tuple[Measurement, Score]:
     """Measure a model on the target that `target.backend` names, and compare its outputs.
 
     Args:
         job: the model, the samples, and where things go.
         metric: the task's.
-        reference: the outputs of the simulation (QuantSim, or the FP16 module) on these samples, and what it and FP32
-            scored on them.
+        reference: the outputs of the simulation (QuantSim, or the FP16 module) on these samples, and FP32's metric on
+            them.
         soc: the chip.
         settings: target and limits.
 
@@ -99,7 +100,7 @@ def profile(
     Raises UserError where the target refuses the model, fails, or takes too long.
 
     """
-    found, (simulated, known) = find_target(soc, settings).measure(job), reference
+    found, (simulated, fp32) = find_target(soc, settings).measure(job), reference
     tally, done = Tally(metric), 0
     for inputs, targets in job.split.batches(BATCH):
         stop = done + len(next(iter(inputs.values())))
@@ -115,9 +116,9 @@ def profile(
         soc=soc.name,
         samples=compared.samples,
         value=compared.value,
-        drop=metric.drop(known.reference_value, compared.value),
+        drop=metric.drop(fp32, compared.value),
         reference_value=scored.reference_value,
-        gap=abs(scored.reference_value - compared.value),
+        gap=abs(compared.drop),
         agreement=compared.agreement,
         sqnr_db=compared.sqnr_db,
         memory_bytes=found.memory_bytes,

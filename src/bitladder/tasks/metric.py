@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bitladder.errors import RefusedError, UserError
+from bitladder.tasks.metric_groups import StateGroups
 from bitladder.tasks.outputs import as_returned
 from bitladder.tasks.source import user_code
 
@@ -61,16 +62,20 @@ class Metric:
     def drop(self, reference: float, value: float) -> float:
         """How much worse `value` is than `reference`; negative if it is better.
 
-        Rounded past what a metric can mean, so that a drop of just the limit is not over it by the last bit.
+        Rounded to 9 digits of the metric, so that a drop of just the limit is not over it by the last bit.
         """
-        return round(reference - value if self.higher_is_better else value - reference, 9)
+        drop, largest = (
+            reference - value if self.higher_is_better else value - reference,
+            max(abs(reference), abs(value)),
+        )
+        return round(drop, 8 - math.floor(math.log10(largest))) if drop else 0.0
 
 
 class MetricState:
     """A metric over the batches so far."""
 
     def __init__(self, metric: Metric) -> None:
-        self.metric = metric
+        self.metric, self.samples = metric, 0
         self._values: list[Tensor] = []
         self._own: Any = None  # a torchmetrics Metric of this state's
         self._held: list[tuple[dict[str, Tensor], Any]] = []  # batches, for one number of them all
@@ -78,17 +83,30 @@ class MetricState:
         if is_stateful(metric.compute):
             self._own = copy.deepcopy(metric.compute)
             self._own.reset()
+            self._groups = StateGroups(metric.compute)
 
     @property
     def values(self) -> Tensor | None:
         """Each sample's own, in double; None where the metric has none."""
         return torch.cat(self._values) if self._values else None
 
+    @property
+    def groups(self) -> int | None:
+        """How many groups of samples a metric with states can be put together of; None of any other."""
+        return len(self._groups.states) if self._own is not None and self._groups.states else None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the outputs are held, as the metric is one number of them all."""
+        return bool(self._held)
+
     def update(self, outputs: Mapping[str, Tensor], targets: Any) -> None:
         """Take up a batch: outputs by name, and its targets."""
+        self.samples += len(next(iter(outputs.values())))
         with user_code(f"the metric {self.metric.name!r}", kind=RefusedError):
             if self._own is not None:
                 self._own.update(as_returned(outputs), targets)
+                self._groups.update(outputs, targets)
                 return
             if not self._held:
                 found = self.metric.compute(as_returned(outputs), targets)
@@ -103,6 +121,27 @@ class MetricState:
             return self._number(values.mean())
         with user_code(f"the metric {self.metric.name!r}", kind=RefusedError):
             found = self._own.compute() if self._own is not None else self._of_all()
+        return self._counting(found)
+
+    def of_groups(self, picks: Sequence[int]) -> float:
+        """Give the metric of these groups of samples. Raise RefusedError where it is no finite number."""
+        with user_code(f"the metric {self.metric.name!r}", kind=RefusedError):
+            found = self._groups.compute(picks)
+        return self._counting(found)
+
+    def of_rows(self, rows: Sequence[int]) -> float:
+        """Give the metric of these of the samples that are held. Raise RefusedError where it is no finite number."""
+        if len(self._held) > 1:
+            self._held = [self._joined()]
+        outputs, targets = self._held[0]
+        index = torch.as_tensor(rows)
+        some = targets[index] if isinstance(targets, Tensor) else [targets[row] for row in rows]
+        with user_code(f"the metric {self.metric.name!r}", kind=RefusedError):
+            found = self.metric.compute(as_returned({name: one[index] for name, one in outputs.items()}), some)
+        return self._counting(found)
+
+    def _counting(self, found: Any) -> float:
+        """Give the value that counts of those that a metric gives."""
         if isinstance(found, Mapping):
             if self.metric.name not in found:
                 raise UserError(
@@ -113,10 +152,15 @@ class MetricState:
         return self._number(found)
 
     def _of_all(self) -> Any:
+        outputs, targets = self._joined()
+        return self.metric.compute(as_returned(outputs), targets)
+
+    def _joined(self) -> tuple[dict[str, Tensor], Any]:
+        if len(self._held) == 1:
+            return self._held[0]
         outputs = {name: torch.cat([one[name] for one, _ in self._held]) for name in self._held[0][0]}
         parts = [targets for _, targets in self._held]
-        targets = torch.cat(parts) if isinstance(parts[0], Tensor) else [one for part in parts for one in part]
-        return self.metric.compute(as_returned(outputs), parts[0] if len(parts) == 1 else targets)
+        return outputs, torch.cat(parts) if isinstance(parts[0], Tensor) else [one for part in parts for one in part]
 
     def _hold(self, outputs: dict[str, Tensor], targets: Any) -> None:
         self._bytes += sum(values.nbytes for values in outputs.values())
@@ -140,16 +184,21 @@ class MetricState:
 
     def state_dict(self) -> dict[str, Any] | None:
         """Give what a killed run goes on from; None where the metric does not say what that is."""
-        own = None
+        own = groups = None
         if self._own is not None:
             if not hasattr(self._own, "_defaults"):  # torchmetrics' names of what accumulates
                 return None
             own = {name: getattr(self._own, name) for name in (*self._own._defaults, "_update_count")}
-        return {"values": self._values, "own": own, "held": self._held, "bytes": self._bytes}
+            groups = self._groups.states
+        sums = {"samples": self.samples, "bytes": self._bytes}
+        return {"values": self._values, "own": own, "groups": groups, "held": self._held, **sums}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Take up what `state_dict` gave."""
         self._values, self._held, self._bytes = list(saved["values"]), list(saved["held"]), saved["bytes"]
+        self.samples = saved["samples"]
+        if self._own is not None:
+            self._groups.states = saved["groups"]
         for name, value in (saved["own"] or {}).items():
             setattr(self._own, name, value)
 

@@ -9,7 +9,7 @@ from aimet_torch.nn.modules.custom import Add
 from torch import nn
 
 from bitladder.errors import UserError
-from bitladder.network.evaluate import compare, predict, sqnr_db
+from bitladder.network.evaluate import predict, sqnr_db
 from bitladder.params import Bits, MixedParams, SensitivityParams
 from bitladder.precision import Precision
 from bitladder.quantize.mixed import raise_layers
@@ -21,16 +21,16 @@ from bitladder.quantize.sim.torch_sim import build_sim, encodings_of, load_sim, 
 from bitladder.quantize.techniques import gptq
 from bitladder.quantize.techniques.bias_correction import correct_biases
 from bitladder.quantize.techniques.technique import ORDER, RANGES, NotApplicable, apply
+from bitladder.quantize.trial import trier
 from bitladder.tasks.task import Split
 from support import CONFIG, rung_setting
 
 TINY = Precision(4, 8)
 
 
-def scorer(trained):
-    split = trained.splits["calibration"].after(100)
-    reference = predict(trained.prepared, split, 100, "")
-    return lambda model: compare(trained.task.metric, predict(model, split, 100, ""), reference, split.targets)
+@pytest.fixture
+def try_out(trained, tmp_path):
+    return trier(trained.task.metric, trained.prepared, trained.splits["calibration"].after(100), 100, tmp_path)
 
 
 def left_db(trained, quantized):
@@ -43,8 +43,8 @@ def plain(trained):
     return quantize(rung_setting(trained, TINY, ["min-max"]))[0]
 
 
-def test_auto_stops_at_the_cheapest_that_is_enough(trained):
-    done, tries, seconds = quantize(rung_setting(trained, TINY, "auto", max_drop=1.0), scorer(trained))
+def test_auto_stops_at_the_cheapest_that_is_enough(trained, try_out):
+    done, tries, seconds = quantize(rung_setting(trained, TINY, "auto", max_drop=1.0), try_out)
     assert [one.technique for one in tries] == ["min-max"] == list(seconds)
     assert done.name == "ptq:bn-fold+min-max"
 
@@ -58,15 +58,14 @@ def test_batch_norms_are_named_only_where_some_were_folded(trained):
         assert quantize(setting)[0].name == "ptq:min-max"
 
 
-def test_auto_tries_all_where_nothing_is_enough_and_keeps_only_what_helps(trained, tmp_path):
+def test_auto_tries_all_where_nothing_is_enough_and_keeps_only_what_helps(trained, try_out, tmp_path):
     setting = rung_setting(trained, Precision(3, 8), "auto", tmp_path, max_drop=0.0)
-    score = scorer(trained)
-    done, tries, _ = quantize(replace(setting, params=setting.params.model_copy(update={"max_drop": -1.0})), score)
+    done, tries, _ = quantize(replace(setting, params=setting.params.model_copy(update={"max_drop": None})), try_out)
     assert [one.technique for one in tries] == list(ORDER)
     kept = [one for one in tries if one.kept]
     ranks = [(-one.drop, one.sqnr_db) for one in kept]
     assert ranks == sorted(ranks)  # each that was kept is better than the one before
-    found = score(done.sim.model)
+    found = try_out(done.sim.model).found
     assert (found.value, found.sqnr_db) == (kept[-1].value, pytest.approx(kept[-1].sqnr_db))
     assert len(kept) > 1 and found.drop < tries[0].drop
 
@@ -271,11 +270,11 @@ def test_biases_are_corrected_anew_where_the_float_network_changes(trained, plai
     assert any(not torch.equal(*pair) for pair in zip(biases, floats, strict=True))
 
 
-def test_a_mixed_rung_by_gptq_rounds_anew_with_the_raised_bits(trained):
+def test_a_mixed_rung_by_gptq_rounds_anew_with_the_raised_bits(trained, try_out):
     setting = rung_setting(trained, Precision(2, 8), ["min-max", "gptq"])
     start, _, _ = quantize(setting)
-    mixed, score = MixedParams(raise_to=Bits(weights=8, activations=8), max_drop=0.0), scorer(trained)
-    done, raised = raise_layers(start, setting, mixed, score)
+    mixed = MixedParams(raise_to=Bits(weights=8, activations=8), max_drop=0.0)
+    done, raised = raise_layers(start, setting, mixed, try_out)
     assert len(raised) > 2 and done.name.endswith(f"gptq+{len(raised)} layers raised")
     assert left_db(trained, done) > left_db(trained, start) + 10
 
@@ -291,13 +290,12 @@ def test_what_feeds_only_an_activation_spends_no_bits_on_what_that_clips(plain):
     assert clipped and max(clipped) <= 6.05  # the depthwise convolutions, each before a ReLU6
 
 
-def test_mixed_precision_raises_the_fewest_layers_that_are_enough(trained):
+def test_mixed_precision_raises_the_fewest_layers_that_are_enough(trained, try_out):
     setting = rung_setting(trained, Precision(2, 8), ["min-max"])
     start, _, _ = quantize(setting)
     mixed = MixedParams(raise_to=Bits(weights=8, activations=8), max_drop=0.02)
-    score = scorer(trained)
-    done, raised = raise_layers(start, setting, mixed, score)
-    assert score(start.sim.model).drop > 0.02 >= score(done.sim.model).drop
+    done, raised = raise_layers(start, setting, mixed, try_out)
+    assert try_out(start.sim.model).found.drop > 0.02 >= try_out(done.sim.model).found.drop
     layers = [
         name for name, module in done.sim.model.named_modules() if "weight" in getattr(module, "param_quantizers", {})
     ]

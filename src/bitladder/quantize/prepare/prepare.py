@@ -97,6 +97,7 @@ def prepare(
     """
     if isinstance(model, OnnxNetwork):
         return prepare_onnx(model, sample, exclude, quantization or Quantization()), Preparation(False, onnx=True)
+    model.to("cpu")
     with torch.no_grad():
         names = tuple(name_outputs(model(*sample)))
     lines = module_lines(model, sample)

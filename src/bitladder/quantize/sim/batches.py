@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from bitladder.network.placement import on_device
 from bitladder.tasks.samples import Samples
 
 __all__ = ["Batches"]
@@ -24,7 +25,7 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         """Give the batches, in the order of the samples; the last may have fewer."""
         for inputs, _ in self.split.batches(self.size):
-            yield tuple(inputs.values())
+            yield on_device(tuple(inputs.values()))
 
     def one(self) -> tuple[Tensor, ...]:
         """Give a batch of one: the first sample."""

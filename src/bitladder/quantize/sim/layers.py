@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bitladder.network.evaluate import NoiseSums, run_batch
+from bitladder.network.placement import placed
 from bitladder.quantize.sim.hooks import hooked
 from bitladder.quantize.sim.onnx_sim import OnnxSim
 from bitladder.quantize.sim.torch_sim import Sim, clipped_layers
@@ -71,6 +72,8 @@ def layer_sqnr(model: nn.Module, sim: Sim, split: Samples) -> list[LayerSqnr]:
         if not any(module.children()) and not isinstance(module, nn.Identity)
     }
     clipped, sums = clipped_layers(sim), NoiseSums()
+    placed(model)
+    placed(sim.model)
     for inputs, _ in split.batches(AT_A_TIME):
         reference: dict[str, list[Tensor]] = {name: [] for name in leaves}  # several of a layer that is called again
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bitladder.errors import RefusedError, UserError
 from bitladder.network.evaluate import run_all
 from bitladder.network.model import carry_notes
+from bitladder.network.placement import on_device, placed
 from bitladder.precision import OPSET, Precision
 from bitladder.quantize.prepare.task_quantization import task_quantization_of
 from bitladder.quantize.sim.aimet import learn_types, without_transformers
@@ -73,6 +74,8 @@ def build_sim(
         from bitladder.quantize.sim import fast_quant  # here: another AIMET may lack what it imports
 
         fast_quant.install()
+    placed(model)
+    sample = on_device(sample)
     learn_types(model)
     quantization = task_quantization_of(model)
     leave_unknown(model, quantization.exclude)
@@ -269,6 +272,7 @@ def export_qdq(
     if isinstance(sim, OnnxSim):
         sim.export_qdq(path, int32_bias)
         return
+    sim.model.to("cpu")
     # redirect_stdout: where it fails, torch prints the whole graph
     with replacing(path) as temporary, torch.no_grad(), redirect_stdout(StringIO()):
         aimet_torch.onnx.export(
@@ -286,6 +290,7 @@ def export_encodings(sim: Sim, sample: tuple[Tensor, ...], names: tuple[list[str
     if isinstance(sim, OnnxSim):
         sim.export_encodings(folder)
         return
+    sim.model.to("cpu")
     folder.mkdir(parents=True, exist_ok=True)
     sim.onnx.export(sample, str(folder / "model.onnx"), encoding_version="1.0.0", **_graph(names))
 

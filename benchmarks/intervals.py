@@ -1,0 +1,110 @@
+"""How often the intervals of a drop hold the truth, on simulated data sets whose truth is known.
+
+    python benchmarks/intervals.py            # docs/benchmarks.md's tables; 10 minutes on 2 cores
+
+A data set is N samples drawn anew. Of right-or-wrong metrics the two networks disagree on a share of them, of which the
+second loses more than it wins. Others draw what a sample loses from a skewed law, or score whole data sets by RMSE.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
+
+import numpy as np
+from tabulate import tabulate
+
+from bitladder.statistics.paired import Paired, compare_paired
+from bitladder.statistics.scores import Scores, resample
+
+CONFIDENCE = 0.95
+SIZES = (50, 200, 1_000)
+DISAGREE = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+LOST = {"as many lost as won": 0.5, "3 in 4 lost": 0.75}
+RMSE_SETS = 500  # each costs the metric some 1,200 times
+
+Generator = np.random.Generator
+Draw = Callable[[Generator, int], tuple[Paired, float]]
+
+
+def outcomes(generator: Generator, samples: int, disagree: float, lost: float) -> tuple[Paired, float]:
+    """Draw a right-or-wrong data set; give the comparison, and the drop that is true."""
+    kinds = generator.choice(
+        4, samples, p=[disagree * lost, disagree * (1 - lost), 0.9 * (1 - disagree), 0.1 * (1 - disagree)]
+    )
+    before, after = np.isin(kinds, (0, 2)), np.isin(kinds, (1, 2))
+    return compared(before.astype(float), after.astype(float)), disagree * (2 * lost - 1)
+
+
+def means(generator: Generator, samples: int) -> tuple[Paired, float]:
+    """Draw a metric with a value for each sample; what a sample loses is skewed, as errors are."""
+    before = generator.beta(8, 2, samples)
+    return compared(before, before - 0.02 * generator.gamma(2.0, 1.0, samples)), 0.04
+
+
+def roots(generator: Generator, samples: int) -> tuple[Paired, float]:
+    """Draw errors, whose root mean square has no value for a sample."""
+    first = generator.normal(0, 1.0, samples)
+    second = first + generator.normal(0, 0.5, samples)
+    scores = []
+    for errors in (first, second):
+        metric = lambda rows, errors=errors: float(np.sqrt(np.mean(errors[rows] ** 2)))  # noqa: E731
+        drawn, left_out = resample(metric, samples)
+        scores.append(Scores(samples, metric(np.arange(samples)), None, drawn, left_out))
+    return compare_paired(*scores, False, CONFIDENCE), float(np.sqrt(1.25) - 1.0)
+
+
+def compared(before: np.ndarray, after: np.ndarray) -> Paired:
+    """Compare per-sample values."""
+    first, second = (Scores(len(values), float(values.mean()), values) for values in (before, after))
+    return compare_paired(first, second, True, CONFIDENCE)
+
+
+def coverage(work: tuple[Draw, tuple, int, int]) -> tuple[float, float, float]:
+    """Give how often the interval holds the truth, its mean width, and the seconds that a comparison takes."""
+    draw, arguments, samples, sets = work
+    generator, held, width, start = np.random.default_rng(0), 0, 0.0, time.perf_counter()
+    for _ in range(sets):
+        found, truth = draw(generator, samples, *arguments)
+        assert found.low is not None and found.high is not None
+        held += found.low <= truth <= found.high
+        width += found.high - found.low
+    return held / sets, width / sets, (time.perf_counter() - start) / sets
+
+
+def main() -> None:
+    """Simulate, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", type=int, default=2_000, help="data sets a row")
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    binary = [(outcomes, (share, lost), n, options.sets) for n, share, lost in product(SIZES, DISAGREE, LOST.values())]
+    others = [(means, (), n, options.sets) for n in SIZES]
+    others += [(roots, (), n, min(options.sets, RMSE_SETS)) for n in SIZES]
+    with ProcessPoolExecutor(options.workers) as pool:
+        found = list(pool.map(coverage, binary + others))
+    names = {value: name for name, value in LOST.items()}
+    rows = [
+        [n, f"{share:.1%}", f"{n * share:g}", names[lost], f"{held:.1%}", f"{width:.4f}"]
+        for (_, (share, lost), n, _), (held, width, _) in zip(binary, found, strict=False)
+    ]
+    columns = ["samples", "disagree", "that is", "of them", "holds the truth", "mean width"]
+    print(tabulate(rows, columns, "github", disable_numparse=True), end="\n\n")
+    kinds = {means: "mean of skewed values", roots: "RMSE, resampled as a whole"}
+    rows = [
+        [kinds[draw], n, sets, f"{held:.1%}", f"{width:.4f}", f"{seconds:.3f}"]
+        for (draw, _, n, sets), (held, width, seconds) in zip(others, found[len(binary) :], strict=True)
+    ]
+    print(
+        tabulate(
+            rows,
+            ["metric", "samples", "data sets", "holds the truth", "mean width", "s"],
+            "github",
+            disable_numparse=True,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

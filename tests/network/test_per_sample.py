@@ -1,0 +1,77 @@
+"""A metric sample by sample: where it is a mean, where it is not, and where a sample alone has none."""
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.regression import MeanSquaredError, PearsonCorrCoef
+
+from bitladder.network.per_sample import scores_of
+from bitladder.tasks.metric import Metric
+from bitladder.tasks.metric_groups import SIZE
+
+LOGITS, CLASSES = torch.randn(90, 5, generator=torch.Generator().manual_seed(0)), torch.arange(90) % 5
+
+
+def right(logits, targets):
+    return (logits.argmax(1) == targets).double()
+
+
+def rmse(logits, targets):
+    return (logits[:, 0] - targets).square().mean().sqrt().item()
+
+
+def correlation(logits, targets):
+    return torch.corrcoef(torch.stack([logits[:, 0], targets.float()]))[0, 1].item()
+
+
+def balanced(logits, targets):
+    """A number only where every class is there."""
+    return torch.stack([right(logits, targets)[targets == one].mean() for one in range(5)]).mean().item()
+
+
+def scored(compute, count=90, first=LOGITS, targets=CLASSES):
+    """Give a state that took up samples in batches of 20."""
+    state = Metric("it", compute).state()
+    for start in range(0, count, 20):
+        stop = min(start + 20, count)
+        state.update({"output": first[start:stop]}, targets[start:stop])
+    return scores_of(state)
+
+
+@pytest.mark.parametrize("compute", [right, lambda *pair: right(*pair).mean().item()])
+def test_accuracy_is_right_or_wrong_on_each_sample(compute):
+    """Whether it gives a value for each sample, or their mean."""
+    found = scored(compute)
+    assert np.array_equal(found.values, right(LOGITS, CLASSES).numpy())
+    assert found.total == pytest.approx(found.values.mean()) and found.resampled is None
+
+
+@pytest.mark.parametrize("compute", [rmse, correlation])
+def test_a_metric_that_is_no_mean_is_resampled(compute, recwarn):
+    found = scored(compute)
+    assert found.values is None and found.samples == 90
+    assert abs(found.resampled.mean() - found.total) < 0.1 and 0 < found.resampled.std() < 0.5
+    assert not recwarn.list
+
+
+def test_a_metric_that_resamples_break_has_a_total_alone():
+    found = scored(balanced, 10)
+    assert found.samples == 10 and found.values is None and found.resampled is None
+
+
+def test_states_of_torchmetrics_are_put_together_anew():
+    """Macro accuracy, whose states are sums, is noisy as resampled samples say; so it is by whole samples."""
+    found = scored(MulticlassAccuracy(5))
+    by_rows = scored(balanced)
+    assert found.total == pytest.approx(by_rows.total) and found.samples == 90
+    assert found.resampled.std() == pytest.approx(by_rows.resampled.std(), rel=0.5)
+    assert len(found.left_out) == -(-20 // SIZE) * 4 + 2  # groups end with a batch
+
+
+def test_a_metric_of_torchmetrics_with_states_of_no_sum_has_no_noise_that_is_known():
+    values = LOGITS[:, 0].clone()
+    found = scored(PearsonCorrCoef(), first=values, targets=values + LOGITS[:, 1])
+    assert found.values is None and found.resampled is None and found.total > 0.5
+    squares = scored(MeanSquaredError(), first=values, targets=values + LOGITS[:, 1])
+    assert squares.resampled.mean() == pytest.approx(squares.total, abs=0.2)
