@@ -18,11 +18,13 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
@@ -104,10 +106,9 @@ def measure(folder: Path, count: int) -> dict[str, Any]:
     (clone.root / "scale_task.py").write_text(TASK, "utf-8")
     shutil.copy(listed, clone.root)
     clone.edit({**CHANGES, "task.args": {"folder": str(images)}})
-    peaks = repro(clone)
-    timings = {path.stem: json.loads(path.read_text())["seconds"] for path in clone.root.glob("build/timings/*.json")}
+    peaks, most = repro(clone)
     disk = {name: megabytes(clone.root / name) for name in ("build", ".dvc/cache")}
-    return {"peaks": peaks, "seconds": timings, "disk": disk}
+    return {"peaks": peaks, "seconds": seconds(clone), "disk": {"build, at most": most, **disk}}
 
 
 def make_images(folder: Path, count: int) -> Iterator[str]:
@@ -134,18 +135,24 @@ def _make(job: tuple[Path, str, int]) -> str:
     return f"{hashlib.sha256(written.getvalue()).hexdigest()}  {name}\n"
 
 
-def repro(clone: Clone) -> dict[str, float]:
-    """Run `dvc repro`; give the peak of each stage in MB."""
+def seconds(clone: Clone) -> dict[str, float]:
+    """Give the seconds that each stage took."""
+    return {path.stem: json.loads(path.read_text())["seconds"] for path in clone.root.glob("build/timings/*.json")}
+
+
+def repro(clone: Clone) -> tuple[dict[str, float], float]:
+    """Run `dvc repro`; give the peak of each stage, and the most that lay in build/, in MB."""
     environment = {**os.environ, "PYTHONPATH": str(clone.root / "src"), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         ["dvc", "repro", "bundle"], cwd=clone.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True,
     )  # fmt: skip
-    peaks, said, stage = dict[str, float](), list[str](), ["DVC"]
+    peaks, said, stage, most = dict[str, float](), list[str](), ["DVC"], [0.0]
 
     def watch() -> None:
         while process.poll() is None:
             peaks[stage[0]] = max(peaks.get(stage[0], 0.0), memory(clone.root))
+            most[0] = max(most[0], megabytes(clone.root / "build"))
             time.sleep(SAMPLE_S)
 
     watcher = threading.Thread(target=watch)
@@ -156,7 +163,7 @@ def repro(clone: Clone) -> dict[str, float]:
             stage[0] = named[1]
     watcher.join()
     assert process.wait() == 0, "".join(said[-30:])
-    return peaks
+    return peaks, most[0]
 
 
 def memory(folder: Path) -> float:
@@ -172,8 +179,13 @@ def memory(folder: Path) -> float:
 
 
 def megabytes(folder: Path) -> float:
-    """Give what the files of a folder take, in MB."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink()) / 2**20
+    """Give what the files of a folder take, in MB; some may go in the meantime."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            found = path.lstat()
+            total += found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return total / 2**20
 
 
 def print_tables(runs: dict[int, dict[str, Any]]) -> None:

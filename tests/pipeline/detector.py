@@ -17,16 +17,17 @@ from bitladder.tasks.task import Metric, Task
 
 SIDE, CELL = 32, 8
 CELLS = SIDE // CELL
+CORNERS = torch.tensor([[column, line] * 2 for line in range(CELLS) for column in range(CELLS)])
 
 calls: Counter[str] = Counter()
 
 
 def task() -> Task:
-    return Task(network, splits, loss, Metric("map", BoxMetric()), collate=list)
+    return Task(network, splits, loss, Metric("map_50", BoxMetric()), collate=list)
 
 
 def network() -> nn.Module:
-    """Take N x 3 x 32 x 32, give N x 5 x 4 x 4: whether an object's middle is in the cell, and its box."""
+    """Take N x 3 x 32 x 32, give N x 5 x 4 x 4: whether an object's middle is in the cell, and its box from there."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 16, 5, 2, 2), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 32, 3, 2, 1),
@@ -63,14 +64,15 @@ class Squares(Dataset):
 
 def loss(grid: Tensor, targets: list[dict[str, Tensor]]) -> Tensor:
     count("loss")
-    wanted, found = torch.zeros(len(grid), CELLS, CELLS), torch.zeros(())
-    for row, target in enumerate(targets):
-        for box in target["boxes"]:
-            x, y = ((box[:2] + box[2:]) / 2 / CELL).long().tolist()
-            wanted[row, y, x] = 1
-            found = found + functional.smooth_l1_loss(grid[row, 1:, y, x], box / SIDE, reduction="sum", beta=0.05)
-    objects = functional.binary_cross_entropy_with_logits(grid[:, 0], wanted, pos_weight=torch.tensor(4.0))
-    return objects + found / wanted.sum().clamp_min(1)
+    rows = torch.tensor([row for row, target in enumerate(targets) for _ in target["boxes"]])
+    boxes = torch.cat([target["boxes"] for target in targets])
+    columns, lines = ((boxes[:, :2] + boxes[:, 2:]) / 2 / CELL).long().unbind(1)
+    wanted = torch.zeros(len(grid), CELLS, CELLS)
+    wanted[rows, lines, columns] = 1
+    objects = functional.binary_cross_entropy_with_logits(grid[:, 0], wanted)
+    found = grid.permute(0, 2, 3, 1)[rows, lines, columns, 1:]
+    corner = torch.stack([columns, lines, columns, lines], 1) * CELL
+    return objects + functional.smooth_l1_loss(found, (boxes - corner) / CELL)
 
 
 class BoxMetric(MeanAveragePrecision):
@@ -80,7 +82,7 @@ class BoxMetric(MeanAveragePrecision):
         count("metric")
         found = []
         for cells in grid.flatten(2):
-            scores, boxes = cells[0].sigmoid(), cells[1:].t() * SIDE
+            scores, boxes = cells[0].sigmoid(), (cells[1:].t() + CORNERS) * CELL
             sure = scores > 0.3
             labels = torch.zeros(int(sure.sum()), dtype=torch.long)
             found.append({"boxes": boxes[sure], "scores": scores[sure], "labels": labels})

@@ -1,12 +1,13 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from bitladder.errors import UserError
 from bitladder.network.smoke_test import try_task
 from bitladder.tasks.label_free import label_free
 from bitladder.tasks.splits import make_splits
-from bitladder.tasks.task import SPLITS
+from bitladder.tasks.task import SPLITS, name_outputs
 
 
 def network():
@@ -76,6 +77,32 @@ def test_several_outputs_are_compared_one_by_one_and_integers_by_equality(compar
         assert task.metric({**own, "class": own["class"] + 1}, split.targets) == pytest.approx(0.5)
         other = task.metric({**own, "scores": torch.randn(20, 3)}, split.targets)
         assert 0.3 < other < 0.95
+
+
+class Inputs(Dataset):
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        return {"x": torch.randn(2, 2, 2, generator=torch.Generator().manual_seed(index))}
+
+
+@pytest.mark.parametrize("model", [network, two])
+def test_a_data_set_of_inputs_streams_and_fp32_labels_each_batch(model):
+    task = label_free(model, lambda seed: dict.fromkeys(SPLITS, Inputs()))
+    splits = make_splits(task, 0, 2)
+    tried = try_task(task, splits)
+    whole = torch.stack([Inputs()[index]["x"] for index in range(20)])
+    in_memory = make_splits(label_free(model, lambda seed: {name: {"x": whole} for name in SPLITS}), 0)
+    state = task.metric.state()
+    for samples in (splits["evaluation"], splits["evaluation"].held()):
+        parts = list(samples.batches(8))
+        assert torch.equal(torch.cat([inputs["x"] for inputs, _ in parts]), in_memory["evaluation"].inputs["x"])
+        assert torch.allclose(torch.cat([targets for _, targets in parts]), in_memory["evaluation"].targets, atol=1e-6)
+    for inputs, targets in splits["evaluation"].batches(8):
+        with torch.no_grad():
+            state.update(name_outputs(tried(inputs["x"])), targets)
+    assert state.value() == pytest.approx(1) and len(state.values) == 20
 
 
 def test_unknown_comparisons_are_refused():

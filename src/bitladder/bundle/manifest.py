@@ -67,10 +67,13 @@ class Chip(_Block):
 
 
 class Recorded(_Block):
-    """The samples that `bitladder verify` and the runner repeat: their files, how many, the metric of the outputs."""
+    """The samples that `bitladder verify` and the runner repeat: their files, how many, the metric of the outputs.
+
+    Targets that are no tensor are not recorded.
+    """
 
     file: Inside
-    targets: Inside
+    targets: Inside | None
     samples: Annotated[int, Field(ge=1)]
     metric: str
 

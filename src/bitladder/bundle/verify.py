@@ -79,10 +79,11 @@ def verify(folder: Path, params: Params | None, limit_s: float) -> tuple[list[st
         recorded = {key: torch.from_numpy(values) for key, values in load_arrays(folder / chip.answers).items()}
         outputs, split = _outputs(folder, manifest, name, limit_s)
         same = _same(recorded, outputs)
-        (good if same else bad).append(f"{name}: {_compared(recorded, outputs, same, split.targets)}")
-        value = chip.value if metric is None else metric(outputs, split.targets)
-        how = "as recorded, from the same outputs" if metric is None else f"repeated; {chip.value} was recorded"
-        if same or metric is not None:
+        (good if same else bad).append(f"{name}: {_compared(recorded, outputs, same, split)}")
+        repeated = metric is not None and split.targets is not None
+        value = metric(outputs, split.targets) if metric and repeated else chip.value
+        how = f"repeated; {chip.value} was recorded" if repeated else "as recorded, from the same outputs"
+        if same or repeated:
             (good if value == chip.value else bad).append(f"{name}: {manifest.recorded.metric} {value} ({how})")
     return good, bad
 
@@ -103,12 +104,10 @@ def _outputs(folder: Path, manifest: Manifest, name: str, limit_s: float) -> tup
     assert manifest.recorded
     chip = manifest.socs[name]
     inputs = {key: torch.from_numpy(values) for key, values in load_arrays(folder / manifest.recorded.file).items()}
-    beside = load_arrays(folder / manifest.recorded.targets)
-    if "targets" not in beside:
-        raise UserError(f"{folder / manifest.recorded.targets}: has no array 'targets'")
-    targets = torch.from_numpy(beside["targets"])
+    targets = _targets(folder / manifest.recorded.targets) if manifest.recorded.targets else None
     split = Split(inputs, targets)
-    if {len(values) for values in (*inputs.values(), targets)} != {manifest.recorded.samples}:
+    counts = {len(values) for values in (*inputs.values(), *(() if targets is None else (targets,)))}
+    if counts != {manifest.recorded.samples}:
         raise UserError(f"{folder / manifest.recorded.file}: holds other samples than the manifest says")
     soc = Soc(name, chip.soc_model, chip.arch, ())
     settings = TargetParams(
@@ -120,16 +119,23 @@ def _outputs(folder: Path, manifest: Manifest, name: str, limit_s: float) -> tup
         return run(context, soc, manifest.precision == "FP16", split, settings, Path(work)), split
 
 
+def _targets(path: Path) -> Tensor:
+    beside = load_arrays(path)
+    if "targets" not in beside:
+        raise UserError(f"{path}: has no array 'targets'")
+    return torch.from_numpy(beside["targets"])
+
+
 def _same(recorded: Outputs, outputs: Outputs) -> bool:
     return recorded.keys() == outputs.keys() and all(torch.equal(recorded[name], outputs[name]) for name in recorded)
 
 
-def _compared(recorded: Outputs, outputs: Outputs, same: bool, targets: Tensor) -> str:
+def _compared(recorded: Outputs, outputs: Outputs, same: bool, split: Split) -> str:
     if same:
-        return f"the emulator gives the recorded outputs, bit for bit, on {len(targets)} samples"
+        return f"the emulator gives the recorded outputs, bit for bit, on {len(split)} samples"
     shapes = [{name: tuple(values.shape) for name, values in given.items()} for given in (recorded, outputs)]
     if shapes[0] != shapes[1]:
         return f"outputs are {shapes[1]}, and {shapes[0]} were recorded"
-    agreed = agreement(recorded, outputs, targets)
+    agreed = agreement(recorded, outputs, split.targets)
     top = "" if agreed is None else f", top-1 agrees on {agreed:.1%}"
-    return f"outputs differ from the recorded ones: {sqnr_db(recorded, outputs):.1f} dB on {len(targets)} samples{top}"
+    return f"outputs differ from the recorded ones: {sqnr_db(recorded, outputs):.1f} dB on {len(split)} samples{top}"

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from torch import Tensor
 
 from bitladder.bundle.arrays import save_arrays
 from bitladder.bundle.card import write_card
 from bitladder.bundle.manifest import write_manifest
 from bitladder.bundle.sbom import write_sbom
-from bitladder.network.outputs import Outputs
+from bitladder.network.outputs import Outputs, StoredOutputs
 from bitladder.params import Params
 from bitladder.paths import BUILD, DECISION, TASK, RungFiles, evaluated, samples
 from bitladder.records import Decision, Evaluation, ExportCheck, Record, RungDecision, TargetRecord, read_record
@@ -23,7 +24,7 @@ from bitladder.socs import Soc, find_soc
 from bitladder.targets import runner
 from bitladder.targets.backend import CONTEXT_FILE
 from bitladder.targets.context import Compiled, run
-from bitladder.tasks.samples import SPLITS, Split, in_memory
+from bitladder.tasks.samples import SPLITS, Samples, Split, in_memory
 from bitladder.tasks.splits import load_samples
 from bitladder.tasks.task import Task, load_task
 
@@ -31,6 +32,9 @@ __all__ = ["write_bundle"]
 
 SAMPLES, TARGETS, ANSWERS = "samples.npz", "targets.npz", "answers.npz"
 """Files of the bundle; the outputs lie in the folder of their SoC."""
+
+RECORDED_BYTES = 2**28
+"""What the recorded samples and their outputs take at most: all of it is in memory at once, here and in `verify`."""
 
 LIBRARIES = ("aimet-torch", "aimet-onnx", "numpy", "onnx", "onnxruntime", "onnxruntime-qnn", "torch")
 
@@ -75,9 +79,10 @@ def _fill(folder: Path, params: Params, reason: str, entry: RungDecision, work: 
     for path in sorted(files.aimet.glob("*")):
         copy_file(path, folder / "aimet" / path.name)
     task = load_task(params.task.factory, params.task.args)
-    split = in_memory(load_samples(task, params, "evaluation").first(params.bundle.samples))
+    split = in_memory(_few(load_samples(task, params, "evaluation"), StoredOutputs(files.outputs), params))
     save_arrays(folder / SAMPLES, {name: values.numpy() for name, values in split.inputs.items()})
-    save_arrays(folder / TARGETS, {"targets": split.targets.numpy()})
+    if known := isinstance(split.targets, Tensor):
+        save_arrays(folder / TARGETS, {"targets": split.targets.numpy()})
     socs = {}
     for name in _compiled(files, params):
         for path in sorted((files.compiled / name).iterdir()):
@@ -91,7 +96,12 @@ def _fill(folder: Path, params: Params, reason: str, entry: RungDecision, work: 
         "precision": entry.precision,
         "technique": entry.technique,
         "socs": socs,
-        "recorded": {"file": SAMPLES, "targets": TARGETS, "samples": len(split), "metric": task.metric.name},
+        "recorded": {
+            "file": SAMPLES,
+            "targets": TARGETS if known else None,
+            "samples": len(split),
+            "metric": task.metric.name,
+        },
         "metrics": {path.as_posix(): read_record(kind, path).content() for path, kind in _records(files).items()},
         "sources": entry.sources.model_dump(),
         **_circumstances(params),
@@ -100,6 +110,13 @@ def _fill(folder: Path, params: Params, reason: str, entry: RungDecision, work: 
     write_card(folder / "README.md", values, split, _described(task))
     write_sbom(folder / "sbom.cdx.json", folder, values)
     write_manifest(folder, values)
+
+
+def _few(evaluation: Samples, outputs: StoredOutputs, params: Params) -> Samples:
+    """Give the samples to record: fewer than are asked for, where they and their outputs are large."""
+    (inputs, _), first = next(evaluation.first(1).batches(1)), outputs.read(0, 1)
+    each = sum(values.nbytes for values in (*inputs.values(), *first.values()))
+    return evaluation.first(min(params.bundle.samples, max(1, RECORDED_BYTES // each)))
 
 
 def _chip(folder: Path, soc: Soc, entry: RungDecision, params: Params, split: Split, work: Path) -> dict[str, Any]:

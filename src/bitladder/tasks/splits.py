@@ -6,7 +6,7 @@ stages notice that its samples have changed.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -96,15 +96,15 @@ def load_samples(task: Task, params: Params, name: str) -> Samples:
 
 
 def save_split(path: Any, split: Split) -> None:
-    """Write a split as safetensors; the order of its inputs goes into their names."""
+    """Write a split as safetensors; the order of its inputs goes into their names. Of targets, only a tensor."""
     tensors = {f"inputs.{index}.{name}": values for index, (name, values) in enumerate(split.inputs.items())}
-    save_tensors(path, {**tensors, "targets": split.targets})
+    save_tensors(path, tensors | ({"targets": split.targets} if isinstance(split.targets, Tensor) else {}))
 
 
 def load_split(path: Any) -> Split:
     """Read what save_split wrote."""
     tensors = load_tensors(path)
-    targets = tensors.pop("targets")
+    targets = tensors.pop("targets", None)
     keys = sorted(tensors, key=lambda key: int(key.split(".", 2)[1]))
     return Split({key.split(".", 2)[2]: tensors[key] for key in keys}, targets)
 
@@ -124,7 +124,7 @@ def _given(task: Task, seed: int, workers: int, *names: str) -> dict[str, Split 
             _check_tensors(name, split)
             found[name] = split
         else:
-            found[name] = _streamed(name, split, task.collate, workers)
+            found[name] = _streamed(name, split, task, workers)
     return found
 
 
@@ -149,7 +149,7 @@ def _check_tensors(name: str, split: Split) -> None:
             )
 
 
-def _streamed(name: str, dataset: Any, collate: Callable | None, workers: int) -> Streamed:
+def _streamed(name: str, dataset: Any, task: Task, workers: int) -> Streamed:
     """Take a Dataset as samples, in its own order."""
     if not isinstance(dataset, Dataset) and not hasattr(type(dataset), "__getitem__"):
         raise UserError(
@@ -165,7 +165,8 @@ def _streamed(name: str, dataset: Any, collate: Callable | None, workers: int) -
         ) from None
     if not count:
         raise UserError(f"task: the {name!r} split is empty")
-    alone = Streamed(dataset, name, np.arange(count, dtype=np.int64), {}, {}, collate, workers)
+    order = np.arange(count, dtype=np.int64)
+    alone = Streamed(dataset, name, order, {}, {}, task.collate, workers, task.label)
     return Streamed(**{**vars(alone), "shapes": alone.first_shapes()})
 
 

@@ -33,7 +33,8 @@ class Streamed:
     """Samples of a map-style Dataset, whose items are `(inputs, target)`.
 
     `rows` are the indices into the dataset, in order; `shapes` what each item's inputs must be; `digests` those of some
-    items, as the stage `data` found them, by index. `collate` joins a batch's targets. `workers` processes read.
+    items, as the stage `data` found them, by index. `collate` joins a batch's targets; where there is `label`, items
+    are inputs alone, and it gives the targets of a batch of them. `workers` processes read.
     """
 
     dataset: Dataset
@@ -43,6 +44,7 @@ class Streamed:
     digests: Mapping[int, int] = field(default_factory=dict)
     collate: Callable[[list[Any]], Any] | None = None
     workers: int = 0
+    label: Callable[[dict[str, Tensor]], Any] | None = None
 
     def __len__(self) -> int:
         """Give the number of samples."""
@@ -70,7 +72,9 @@ class Streamed:
 
         Raises UserError where an item is not as the others, cannot be read, or is not what the stage `data` read.
         """
-        yield from map(_whole, self._load(size, self._read))
+        for read in self._load(size, self._read):
+            inputs, targets = _whole(read)
+            yield inputs, self.label(inputs) if self.label else targets
 
     def held(self) -> "Streamed":
         """Give the same samples, read into memory: targets are joined anew in each batch."""
@@ -78,7 +82,8 @@ class Streamed:
         if wrong := next((item for item in items if isinstance(item, str)), None):
             raise UserError(wrong)
         rows = np.arange(len(items), dtype=np.int64)
-        return replace(self, dataset=_Held(items), rows=rows, digests={}, workers=0)
+        held = [inputs for inputs, _ in items] if self.label else items
+        return replace(self, dataset=_Held(held), rows=rows, digests={}, workers=0)
 
     def first_shapes(self) -> dict[str, Shape]:
         """Give the shapes of the first item's inputs, which all others must have."""
@@ -130,6 +135,8 @@ class Streamed:
             path = _path_of(self.dataset, row)
             named = f" ({path})" if path and path not in reason else ""
             return f"{what}{named} cannot be read: {type(error).__name__}: {reason}{user_line(error)}"
+        if self.label:
+            item = (item, 0)
         if not isinstance(item, tuple | list) or len(item) != 2:
             return f"{what} must be a pair (inputs, target), and is {_described(item)}"
         try:

@@ -51,7 +51,8 @@ class Task:
     for a seed, each a Split of tensors or a map-style Dataset of PyTorch's with items `(inputs, target)`; `loss` takes
     what the model returns and the targets, and gives a scalar tensor; `metric` is a Metric, or a torchmetrics one;
     `augment`, if there is one, changes a batch of training inputs, drawing from the generator it is given; `collate`
-    joins a list of targets of a Dataset, where they do not stack.
+    joins a list of targets of a Dataset, where they do not stack; `label` gives the targets of a batch of inputs, for
+    Datasets whose items are inputs alone.
     """
 
     model: Callable[[], nn.Module]
@@ -61,6 +62,7 @@ class Task:
     augment: Callable[[dict[str, Tensor], torch.Generator], dict[str, Tensor]] | None = None
     quantization: Quantization = field(default_factory=Quantization)
     collate: Callable[[list[Any]], Any] | None = None
+    label: Callable[[dict[str, Tensor]], Any] | None = None
 
     def __post_init__(self) -> None:
         """Take a torchmetrics Metric as a Metric; what is neither is refused by load_task."""
