@@ -41,6 +41,7 @@ RULES = {
     "bias-scale": "bitladder.htp.rules.bias_scale:RULE",
     "batch-norm": "bitladder.htp.rules.batch_norm:RULE",
     "norm-bias": "bitladder.htp.rules.norm_bias:RULE",
+    "one-hot": "bitladder.htp.rules.one_hot:RULE",
     "clip": "bitladder.htp.rules.clip:RULE",
     "relu": "bitladder.htp.rules.relu:RULE",
     "leaky-relu": "bitladder.htp.rules.leaky_relu:RULE",
