@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from bitladder.network.scoring import noise_db, reference_of
+from bitladder.network.scoring import Reference, noise_db, reference_of
 from bitladder.params import MixedParams
 from bitladder.precision import Precision
 from bitladder.quantize.sim.hooks import hooked
@@ -16,7 +18,7 @@ from bitladder.quantize.sim.torch_sim import set_layers
 from bitladder.quantize.techniques.gptq import gptq
 from bitladder.quantize.techniques.technique import GPTQ, Quantized, Setting, with_biases
 from bitladder.quantize.trial import Trial, Try
-from bitladder.tasks.samples import held
+from bitladder.tasks.samples import Samples, held
 
 __all__ = ["raise_layers"]
 
@@ -79,8 +81,15 @@ def _order_layers(quantized: Quantized, setting: Setting, mixed: MixedParams) ->
     """Order a sim's layers with weights: the most noise on the outputs for the least cost first."""
     few = held(setting.fit.first(SAMPLES))
     size = setting.params.batch_size
-    reference = reference_of(quantized.model, few, size, setting.work / "order")
     costs = _costs(quantized, setting, mixed)
+    with TemporaryDirectory() as folder:
+        reference = reference_of(quantized.model, few, size, Path(folder))
+        return _ordered(quantized, few, reference, size, costs)
+
+
+def _ordered(
+    quantized: Quantized, few: Samples, reference: Reference, size: int, costs: Mapping[str, float]
+) -> list[str]:
     gain = {}
     for name, layer in tqdm(quantized_layers(quantized.sim, "weight").items(), desc="layers", unit="layer"):
         with isolated(quantized.sim, {name: layer}, "weight"):

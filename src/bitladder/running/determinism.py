@@ -66,4 +66,3 @@ def check_device(wanted: str) -> None:
             "compute.device: cuda, and torch finds no GPU here; set compute.device: cpu, or run where there is one"
         )
     torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False

@@ -119,6 +119,7 @@ PRIVATE = {
     "aimet_torch.utils._is_qtensor_casting_enabled": "lean-quantizers",
     "atexit._run_exitfuncs": "the end of a forked stage",
     "threading._shutdown": "the end of a forked stage",
+    "torchmetrics.Metric._reductions": "how a metric's states add up, to draw samples anew",
     "torchmetrics.Metric._defaults": "what a metric accumulates, kept for a killed pass",
     "torch.Tensor._version": "whether a tensor was changed in place",
     "torch.nn.Conv2d._forward_pre_hooks": "weight and spectral norms, which are hooks",
