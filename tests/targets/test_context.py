@@ -5,6 +5,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from torch import nn
 from tqdm import tqdm
 
 from bitladder.errors import UserError
@@ -35,6 +36,26 @@ def test_the_npu_answers_as_the_fp16_module(half, trained, params, tmp_path):
     assert sqnr_db(predict(HalfPrecision(trained.model), split, 20, ""), answers) > 40
     assert compiled.ops_cpu == 0 and compiled.ops_npu > 30
     assert compiled.memory_bytes == (tmp_path / "target/model_ctx_qnn.bin").stat().st_size > 50_000
+
+
+class FromBytes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, image):
+        return self.conv(image.float() / 255)
+
+
+def test_bytes_become_fp16_on_the_npu_as_in_the_module(params, tmp_path):
+    """By way of FP32, as the module does it, the NPU's conversion leaves 16 dB."""
+    torch.manual_seed(0)
+    image = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    half, split = HalfPrecision(FromBytes().eval()), Split({"image": image}, torch.zeros(2))
+    export_fp16(half, (image[:1],), (["image"], ["output"]), tmp_path / "model.onnx")
+    compiled = compile_model(tmp_path / "model.onnx", tmp_path / "target", params.soc, True, 60, tmp_path)
+    answers = run(compiled, params.soc, True, split, params.target, tmp_path)
+    assert sqnr_db(predict(half, split, 2, ""), answers) > 60
 
 
 def test_the_context_binary_has_the_same_bytes_wherever_it_is_compiled(half, params, tmp_path):

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from bitladder.errors import UserError
 from bitladder.precision import Precision
 from bitladder.quantize.sim.torch_sim import build_sim
 from support import prepared_as_before
@@ -136,6 +137,25 @@ def test_modules_may_be_called_as_operations_are():
 
     x = torch.randn(3, 3, 4)
     assert len(quantizers(prepared_as_before(Named(), x), x)[0]) >= 4
+
+
+class Named(nn.Module):
+    """Calls an operation for whose module AIMET's preparer would take a name that one of its own has."""
+
+    def __init__(self, name, call):
+        super().__init__()
+        self.call, self.own = call, name
+        setattr(self, name, nn.Linear(4, 4))
+
+    def forward(self, x):
+        return self.call(x, getattr(self, self.own)(x))
+
+
+def test_a_module_keeps_its_place_whatever_it_is_called():
+    network = prepared_as_before(Named("module_add", operator.add), torch.randn(2, 4))
+    assert isinstance(network.module_add, nn.Linear)
+    with pytest.raises(UserError, match=r"gives the name of the model's module 'module_mean' to a call; rename it"):
+        prepared_as_before(Named("module_mean", lambda x, y: (x + y).mean(1)), torch.randn(2, 4))
 
 
 def test_what_torch_fx_cannot_trace_is_traced_by_torch_export_with_weights_where_they_were():

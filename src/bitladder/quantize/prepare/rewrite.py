@@ -7,6 +7,7 @@ from typing import Any
 from aimet_torch import model_preparer
 from torch import Tensor, fx, nn
 
+from bitladder.errors import UserError
 from bitladder.network.lines import keep_lines, line_of, tracing_lines
 from bitladder.quantize.prepare import formulas, layers, quantized, shapes  # noqa: F401  they register what they know
 from bitladder.quantize.prepare.attention import MASKED
@@ -43,6 +44,8 @@ BROADCAST = {
     "isub",
 }
 
+TAKEN = "bitladder_taken"
+
 Scopes = dict[str, tuple[str, Any]]
 """By a node's name: the path and the type of the module that it was called in."""
 
@@ -75,6 +78,8 @@ def rewrite(
             raise
         (traced, scopes), by_export = found, True
     calls = {node.name: line_of(node) for node in traced.graph.nodes}
+    for node in traced.graph.nodes:
+        node.meta[TAKEN] = _is_taken(traced, scopes, node)
     if any(_is_ours(node) or _makes(node) for node in traced.graph.nodes):
         _write_modules(traced, scopes, sample)
     model_preparer._prepare_traced_model(traced, scopes)
@@ -128,10 +133,25 @@ def _name(node: fx.Node) -> str:
     return text.split(".")[1].strip("_") if text.startswith("aten.") else str(target.__name__).strip("_")
 
 
+def _is_taken(traced: fx.GraphModule, scopes: Scopes, node: fx.Node) -> bool:
+    """Tell a call whose module AIMET's preparer would put in the place of one of the user's, as `module_add`."""
+    if node.op not in ("call_function", "call_method"):
+        return False
+    path = f"{scopes.get(node.name, ('', None))[0]}.module_{node.name}".removeprefix(".")
+    taken = path in dict(traced.named_modules())
+    if taken and _name(node) not in HANDLERS:
+        raise UserError(f"task: AIMET's preparer gives the name of the model's module {path!r} to a call; rename it")
+    return taken
+
+
 def _aimet_knows(node: fx.Node) -> bool:
     """Tell whether AIMET's preparer makes a module of this very call that does the same."""
     name = model_preparer._find_functional_name_for_node(node.name)
-    if name is None or name in ("scaled_dot_product_attention", "where", "batch_norm", "group_norm"):
+    if (
+        name is None
+        or node.meta.get(TAKEN)
+        or name in ("scaled_dot_product_attention", "where", "batch_norm", "group_norm")
+    ):
         return False
     if name in model_preparer.functional_with_stateful_api:
         return len(node.args) == 1 and not set(node.kwargs) & {"input", "self"} and name != "prelu"
@@ -223,7 +243,8 @@ def _repeats(traced: fx.GraphModule, facts: Facts, node: fx.Node, reader: fx.Nod
 def _scope(traced: fx.GraphModule, scopes: Scopes, node: fx.Node) -> str:
     path = scopes.get(node.name, ("", None))[0]
     modules = dict(traced.named_modules())
-    while path not in modules:
+    # not within what holds a layer's weights: the layer takes its place
+    while path not in modules or (path and any(modules[path].parameters(recurse=False))):
         path = path.rpartition(".")[0]
     return path
 
