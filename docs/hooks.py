@@ -134,4 +134,33 @@ def socs() -> str:
     return f"{table(columns, rows)}\n\n## Where these figures are from\n\n{source}"
 
 
-MADE = {"params": params, "records": records, "commands": commands, "socs": socs}
+def rules() -> str:
+    """Give the rules of htp/, and what was measured of each."""
+    import json
+
+    from bitladder.htp.registry import RULES
+    from bitladder.socs import find_soc
+
+    said = [(f"`{rule.name}`", rule.effect, rule.where, rule.why, rule.remedy) for rule in RULES.values()]
+    figures = json.loads((ROOT / "docs/npu_rules.json").read_text("utf-8"))
+    rows = []
+    for row in figures:
+        ends = (row["before"], row["after"])
+        db, size, ops = (
+            " to ".join(format(end[key], form) if end else "refused" for end in ends)
+            for key, form in (("sqnr_db", ".1f"), ("memory_bytes", ","), ("ops", "d"))
+        )
+        rows.append(
+            (f"`{row['rule']}`", f"{row['soc']} ({find_soc(row['soc']).arch})", row["precision"], db, size, ops)
+        )
+    columns = ("rule", "SoC", "precision", "SQNR dB", "bytes of the context binary", "ops")
+    first = table(("rule", "without repair", "where", "why", "repair"), said)
+    return f"{first}\n\n## What was measured\n\n{MEASURED}\n\n{table(columns, rows)}"
+
+
+MEASURED = (
+    "Each rule's tiny network (`src/bitladder/htp/rules/`), as it is exported and as it is repaired: the NPU's outputs"
+    " against the simulation's, on the emulator. `python benchmarks/npu_rules.py` measures it again."
+)
+
+MADE = {"params": params, "records": records, "commands": commands, "socs": socs, "rules": rules}

@@ -8,6 +8,21 @@ from bitladder.running import determinism
 determinism.pin(1)
 
 
+def rule() -> None:
+    """The rule's network is refused without its repair, and right with it."""
+    from tempfile import TemporaryDirectory
+
+    from bitladder.htp.registry import RULES
+    from bitladder.socs import find_soc
+    from bitladder.targets.rule_figures import measure_rule
+    from bitladder.targets.workers import worker_pool
+
+    with TemporaryDirectory() as folder, worker_pool(1, Path(folder)) as pool:
+        found = measure_rule(RULES["selu"], "W8A8", find_soc("QCS6490"), pool)
+    assert found is not None and found.before is None and found.after is not None
+    assert found.after.sqnr_db > 35
+
+
 def task() -> None:
     """The task passes what every task must, gives the same samples for the same seed, and can be learnt."""
     import torch
@@ -83,11 +98,14 @@ def target() -> None:
     from models import samples, two_convs
 
     from bitladder.export.checks import run_unoptimised
+    from bitladder.network.outputs import StoredOutputs
+    from bitladder.network.scoring import save_score, score
     from bitladder.params import load_params
+    from bitladder.paths import RungFiles
     from bitladder.records import TargetRecord, read_record
-    from bitladder.running.files import save_tensors
     from bitladder.stages import profile
     from bitladder.tasks.splits import save_split
+    from bitladder.tasks.task import load_task
 
     params, split = load_params(), samples(20)
     model = Path("build/export/compact/model.onnx")
@@ -96,8 +114,11 @@ def target() -> None:
     answers = run_unoptimised(two_convs(model), split)
     save_split(Path("build/data/evaluation.safetensors"), split)
     Path("build/task.json").write_text("{}")
-    for path in ("build/baseline/outputs.safetensors", "build/qat/compact/outputs.safetensors"):
-        save_tensors(Path(path), answers)
+    stored = StoredOutputs(RungFiles("compact").outputs)
+    stored.append(answers)
+    stored.flush()
+    metric = load_task(params.task.factory, params.task.args).metric
+    save_score(RungFiles("compact").reference, score(lambda x: answers, split, metric, 20, ""))
     profile.main(params, "compact")
     record = read_record(TargetRecord, Path("metrics/target/compact.json"))
     assert (record.backend, record.samples, record.gap, record.agreement) == ("cpu", 20, 0, 1)

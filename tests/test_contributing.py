@@ -91,7 +91,7 @@ def follow(tmp_path):
     return lambda title: House(tmp_path, title)
 
 
-@pytest.mark.parametrize("title", ["A task", "A PTQ technique", "A target", "A SoC"])
+@pytest.mark.parametrize("title", ["A task", "A PTQ technique", "A target", "A rule for the NPU", "A SoC"])
 def test_what_is_added_passes_the_lint_and_the_check_of_params(follow, title):
     house = follow(title)
     run(house.folder, "ruff", "check", "--quiet", "src")
@@ -117,6 +117,12 @@ def test_a_target_as_it_is_shown(follow):
     house = follow("A target")
     check(house.folder, "target")
     assert house.users() == {"profile"}
+
+
+def test_a_rule_as_it_is_shown(follow):
+    house = follow("A rule for the NPU")
+    check(house.folder, "rule")
+    assert house.users() == {"export", "fp16"}
 
 
 def test_a_soc_as_it_is_shown(follow):

@@ -17,6 +17,7 @@ ROOMS = (
     {"records"},
     {"tasks"},
     {"network"},
+    {"htp"},
     {"quantize"},
     {"export"},
     {"latency"},

@@ -14,7 +14,7 @@ from bitladder.errors import UserError
 from bitladder.precision import FLOAT, Precision
 from bitladder.socs import Soc, find_soc
 
-__all__ = ["TARGETS", "TECHNIQUES", "GoalsParams", "Params", "Rung", "TaskParams", "load_params", "names_file"]
+__all__ = ["RULES", "TARGETS", "TECHNIQUES", "GoalsParams", "Params", "Rung", "TaskParams", "load_params", "names_file"]
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -35,7 +35,33 @@ TARGETS = {
     "snapdragon": "bitladder.targets.hexagon:Snapdragon",
     "ai-hub": "bitladder.targets.aihub:AiHub",
 }
-"""Targets by the names that `target.backend` takes, and the class of each. Both tables are imported only where used."""
+"""Targets by the names that `target.backend` takes, and the class of each."""
+
+RULES = {
+    "bias-scale": "bitladder.htp.rules.bias_scale:RULE",
+    "batch-norm": "bitladder.htp.rules.batch_norm:RULE",
+    "norm-bias": "bitladder.htp.rules.norm_bias:RULE",
+    "clip": "bitladder.htp.rules.clip:RULE",
+    "relu": "bitladder.htp.rules.relu:RULE",
+    "leaky-relu": "bitladder.htp.rules.leaky_relu:RULE",
+    "softmax": "bitladder.htp.rules.softmax:RULE",
+    "softplus": "bitladder.htp.rules.softplus:RULE",
+    "log": "bitladder.htp.rules.log:RULE",
+    "hard-sigmoid": "bitladder.htp.rules.hard_sigmoid:RULE",
+    "cumsum": "bitladder.htp.rules.cumsum:RULE",
+    "average-pool": "bitladder.htp.rules.average_pool:RULE",
+    "even-pool": "bitladder.htp.rules.even_pool:RULE",
+    "resize": "bitladder.htp.rules.resize:RULE",
+    "l2-norm": "bitladder.htp.rules.l2_norm:RULE",
+    "attention": "bitladder.htp.rules.attention:RULE",
+    "narrow-linear": "bitladder.htp.rules.narrow_linear:RULE",
+    "four-bits": "bitladder.htp.rules.four_bits:RULE",
+    "float-constant": "bitladder.htp.rules.float_constant:RULE",
+    "hard-swish": "bitladder.htp.rules.hard_swish:RULE",
+    "half-tables": "bitladder.htp.rules.half_tables:RULE",
+}
+"""Rules of htp/ by the names that `export.repairs` takes, in the order in which they are applied: what one puts in, a
+later one may concern. These tables are imported only where they are used."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -368,11 +394,20 @@ class QatParams(_Block):
     processes: Count = 1
 
 
+RuleName = Annotated[str, _one_of(RULES), WithJsonSchema({"enum": list(RULES)})]
+
+
 class ExportParams(_Block):
-    """The check of the exported graph's outputs against the QuantSim's."""
+    """The repairs of the exported graph for the NPU, and the check of its outputs against the QuantSim's."""
 
     samples: Count = Field(description="of the evaluation split, from its start")
     min_sqnr_db: Finite
+    repairs: Literal["auto", "off"] | list[RuleName] = "auto"
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """Name the rules by which graphs are repaired."""
+        return {"auto": tuple(RULES), "off": ()}[self.repairs] if isinstance(self.repairs, str) else tuple(self.repairs)
 
 
 class TargetParams(_Block):

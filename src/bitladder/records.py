@@ -29,6 +29,7 @@ __all__ = [
     "Measurement",
     "Memory",
     "Record",
+    "Repair",
     "RungDecision",
     "RungSummary",
     "SensitivitySummary",
@@ -102,6 +103,17 @@ class HeldOut(_Block):
     """How much worse the metric is than FP32's, in the metric's own unit; negative: better."""
 
 
+class Repair(_Block):
+    """A node of an exported graph that was put right for the NPU; see the guide "When the NPU disagrees"."""
+
+    rule: str
+    """The rule's name, as in `export.repairs`."""
+    node: str
+    """The node's name."""
+    op: str
+    """What it was."""
+
+
 class Evaluation(Record):
     """`metrics/eval/NAME.json`, `metrics/ptq/RUNG.json`: the metric on the evaluation split, off target.
 
@@ -124,6 +136,8 @@ class Evaluation(Record):
     """SQNR of the outputs against FP32, in dB; the least where there are several outputs. 200: they are equal."""
     agreement: Finite | None = None
     """Share of samples with FP32's top-1, 0 to 1; null where the targets are not indices of classes."""
+    device: Literal["cpu", "cuda"] | None = _LEFT_OUT
+    """Kind of device that ran the network; others give other bits."""
     samples: Count
     """How many samples were run; 0 where the rung was skipped or refused."""
     technique: str | None
@@ -142,6 +156,8 @@ class Evaluation(Record):
     """The rung on calibration samples; only of a rung that PTQ made."""
     qat: str | None = _LEFT_OUT
     """Whether QAT ran, and why; only of a rung as exported."""
+    repairs: tuple[Repair, ...] | None = _LEFT_OUT
+    """What was put right in the graph for the NPU; only of FP16, where there was anything."""
 
 
 class Memory(_Block):
@@ -231,6 +247,8 @@ class ExportCheck(Record):
     """SQNR of the graph's outputs against the simulation's, in dB; 200: they are equal."""
     agreement: Finite | None
     """Share of samples with the simulation's top-1, 0 to 1."""
+    repairs: tuple[Repair, ...] | None = _LEFT_OUT
+    """What was put right in the graph for the NPU; only where there was anything."""
     skipped: str | None = _LEFT_OUT
     """Why nothing was exported; only of a skipped rung."""
     refused: str | None = _LEFT_OUT

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from bitladder.decision.decide import decide
-from bitladder.decision.goals import judge, qat_verdict
+from bitladder.decision.goals import judge, qat_verdict, summary
 from bitladder.errors import UserError
 from bitladder.params import GoalsParams, Params
 from bitladder.records import Decision, Evaluation, HeldOut, Measurement
@@ -318,3 +318,24 @@ def test_the_gate_below_a_skipped_rung_stays_shut() -> None:
 def test_the_pareto_front_has_no_rung_that_another_beats() -> None:
     decision = decided(with_goals(), {"fp16": 0.001, "balanced": 0.0, "compact": 0.003, "tiny": 0.003})
     assert [entry.rung for entry in decision.trail if entry.pareto] == ["balanced", "tiny"]
+
+
+def test_a_refused_rung_is_never_chosen_nor_nearest_and_opens_the_gate_below() -> None:
+    reason = "the NPU of SM8650 does not take 1 of its ops: /head/Conv (Conv) in head (net.py:17)"
+    decision = decided(with_goals(), targets={"tiny": refused("tiny", f"refused: {reason}")})
+    assert decision.chosen == "compact"
+    assert outcome(decision, "tiny") == f"refused: {reason}"
+    assert decision.trail[-1].sources.on_target == "none: refused"
+    drops = dict.fromkeys(RUNGS, 0.05)
+    overflow = {"fp16": refused("fp16", "refused: FP16 overflows")}
+    assert decided(with_goals(), drops, targets=overflow).nearest != "fp16"
+    step_down = with_goals(policy="step-down")
+    verdict = judge(step_down, "fp16", off("fp16"), overflow["fp16"], off("fp16"))
+    assert verdict.descends("step-down") and summary(verdict).verdict == "refused"
+
+
+def test_where_every_rung_is_refused_the_way_to_learn_why_is_named() -> None:
+    targets = {rung: refused(rung, "refused: it does not compile") for rung in RUNGS}
+    decision = decided(with_goals(), targets=targets)
+    assert decision.chosen is None and "refused: it does not compile" in decision.reason
+    assert decision.next == ("mend what the rungs are refused for; `bitladder check --task` tries it in seconds",)

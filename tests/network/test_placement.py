@@ -9,8 +9,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bitladder.errors import UserError
 from bitladder.network import placement
-from bitladder.network.placement import check_device, compute_device, on_device, placed
+from bitladder.network.placement import compute_device, on_device, placed
 from bitladder.quantize.sim.batches import Batches
+from bitladder.running.determinism import check_device
 from bitladder.tasks.samples import Split
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 
 import pytest
@@ -101,6 +102,15 @@ def test_a_fresh_clone_pulls_from_a_folder_and_runs_nothing(committed, tmp_path)
     packed = other.run("bitladder", "ship", "--output", "ship.tar")
     assert packed.returncode == 0, packed.stderr
     assert other.run("bitladder", "verify", "ship.tar").returncode == 0
+
+
+def test_a_ci_job_notices_edited_code_though_it_pulls(committed, tmp_path):
+    job = copy_of(committed, tmp_path / "job")
+    page = job.root / "src/bitladder/report/page.py"
+    page.write_text(page.read_text("utf-8") + "\n# edited\n", "utf-8")
+    done = job.run("bash", "ci/pull-request.sh", "HEAD")
+    assert done.returncode == 0, done.stderr
+    assert set(re.findall("(?m)^Running stage '(.+)'", done.stdout)) == {"sources", "report"}
 
 
 def test_rungs_run_in_two_clones_meet_in_a_third(committed, tmp_path):

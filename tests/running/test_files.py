@@ -42,8 +42,8 @@ def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path):
 
 
 def test_json_is_rounded_for_diffs_unless_it_must_be_exact(tmp_path):
-    write_json(tmp_path / "metrics.json", {"value": 0.1234567891, "nested": [{"drop": 1e-9}]})
-    assert json.loads((tmp_path / "metrics.json").read_text()) == {"value": 0.123457, "nested": [{"drop": 0.0}]}
+    write_json(tmp_path / "metrics.json", {"value": 0.1234567891, "nested": [{"drop": 1.23456789e-9}]})
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"value": 0.123457, "nested": [{"drop": 1.23457e-9}]}
     write_json(tmp_path / "scales.json", {"scale": 1.23456789e-9}, exact=True)
     assert json.loads((tmp_path / "scales.json").read_text()) == {"scale": 1.23456789e-9}
 

@@ -104,7 +104,8 @@ def test_a_sample_that_never_ends_names_the_limit(half, trained, params, tmp_pat
 def test_a_worker_that_is_killed_is_one_line_and_the_next_run_goes_on(half, trained, params, tmp_path, monkeypatch):
     split = marked(trained.splits["evaluation"], 19)
     compiled = compile_model(half, tmp_path / "target", params.soc, True, 60, tmp_path)
-    whole = run(compiled, params.soc, True, split, params.target, tmp_path)
+    (tmp_path / "whole").mkdir()
+    whole = run(compiled, params.soc, True, split, params.target, tmp_path / "whole")
     one_worker = params.target.model_copy(update={"workers": 1})
     with monkeypatch.context() as patch:
         patch.setattr(context, "run_batch", mishaps.dies_of_the_marked)

@@ -8,26 +8,28 @@ from bitladder.report.gap import format_gap
 from bitladder.socs import find_soc
 from bitladder.targets.gap import find_gap, first_divergence
 
+SOC = find_soc("SM8650")
+
 
 def test_a_wrong_bias_scale_is_found_where_it_is(tmp_path):
     model = two_convs(tmp_path / "model.onnx", full_range_bias=True, bits=16)
-    layers = find_gap(model, samples(1), find_soc("SM8650"), settings(), tmp_path)
-    found = first_divergence(layers)
+    layers = find_gap(model, samples(1), SOC, settings(), tmp_path)
+    found = first_divergence(layers, SOC)
     assert [layer.layer for layer in layers] == ["first", "second"]
     assert found.layer == "second"
-    assert found.causes[0].text.startswith("bias scale") and found.causes[0].proven
-    text = format_gap(layers, "SM8650")
+    assert found.causes[0].text.startswith("bias-scale") and found.causes[0].proven
+    text = format_gap(layers, SOC)
     assert "diverges from QuantSim first at second (Conv)" in text
-    assert "Typical of it: bias scale" in text and "export with biases in float" in text
+    assert "Typical of it: bias-scale" in text and "bitladder lint" in text
 
 
 def test_a_right_graph_diverges_nowhere(tmp_path):
-    layers = find_gap(two_convs(tmp_path / "model.onnx", bits=16), samples(1), find_soc("SM8650"), settings(), tmp_path)
-    assert first_divergence(layers) is None
-    assert "No layer on SM8650 diverges" in format_gap(layers, "SM8650")
-    assert first_divergence(layers, limit_db=500.0).layer == "first"
+    layers = find_gap(two_convs(tmp_path / "model.onnx", bits=16), samples(1), SOC, settings(), tmp_path)
+    assert first_divergence(layers, SOC) is None
+    assert "No layer on SM8650 diverges" in format_gap(layers, SOC)
+    assert first_divergence(layers, SOC, limit_db=500.0).layer == "first"
     # What no network was seen to depart by is not said as if one had
-    assert "Unproven, to be tried: 16-bit op" in format_gap(layers, "SM8650", limit_db=500.0)
+    assert "Unproven, to be tried: 16-bit op" in format_gap(layers, SOC, limit_db=500.0)
 
 
 def test_a_float_graph_has_nothing_to_depart_from(tmp_path):
@@ -38,7 +40,29 @@ def test_a_float_graph_has_nothing_to_depart_from(tmp_path):
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "float.onnx")
     with pytest.raises(UserError, match="has no quantizers"):
-        find_gap(tmp_path / "float.onnx", samples(1), find_soc("SM8650"), settings(), tmp_path)
+        find_gap(tmp_path / "float.onnx", samples(1), SOC, settings(), tmp_path)
+
+
+def test_attention_at_16_bits_is_named_though_it_is_at_40_db(tmp_path):
+    import torch
+
+    from bitladder.htp.registry import RULES
+    from bitladder.network.model import sample_inputs
+    from bitladder.precision import Precision
+    from bitladder.quantize.prepare.prepare import prepare
+    from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
+    from bitladder.tasks.task import Split
+
+    torch.manual_seed(0)
+    network, (tokens,) = RULES["attention"].example.build()
+    split = Split({"x": tokens}, torch.zeros(len(tokens)))
+    sample = sample_inputs(split)
+    sim = build_sim(prepare(network.eval(), sample)[0], sample, Precision(8, 16), SOC.quantsim_config)
+    calibrate(sim, split, len(split))
+    export_qdq(sim, sample, (["x"], ["y"]), tmp_path / "model.onnx")
+    found = first_divergence(find_gap(tmp_path / "model.onnx", split.first(1), SOC, settings(), tmp_path), SOC)
+    assert 30 < found.sqnr_db < 50 and found.kinds == ("MatMul",)
+    assert [cause.text.partition(":")[0] for cause in found.causes] == ["attention"]
 
 
 @pytest.mark.parametrize("rows", [16, 17])
@@ -58,9 +82,9 @@ def test_a_norm_before_a_fully_connected_layer_goes_wrong_at_16_rows_only(rows, 
     sim = build_sim(nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 64)).eval(), sample, Precision(8, 16), "htp_v75")
     calibrate(sim, split, 2)
     export_qdq(sim, sample, graph_names(["x"], ["y"]), tmp_path / "model.onnx")
-    layers = find_gap(tmp_path / "model.onnx", split, find_soc("SM8650"), settings(), tmp_path)
-    found = first_divergence(layers)
+    layers = find_gap(tmp_path / "model.onnx", split, SOC, settings(), tmp_path)
+    found = first_divergence(layers, SOC)
     if rows == 16:
-        assert found is layers[1] and found.causes[0].text.startswith("16 rows") and found.causes[0].proven
+        assert found is layers[1] and found.causes[0].text.startswith("norm-bias") and found.causes[0].proven
     else:
         assert found is None

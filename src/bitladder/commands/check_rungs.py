@@ -14,6 +14,7 @@ from bitladder.errors import RefusedError, UserError
 from bitladder.export.checks import check_bias_scales, check_outputs, graph_names
 from bitladder.export.fp16 import FiniteHalf, HalfPrecision, export_fp16
 from bitladder.export.layers import note_layers
+from bitladder.export.repairs import repair_file
 from bitladder.network.evaluate import Outputs, compare, predict, sqnr_db
 from bitladder.network.lines import lines_kept
 from bitladder.network.model import output_names, sample_inputs
@@ -96,6 +97,7 @@ def _fp16(setting: Setting, npu: "_Npu", folder: Path) -> Lines:
     outputs = predict(FiniteHalf(half), setting.few, setting.batch, "fp16")
     yield "fp16", f"{setting.score(outputs):.1f} dB against FP32"
     export_fp16(half, setting.sample, graph_names(list(setting.few.inputs), list(outputs)), path)
+    repair_file(path, setting.params.soc, setting.params.export.rules)
     if "FP16" in setting.params.soc.takes:
         yield "target", npu.run(path, outputs, "the module")
     else:
@@ -121,6 +123,7 @@ def _rung(setting: Setting, npu: "_Npu", rung: str, folder: Path) -> Lines:
     note_layers(path, sim.model, lines_kept(setting.prepared))
     export_encodings(sim, setting.sample, names, folder / "aimet")
     check_bias_scales(path)
+    repair_file(path, params.soc, params.export.rules)
     found = check_outputs(path, few, sim.model, setting.batch, params.export.min_sqnr_db)
     yield "export", f"{found.sqnr_db:.1f} dB against the QuantSim"
     yield "target", npu.run(path, simulated, "the QuantSim")

@@ -27,7 +27,6 @@ def check_task(params: Params) -> Iterator[str]:
     from bitladder.commands.check_rungs import Setting, try_rungs
     from bitladder.network.evaluate import predict, sqnr_db
     from bitladder.network.model import sample_inputs
-    from bitladder.network.placement import check_device
     from bitladder.network.smoke_test import try_task
     from bitladder.quantize.prepare.prepare import check_equal, prepare
     from bitladder.quantize.ptq import divide
@@ -37,7 +36,7 @@ def check_task(params: Params) -> Iterator[str]:
     from bitladder.tasks.splits import make_splits
     from bitladder.tasks.task import load_task
 
-    check_device(params.compute.device)
+    determinism.check_device(params.compute.device)
     start = time.perf_counter()
 
     def good(step: str, found: str) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bitladder.commands.cli_lint import lint
 from bitladder.commands.cli_npu import gap, latency, ops, socs
 from bitladder.commands.cli_results import diff, report, show, timings, track
 from bitladder.commands.cli_runs import heal, push, sweep
@@ -23,7 +24,7 @@ __all__ = ["app"]
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start": (init, check, samples, upgrade),
     "Read results": (show, report, diff, track, timings),
-    "Look into the NPU": (gap, ops, latency, socs),
+    "Look into the NPU": (lint, gap, ops, latency, socs),
     "Run and share": (sweep, push, heal),
     "Ship and reproduce": (ship, verify, reproduce),
 }

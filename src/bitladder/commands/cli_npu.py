@@ -20,7 +20,8 @@ def gap(
         float | None,
         typer.Option(
             metavar="DB",
-            help="SQNR under which a layer has diverged; if left out, 15 where it has 8-bit activations, 30 at 16.",
+            help="SQNR under which a layer has diverged; if left out, 20 dB below what is usual at its bits, and 10 dB"
+            " below the layers that it reads.",
         ),
     ] = None,
     on: Annotated[str | None, typer.Option("--soc", metavar="SOC", help="Another SoC than target.soc.")] = None,
@@ -61,7 +62,7 @@ def gap(
     with TemporaryDirectory() as folder:
         soc = find_soc(on) if on else loaded.soc
         layers = find_gap(model, split, soc, loaded.target, Path(folder))
-    typer.echo(format_gap(layers, soc.name, limit_db))
+    typer.echo(format_gap(layers, soc, limit_db))
 
 
 def ops(

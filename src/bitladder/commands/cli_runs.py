@@ -37,6 +37,8 @@ def push(
 ) -> None:
     """Send the results of all runs to the DVC remote; elsewhere `dvc repro --pull` takes them from there.
 
+    There, `dvc repro sources` goes first: with `--pull` alone DVC does not look at the code that is installed.
+
     It sends what `dvc push --run-cache` sends, and what that leaves out: metrics of runs that were not committed.
     Reads DVC's cache, and prints how many objects were sent.
 

@@ -70,6 +70,8 @@ def reproduce(name: str, quick: bool, any_environment: bool, say: Callable[[str]
         if not old:
             raise UserError(f"{name}: has no dvc.lock with stages in it, so there is nothing to compare with")
         _check_environment(root, name, any_environment, say)
+        if dict(read.params.get("compute") or {}).get("device") == "cuda":
+            say(f"{name}: was run on a GPU (compute.device: cuda); another kind of GPU may give other bits")
         kept = {stage: old[stage] for stage in QUICK if stage in old} if quick else {}
         _forget(root, old, kept)
         _fill_cache(root, [out for stage in kept.values() for out in stage.get("outs", [])], say)

@@ -142,7 +142,8 @@ def leave_export(params: Params, rung: str, why: LeftOut) -> None:
     _leave(why, files.model, files.reference, *(folder / f"{why.kind}.txt" for folder in (files.aimet, files.outputs)))
     write_json(files.encodings, {})
     write_csv(files.layers, LAYER_COLUMNS, ())
-    write_record(files.export_metrics, ExportCheck(samples=0, sqnr_db=None, agreement=None, **{why.kind: why.reason}))
+    nothing = {"samples": 0, "sqnr_db": None, "agreement": None}
+    write_record(files.export_metrics, ExportCheck.model_validate({**nothing, why.kind: why.reason}))
 
 
 def leave_fp16(params: Params, rung: str, why: LeftOut) -> None:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from bitladder.network.model import output_names
 from bitladder.network.outputs import Outputs
-from bitladder.network.placement import placed
+from bitladder.network.placement import compute_device, placed
 from bitladder.records import Evaluation
 from bitladder.tasks.metric import Metric
 from bitladder.tasks.outputs import name_outputs
@@ -62,6 +62,7 @@ class Comparison:
             metric=metric.name,
             higher_is_better=metric.higher_is_better,
             **asdict(self),
+            device="cuda" if compute_device().type == "cuda" else "cpu",
             technique=technique,
             weights_bits=weights_bits,
             activations_bits=activations_bits,
@@ -80,7 +81,7 @@ def run_batch(model: nn.Module | Callable, inputs: Mapping[str, Tensor]) -> Outp
 def predict(model: nn.Module | Callable, samples: Samples, batch_size: int, title: str) -> Outputs:
     """Give the outputs of samples in one, batch by batch, with a progress bar; for a few. Gradients are off."""
     if isinstance(model, nn.Module):
-        placed(model).eval()
+        placed(model)
     parts: dict[str, list[Tensor]] = {}
     with torch.no_grad(), tqdm(total=len(samples), desc=title, unit="sample", leave=False) as bar:
         for inputs, _ in samples.batches(batch_size):
@@ -92,7 +93,7 @@ def predict(model: nn.Module | Callable, samples: Samples, batch_size: int, titl
 
 def run_all(model: nn.Module, samples: Samples, batch_size: int, title: str) -> None:
     """Run samples through a model for what that does to it: calibration. Outputs are not kept."""
-    placed(model).eval()
+    placed(model)
     with torch.no_grad(), tqdm(total=len(samples), desc=title, unit="sample", leave=False) as bar:
         for inputs, _ in samples.batches(batch_size):
             run_batch(model, inputs)

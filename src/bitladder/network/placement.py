@@ -5,9 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitladder.errors import UserError
-
-__all__ = ["check_device", "compute_device", "on_device", "placed"]
+__all__ = ["compute_device", "on_device", "placed"]
 
 
 def compute_device() -> torch.device:
@@ -15,22 +13,15 @@ def compute_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def check_device(wanted: str) -> None:
-    """Refuse a GPU that is not there; have one give the same bits each time. Raises UserError."""
-    if wanted == "cpu":
-        return
-    if not torch.cuda.is_available():
-        raise UserError(
-            "compute.device: cuda, and torch finds no GPU here; set compute.device: cpu, or run where there is one"
-        )
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
-
-
 def placed(model: Any) -> Any:
-    """Move a network to the device, in place, and give it. One that came as ONNX has no parameters, and stays."""
-    if isinstance(model, nn.Module) and next(model.parameters(), None) is not None:
-        model.to(compute_device())
+    """Move a network to the device, in place and in evaluation mode, and give it; any other predictor as it is.
+
+    One that came as ONNX has no parameters, and stays where it is.
+    """
+    if isinstance(model, nn.Module):
+        model.eval()
+        if next(model.parameters(), None) is not None:
+            model.to(compute_device())
     return model
 
 

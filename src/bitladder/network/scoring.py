@@ -5,6 +5,7 @@ The same code over any predictor (torch, QuantSim, ONNX Runtime, NPU), and over 
 
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +19,15 @@ from bitladder.network.evaluate import Comparison, NoiseSums, Outputs, TopOne, r
 from bitladder.network.outputs import StoredOutputs
 from bitladder.network.per_sample import scores_of
 from bitladder.network.placement import placed
-from bitladder.running.resume import load_state, save_state
+from bitladder.params import Params
+from bitladder.paths import TASK, TRAINED
+from bitladder.paths import samples as file_of
+from bitladder.running.resume import fingerprint, load_state, save_state, workspace
 from bitladder.statistics.scores import FP32, NETWORK, Scores, save_scores
 from bitladder.tasks.metric import Metric, MetricState
 from bitladder.tasks.samples import Samples
 
-__all__ = ["Reference", "Score", "Tally", "noise_db", "reference_of", "save_score", "score", "store"]
+__all__ = ["Reference", "Score", "Tally", "noise_db", "reference_of", "save_score", "score", "scoring", "store"]
 
 SAVE_EVERY_S = 30.0  # how much of a pass a killed run loses at most
 
@@ -97,6 +101,20 @@ class Tally:
         self._top.load_state_dict(saved["top"])
 
 
+def scoring(name: str, params: Params, *files: Path) -> AbstractContextManager[Path]:
+    """Give the folder where a killed pass over the evaluation split goes on from.
+
+    Args:
+        name: of the pass.
+        params: of the pipeline.
+        files: what the model was made of, besides FP32's weights.
+
+    """
+    compute = (params.compute.threads, params.compute.device, params.soc.quantsim_config)
+    made_of = (file_of("evaluation"), TRAINED, TASK, *files)
+    return workspace(name, fingerprint(params.task, compute, params.evaluate, params.prepare, files=made_of))
+
+
 def score(
     model: nn.Module,
     samples: Samples,
@@ -120,7 +138,7 @@ def score(
         work: a folder where a killed pass goes on from; None starts again.
 
     """
-    placed(model).eval()
+    placed(model)
     placed(reference)
     tally = Tally(metric, reference is None)
     state = work / f"score-{title.replace(' ', '-')}.pt" if work else None
@@ -174,7 +192,7 @@ def reference_of(model: nn.Module, samples: Samples, batch_size: int, folder: Pa
     """Keep a model's outputs for what is compared with them many times; where they are too large, give the model."""
     inputs, _ = next(samples.first(1).batches(1))
     with torch.no_grad():
-        each = sum(values.nbytes for values in run_batch(placed(model).eval(), inputs).values())
+        each = sum(values.nbytes for values in run_batch(placed(model), inputs).values())
     return store(model, samples, batch_size, folder) if each * len(samples) <= STORED_BYTES else model
 
 
@@ -182,7 +200,7 @@ def store(model: nn.Module, samples: Samples, batch_size: int, folder: Path) -> 
     """Run samples through a model and keep the outputs."""
     stored = StoredOutputs(folder)
     stored.clear()
-    placed(model).eval()
+    placed(model)
     with torch.no_grad(), tqdm(total=len(samples), desc="fp32", unit="sample", leave=False) as bar:
         for inputs, _ in samples.batches(batch_size):
             stored.append(run_batch(model, inputs))

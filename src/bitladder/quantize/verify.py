@@ -39,6 +39,7 @@ def verify(
     reference: nn.Module,
     params: Params,
     evidence: Path | None = None,
+    work: Path | None = None,
 ) -> Comparison:
     """Compare a W16A16 QuantSim of a prepared network with FP32.
 
@@ -50,13 +51,15 @@ def verify(
         reference: the network in FP32.
         params: the limits are its `verify`.
         evidence: folder to leave for an AIMET issue where a limit is passed, if that is wanted.
+        work: where a killed pass goes on from; None starts again.
 
     Raises RefusedError with the figures and the worst layers where a limit is passed.
 
     """
     sim = build_sim(model, sample_inputs(split), PRECISION, params.soc.quantsim_config)
     calibrate(sim, split, params.evaluate.batch_size)
-    found = score(sim.model, split, metric, params.evaluate.batch_size, str(PRECISION), reference)
+    size = params.evaluate.batch_size
+    found = score(sim.model, split, metric, size, str(PRECISION), reference, work=work)
     result, limits, found_db = found.comparison, params.verify, found.comparison.sqnr_db
     assert found_db is not None
     most = allowed(found.reference_value, limits.max_drop, limits.max_relative_drop)

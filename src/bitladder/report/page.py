@@ -18,7 +18,7 @@ from bitladder.decision.figures import figure, interval
 from bitladder.decision.results import read_results
 from bitladder.params import Params
 from bitladder.paths import BUILD, DECISION, PARAMS, SENSITIVITY_ROWS, RungFiles, evaluated
-from bitladder.records import Decision, Evaluation, read_record
+from bitladder.records import Decision, Evaluation, ExportCheck, read_record
 from bitladder.report import charts
 from bitladder.report.tables import (
     cell,
@@ -290,8 +290,26 @@ def _facts(params: Params) -> list[tuple[str, str]]:
         ("seed", str(params.seed)),
     ]
     facts += [(f"md5 of {path}", digest) for path, digest in _hashes(("data", "train"))]
+    facts += _repairs(params)
     versions = [f"bitladder {RELEASE}", *(f"{name} {installed(name) or 'not installed'}" for name in PACKAGES)]
     return [*facts, ("versions here", ", ".join(versions))]
+
+
+def _repairs(params: Params) -> list[tuple[str, str]]:
+    """Name what was put right for the NPU in the graphs of FP16 and of each rung, by rule."""
+    records: dict[str, Evaluation | ExportCheck] = {"fp16": read_record(Evaluation, evaluated("fp16"))}
+    for rung in params.rungs():
+        if (path := RungFiles(rung).export_metrics).exists():
+            records[rung] = read_record(ExportCheck, path)
+    found = []
+    for rung, record in records.items():
+        nodes: dict[str, list[str]] = {}
+        for one in record.repairs or ():
+            nodes.setdefault(one.rule, []).append(one.node)
+        if nodes:
+            said = "; ".join(f"{rule}: {', '.join(names)}" for rule, names in nodes.items())
+            found.append((f"put right for the NPU in {rung}", said))
+    return found
 
 
 def _hashes(stages: tuple[str, ...]) -> list[tuple[str, str]]:

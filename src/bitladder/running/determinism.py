@@ -6,7 +6,9 @@ Libraries read most of this from the environment once, when they are loaded, so 
 import os
 import sys
 
-__all__ = ["pin", "seed_all"]
+from bitladder.errors import UserError
+
+__all__ = ["check_device", "pin", "seed_all"]
 
 INSTRUCTION_SET = {
     "ATEN_CPU_CAPABILITY": "avx2",  # the newest that all x86-64 machines of the last ten years have
@@ -51,3 +53,17 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def check_device(wanted: str) -> None:
+    """Refuse a GPU that is not there; have one give the same bits each time. Raises UserError."""
+    if wanted == "cpu":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UserError(
+            "compute.device: cuda, and torch finds no GPU here; set compute.device: cpu, or run where there is one"
+        )
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False

@@ -59,9 +59,7 @@ def run(module: str, torch: bool = False) -> None:
         # Deprecations that libraries report of each other; the user's own code keeps its warnings
         warnings.filterwarnings("ignore", module=LIBRARIES)
         if torch:
-            from bitladder.network.placement import check_device
-
-            check_device(params.compute.device)
+            determinism.check_device(params.compute.device)
         import_module(module).main(params, *sys.argv[1:])
         write_json(TIMINGS / f"{stage}.json", {"seconds": round(time.perf_counter() - start, 1)})
     except UserError as error:

@@ -1,14 +1,13 @@
 """baseline: FP32 scored, and the network made fit for AIMET."""
 
 from bitladder.network.model import build_model, sample_inputs
-from bitladder.network.scoring import noise_db, score, store
+from bitladder.network.scoring import noise_db, score, scoring, store
 from bitladder.params import Params
-from bitladder.paths import PREPARED, TASK, TRAINED, evaluated, samples
+from bitladder.paths import PREPARED, TRAINED, evaluated
 from bitladder.precision import FLOAT
 from bitladder.quantize.prepare.prepare import check_equal, prepare, save_prepared
 from bitladder.records import write_record
 from bitladder.running.determinism import seed_all
-from bitladder.running.resume import fingerprint, workspace
 from bitladder.tasks.samples import held
 from bitladder.tasks.splits import load_samples
 from bitladder.tasks.task import load_task
@@ -24,8 +23,7 @@ def main(params: Params) -> None:
     task = load_task(params.task.factory, params.task.args)
     split = load_samples(task, params, "evaluation")
     model = build_model(task, TRAINED)
-    key = fingerprint(params.task, params.compute.bits, params.evaluate, files=(samples("evaluation"), TRAINED, TASK))
-    with workspace("baseline", key) as work:
+    with scoring("baseline", params) as work:
         result = score(model, split, task.metric, params.evaluate.batch_size, "fp32", work=work).comparison
         few, size = held(split.first(CHECKED)), params.evaluate.batch_size
         expected = store(model, few, size, work / "fp32")  # to prepare a network changes it

@@ -14,6 +14,7 @@ def main(params: Params, rung: str) -> None:
     """Write build/export/R and its metrics."""
     from bitladder.export.checks import check_bias_scales, check_outputs, graph_names
     from bitladder.export.layers import note_layers
+    from bitladder.export.repairs import repair_file
     from bitladder.network.evaluate import predict
     from bitladder.network.lines import lines_kept
     from bitladder.network.model import build_model, output_names, sample_inputs
@@ -41,5 +42,6 @@ def main(params: Params, rung: str) -> None:
     note_layers(files.model, sim.model, lines_kept(model))
     export_encodings(sim, sample, names, files.aimet)
     check_bias_scales(files.model)
+    repairs = repair_file(files.model, params.soc, params.export.rules, files.aimet)
     found = check_outputs(files.model, few, sim.model, params.evaluate.batch_size, params.export.min_sqnr_db)
-    write_record(files.export_metrics, found)
+    write_record(files.export_metrics, found.model_copy(update={"repairs": repairs}))

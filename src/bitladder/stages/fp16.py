@@ -5,9 +5,10 @@ import torch
 from bitladder.decision.left_out import leave_fp16, of_a_rung
 from bitladder.export.checks import graph_names
 from bitladder.export.fp16 import FiniteHalf, HalfPrecision, export_fp16
+from bitladder.export.repairs import repair_file
 from bitladder.network.evaluate import run_batch
 from bitladder.network.model import build_model, sample_inputs
-from bitladder.network.scoring import save_score, score
+from bitladder.network.scoring import save_score, score, scoring
 from bitladder.network.target_reference import keep_reference
 from bitladder.params import Params
 from bitladder.paths import TRAINED, RungFiles
@@ -31,11 +32,14 @@ def _convert(params: Params, rung: str) -> None:
     task = load_task(params.task.factory, params.task.args)
     split, files, fp32 = load_samples(task, params, "evaluation"), RungFiles(rung), build_model(task, TRAINED)
     model = HalfPrecision(build_model(task, TRAINED))
-    result = score(FiniteHalf(model), split, task.metric, params.evaluate.batch_size, rung, fp32)
+    with scoring(rung, params) as work:
+        result = score(FiniteHalf(model), split, task.metric, params.evaluate.batch_size, rung, fp32, work=work)
     inputs, _ = next(split.first(1).batches(1))
     with torch.no_grad():
         outputs = run_batch(model, inputs)
     export_fp16(model, sample_inputs(split), graph_names(list(inputs), list(outputs)), files.model)
+    repairs = repair_file(files.model, params.soc, params.export.rules)
     save_score(files.scores, result)
     keep_reference(files, model, fp32, split, task.metric, params)
-    write_record(files.off_target, result.comparison.record(task.metric, rung, FLOAT[rung], FLOAT[rung]))
+    record = result.comparison.record(task.metric, rung, FLOAT[rung], FLOAT[rung])
+    write_record(files.off_target, record.model_copy(update={"repairs": repairs}))

@@ -13,7 +13,7 @@ __all__ = ["main"]
 def main(params: Params, rung: str) -> None:
     """Write build/ptq/R and its metrics; the reason where the rung is skipped or refused."""
     from bitladder.network.model import build_model
-    from bitladder.network.scoring import save_score, score
+    from bitladder.network.scoring import save_score, score, scoring
     from bitladder.quantize.ptq import quantize_rung
     from bitladder.quantize.sim.layers import layer_rows
     from bitladder.quantize.sim.torch_sim import encodings_of, save_sim
@@ -26,8 +26,10 @@ def main(params: Params, rung: str) -> None:
     rung_result = quantize_rung(params, rung, task)
     quantized = rung_result.quantized
     split, fp32 = load_samples(task, params, "evaluation"), build_model(task, TRAINED)
-    result = score(quantized.sim.model, split, task.metric, params.evaluate.batch_size, f"ptq {rung}", fp32)
     save_sim(files.ptq_sim, quantized.sim)
+    size = params.evaluate.batch_size
+    with scoring(f"ptq-{rung}-scored", params, files.ptq_sim) as work:
+        result = score(quantized.sim.model, split, task.metric, size, f"ptq {rung}", fp32, work=work)
     save_score(files.ptq_scores, result)
     write_json(files.ptq_encodings, encodings_of(quantized.sim), exact=True)
     write_csv(files.ptq_layers, LAYER_COLUMNS, layer_rows(rung_result.model, quantized.sim, split))

@@ -7,6 +7,7 @@ import sys
 
 from bitladder.errors import RefusedError
 from bitladder.network.model import build_model, sample_inputs
+from bitladder.network.scoring import scoring
 from bitladder.params import Params
 from bitladder.paths import EVIDENCE, PREPARED, TRAINED, evaluated
 from bitladder.quantize.prepare.prepare import load_prepared
@@ -30,7 +31,8 @@ def main(params: Params) -> None:
     try:
         with refusing("verify"):
             model = load_prepared(task, sample_inputs(split), PREPARED, params.prepare.exclude)
-            result = verify(model, task.metric, split, build_model(task, TRAINED), params, EVIDENCE)
+            with scoring("verify", params, PREPARED) as work:
+                result = verify(model, task.metric, split, build_model(task, TRAINED), params, EVIDENCE, work)
         record = result.record(task.metric, TECHNIQUE, 16, 16)
     except RefusedError as refusal:
         print(f"verify: {refusal}; so every rung of the ladder is refused", file=sys.stderr)  # noqa: T201

@@ -20,7 +20,7 @@ from bitladder.socs import Soc
 from bitladder.targets.backend import CONTEXT_FILE, Placement, Row, compile_context, run_batch, run_batches
 from bitladder.targets.binary import read_memory
 from bitladder.targets.ops import place_in, where_from
-from bitladder.targets.workers import result, worker_pool
+from bitladder.targets.workers import check_room, result, worker_pool
 from bitladder.tasks.samples import Samples
 
 __all__ = ["Compiled", "compile_model", "run", "run_stored"]
@@ -67,6 +67,7 @@ def compile_model(
         except RefusedError as refusal:
             raise RefusedError(f"{str(refusal).rstrip('.')}{place_in(model, str(refusal))}") from None
         if placement["cpu"]:
+            check_room(work, workspace)  # a profile that was cut short names ops that it did not come to
             ops = where_from(model, placement["cpu"])
             named = ", ".join(ops[:SHOWN])
             raise RefusedError(f"{model}: the NPU of {soc.name} does not take {len(ops)} of its ops: {named}")

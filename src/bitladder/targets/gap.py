@@ -6,15 +6,16 @@ hand it out can undo a fusion of ops across one, so a divergence that only such 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from math import prod
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
 from onnx import TensorProto, helper
 
 from bitladder.errors import UserError
-from bitladder.export.checks import run_unoptimised, wrong_bias_scales
+from bitladder.export.checks import run_unoptimised
+from bitladder.htp.repair import Finding, find
+from bitladder.htp.rule import OLD
 from bitladder.network.evaluate import sqnr_db
 from bitladder.params import TargetParams
 from bitladder.running.files import replacing
@@ -24,20 +25,21 @@ from bitladder.tasks.samples import Samples
 
 __all__ = ["Cause", "LayerGap", "find_gap", "first_divergence"]
 
-LIMITS_DB = {8: 15.0, 16: 30.0}
-"""SQNR under which a layer has diverged, by activation bits; rounding alone leaves 25 dB and more at 8, 55 at 16."""
+USUAL_DB = {8: 42.0, 16: 76.0}
+"""SQNR that rounding alone leaves, by activation bits: medians of tiny networks that are right (HTP v73 to v81)."""
+
+USUAL_OLD_DB = {8: 40.0, 16: 61.0}
+"""The same of v68 and v69."""
+
+MARGIN_DB, FALL_DB = 20.0, 10.0
+"""How far a layer that has diverged is below what is usual, and below the layers that it reads."""
 
 _BITS = {
     TensorProto.UINT8: 8, TensorProto.INT8: 8, TensorProto.UINT16: 16, TensorProto.INT16: 16,
 }  # fmt: skip
 
-BROKEN_ROWS = 16
-"""Rows at which LayerNormalization and a fully connected layer go wrong at 16 bits: emulated HTP v73, v75 and v79."""
-
 _CLIPS = {"Clip", "Relu", "HardSwish", "HardSigmoid", "LeakyRelu", "PRelu"}
 _QDQ = {"QuantizeLinear", "DequantizeLinear"}
-_RESHAPES = {"Reshape", "Squeeze", "Unsqueeze", "Flatten"}
-
 _PREFIX = "bitladder_gap_"
 
 
@@ -55,13 +57,17 @@ class Cause:
 
 @dataclass(frozen=True)
 class LayerGap:
-    """One quantized tensor: what makes it, its bits, and SQNR of the NPU's values against QuantSim's, in dB."""
+    """One quantized tensor: what makes it, its bits, and SQNR of the NPU's values against QuantSim's, in dB.
+
+    `before_db`: the least SQNR of the quantized tensors that it is made of; None where it is of the graph's inputs.
+    """
 
     layer: str
     kinds: tuple[str, ...]
     bits: int
     sqnr_db: float
     causes: tuple[Cause, ...]
+    before_db: float | None = None
 
 
 def find_gap(model: Path, split: Samples, soc: Soc, settings: TargetParams, workspace: Path) -> list[LayerGap]:
@@ -78,34 +84,44 @@ def find_gap(model: Path, split: Samples, soc: Soc, settings: TargetParams, work
 
     """
     instrumented = workspace / "gap.onnx"
-    layers = _instrument(model, instrumented)
+    layers, sources = _instrument(model, instrumented, soc)
     expected = run_unoptimised(instrumented, split)
     compiled = compile_model(instrumented, workspace / "compiled", soc, False, settings.compile_limit_s, workspace)
     found = run(compiled, soc, False, split, settings, workspace)
+    found_db = {name: sqnr_db({name: expected[name]}, {name: found[name]}) for name in layers}
     return [
-        LayerGap(
-            layer.layer, layer.kinds, layer.bits, sqnr_db({name: expected[name]}, {name: found[name]}), layer.causes
-        )
+        replace(layer, sqnr_db=found_db[name], before_db=min((found_db[one] for one in sources[name]), default=None))
         for name, layer in layers.items()
     ]
 
 
-def first_divergence(layers: list[LayerGap], limit_db: float | None = None) -> LayerGap | None:
-    """Give the first layer under the limit, by default the one for its bits; None where there is none."""
+def first_divergence(layers: list[LayerGap], soc: Soc, limit_db: float | None = None) -> LayerGap | None:
+    """Give the first layer that has diverged; None where none has.
+
+    Without a limit in dB it is the first far below what is usual at its bits, and below the layers that it reads: what
+    noise adds up to over many layers is no layer's own.
+    """
+    usual = USUAL_OLD_DB if soc.arch in OLD else USUAL_DB
     for layer in layers:
-        if layer.sqnr_db < (LIMITS_DB[layer.bits] if limit_db is None else limit_db):
+        limit = usual[layer.bits] - MARGIN_DB
+        if layer.before_db is not None:
+            limit = min(limit, layer.before_db - FALL_DB)
+        if layer.sqnr_db < (limit if limit_db is None else limit_db):
             return layer
     return None
 
 
-def _instrument(model: Path, path: Path) -> dict[str, LayerGap]:
+def _instrument(model: Path, path: Path, soc: Soc) -> tuple[dict[str, LayerGap], dict[str, set[str]]]:
     """Write the graph with every quantized tensor as a further output.
 
-    Returns: the layer behind each new output, in the order of the graph, without a figure yet.
+    Returns: the layer behind each new output, in the order of the graph, without a figure yet; for each, the outputs
+    that it is made of.
     """
     proto = onnx.shape_inference.infer_shapes(onnx.load(model))
-    graph = _Makers(proto.graph, set(wrong_bias_scales(model)))
+    graph = _Makers(proto.graph, find(proto, soc))
     layers: dict[str, LayerGap] = {}
+    names: dict[str, str] = {}
+    sources: dict[str, set[str]] = {}
     for node in list(proto.graph.node):
         if node.op_type != "QuantizeLinear" or node.input[0] in graph.constants:
             continue
@@ -119,24 +135,22 @@ def _instrument(model: Path, path: Path) -> dict[str, LayerGap]:
         proto.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
         kinds = tuple(maker.op_type for maker in reversed(made_by))
         layers[name] = LayerGap(made_by[-1].name, kinds, bits, 0.0, tuple(graph.causes(made_by, bits)))
+        names[node.output[0]] = name
+        sources[name] = {names[one] for one in graph.quantized(node.input[0]) if one in names}
     if not layers:
         raise UserError(f"{model}: has no quantizers, so there is no QuantSim to diverge from")
     with replacing(path) as temporary:
         onnx.save(onnx.shape_inference.infer_shapes(proto), temporary)  # of the new outputs
-    return layers
+    return layers, sources
 
 
 class _Makers:
     """Which node makes each tensor, and what is odd about some."""
 
-    def __init__(self, graph: onnx.GraphProto, wrong_biases: set[str]) -> None:
+    def __init__(self, graph: onnx.GraphProto, findings: list[Finding]) -> None:
         self.constants: Mapping[str, onnx.TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
         self._makers = {output: node for node in graph.node for output in node.output}
-        self._wrong_biases = wrong_biases
-        self._shapes = {
-            value.name: [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
-            for value in (*graph.value_info, *graph.output)
-        }
+        self._findings = findings
 
     def fused(self, tensor: str) -> Iterator[onnx.NodeProto]:
         """Give the node that makes a tensor, and before an activation the node that it is fused with."""
@@ -148,20 +162,13 @@ class _Makers:
     def causes(self, made_by: list[onnx.NodeProto], bits: int) -> Iterator[Cause]:
         """Say what is typical of a layer that diverges, and what to do, the likeliest first."""
         main = made_by[-1]
-        if bits == 16 and self._rows_after_norm(main) == BROKEN_ROWS:
+        concerned = {node.name for node in made_by} | {node.name for node in self._before(main)}
+        known = {one.rule.name: one.rule for one in self._findings if one.node in concerned}
+        for rule in known.values():
             yield Cause(
-                f"{BROKEN_ROWS} rows: at 16 bits a fully connected layer right after a LayerNormalization is wrong"
-                f" if it gets {BROKEN_ROWS} rows (tokens), and right at every other number tried from 1 to 64; cut or"
-                " pad the sequences to another length",
-                proven=True,
+                f"{rule.name}: {rule.why}; repair: {rule.remedy} (`bitladder lint`, export.repairs)", proven=True
             )
-            return
-        if main.name in self._wrong_biases:
-            yield Cause(
-                "bias scale: its int32 bias is not in units of input scale x weight scale, as which the NPU reads it;"
-                " export with biases in float (export_qdq does, unless int32_bias=True)",
-                proven=True,
-            )
+        if known:
             return
         before = self._makers.get(main.input[0])
         if before is not None and before.op_type == "Pad":
@@ -179,14 +186,18 @@ class _Makers:
                 "16-bit op: the NPU has other kernels at 16 bits; see whether it agrees at 8 bits of activations"
             )
 
-    def _rows_after_norm(self, main: onnx.NodeProto) -> int | None:
-        """Count the rows that a fully connected layer right after a LayerNormalization gets; None of other layers."""
-        if main.op_type == "Add":  # of its bias
-            main = next((node for node in map(self._makers.get, main.input) if node is not None), main)
-        if main.op_type not in ("MatMul", "Gemm"):
-            return None
-        node = self._makers.get(main.input[0])
-        while node is not None and node.op_type in {*_QDQ, *_RESHAPES}:
-            node = self._makers.get(node.input[0])
-        shape = self._shapes.get(node.output[0]) if node is not None and node.op_type == "LayerNormalization" else None
-        return prod(shape[:-1]) if shape else None
+    def quantized(self, tensor: str) -> Iterator[str]:
+        """Give the quantized tensors that a tensor is made of, the nearest ones."""
+        node = self._makers.get(tensor)
+        for name in node.input if node is not None else ():
+            made = self._makers.get(name)
+            if made is not None and made.op_type == "DequantizeLinear":
+                yield made.input[0]
+            else:
+                yield from self.quantized(name)
+
+    def _before(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+        """Give the nodes that make what a node reads, seen through quantizers and the sum with a bias."""
+        for made in filter(None, map(self._makers.get, node.input)):
+            through = made.op_type in _QDQ or (node.op_type == "Add" and made.op_type == "MatMul")
+            yield from self._before(made) if through else (made,)

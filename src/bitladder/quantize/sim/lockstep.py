@@ -72,6 +72,7 @@ def in_lockstep(
     added = {name: calls[other] for name, other in (added_to or {}).items() if name in at and other in calls}
     reads = {node: {*node.all_input_nodes, *(added[name] for name in added if at[name] is node)} for node in nodes}
     last = {one: node for node in nodes for one in (node, *reads[node])}
+    folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder) as spilled, torch.no_grad(), plain_tensors():
         spill = Spill(Path(spilled), HELD)
         pair = tuple(_Values(network, graph, spill, len(batches)) for network in (reference, model))

@@ -1,0 +1,51 @@
+"""What a rule is: where the NPU does otherwise than a graph says, why, and the edit of the graph that puts it right."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from onnx import NodeProto
+
+from bitladder.htp.graph import Graph
+from bitladder.socs import Soc
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["OLD", "Effect", "Example", "Rule"]
+
+OLD = frozenset({"v68", "v69"})
+"""Hexagon generations that take less than the later ones."""
+
+Effect: TypeAlias = Literal["wrong", "inaccurate", "refused"]
+"""What comes of it without the repair: other outputs, more noise than the bits explain, or none at all."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A tiny network that shows a rule, and at which precisions it does."""
+
+    build: "Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]"
+    """Give the network and samples for it; torch's seed is set before."""
+    precisions: tuple[str, ...]
+    """`FP16`, `W8A16`, ..."""
+    soc: str = "SM8650"
+    int32_bias: bool = False
+    """Exported with AIMET's default, integer biases; bitladder leaves them in float."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule. `find` gives the nodes that it concerns; those that are repaired already are not among them."""
+
+    name: str
+    effect: Effect
+    where: str
+    """Which nodes, for people: what completes `the NPU is wrong at ...`."""
+    why: str
+    """The cause, as far as it was found."""
+    remedy: str
+    """What the repair does."""
+    find: Callable[[Graph, Soc], Iterator[NodeProto]]
+    repair: Callable[[Graph, NodeProto, Soc], None]
+    example: Example

@@ -1,0 +1,109 @@
+"""`bitladder lint` on files of any making: what it says, its exit codes, and random and damaged graphs."""
+
+import copy
+import json
+import os
+import random
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from random_graphs import random_graph
+from typer.testing import CliRunner
+
+from bitladder.commands.cli import app
+from bitladder.errors import UserError
+from bitladder.htp.graph import Graph
+from bitladder.htp.lint import read_graph
+from bitladder.htp.repair import find, repair
+from bitladder.socs import find_soc
+from bitladder.tasks.onnx_model import open_session
+
+COUNT = 1000 if os.environ.get("HYPOTHESIS_PROFILE") == "many" else 60
+
+SOCS = [find_soc(name) for name in ("SM8650", "QCS6490")]
+
+STEPS = 6  # by which a repair may move an output: a rounding more inside, and what the ops behind make of it
+
+
+def lint(*words: object):
+    return CliRunner().invoke(app, ["lint", *map(str, words)])
+
+
+@pytest.fixture
+def wrong(tmp_path):
+    """Give the file of a random graph in which a norm's bias is in float."""
+    seed = next(
+        seed for seed in range(100) if any("norm-bias" in str(one) for one in find(random_graph(seed), SOCS[0]))
+    )
+    onnx.save(random_graph(seed), tmp_path / "wrong.onnx")
+    return tmp_path / "wrong.onnx"
+
+
+def test_what_is_found_is_told_by_node_and_is_exit_code_1(wrong):
+    done = lint(wrong)
+    assert done.exit_code == 1
+    assert "(LayerNormalization), wrong: " in done.stdout or "(InstanceNormalization), wrong: " in done.stdout
+    assert "Repair (norm-bias): its bias as int32" in done.stdout and "--fix OUT.onnx repairs them" in done.stdout
+
+
+def test_a_repaired_file_has_nothing_left(wrong, tmp_path):
+    assert lint(wrong, "--fix", tmp_path / "right.onnx").exit_code == 0
+    done = lint(tmp_path / "right.onnx")
+    assert done.exit_code == 0 and ": 0 nodes are not as the NPU of SM8650 takes them\n" in done.stdout
+
+
+def test_json_has_a_key_for_each_thing_said(wrong):
+    rows = json.loads(lint(wrong, "--json").stdout)
+    assert {"rule", "effect", "node", "op", "where", "why", "remedy"} == set(rows[0])
+
+
+def test_what_is_no_graph_is_one_line(tmp_path):
+    (tmp_path / "text.onnx").write_text("no graph")
+    for name, said in (("text", "is no ONNX file, or only a part of one"), ("gone", "no such file")):
+        done = lint(tmp_path / f"{name}.onnx")
+        assert done.exit_code == 1 and done.stderr == f"bitladder: {tmp_path / name}.onnx: {said}\n"
+
+
+def run(proto: onnx.ModelProto, values: np.ndarray) -> np.ndarray:
+    return open_session(proto.SerializeToString()).run(None, {"x": values})[0]
+
+
+@pytest.mark.fuzz
+def test_a_repaired_random_graph_is_valid_and_has_the_same_function():
+    repaired = set()
+    for seed in range(COUNT):
+        proto = random_graph(seed)
+        sides = [one.dim_value for one in proto.graph.input[0].type.tensor_type.shape.dim]
+        values = torch.randn(sides, generator=torch.Generator().manual_seed(seed)).numpy()
+        before = run(proto, values)
+        quantizer = Graph(proto).find_quantizer(proto.graph.node[-1].input[0])
+        step = quantizer.step if quantizer else 1e-4 * float(np.abs(before).max())
+        for soc in SOCS:
+            own = copy.deepcopy(proto)
+            repaired |= {one.rule.name for one in repair(own, soc)}
+            onnx.checker.check_model(own, full_check=True)
+            assert np.abs(run(own, values) - before).max() <= STEPS * step, f"seed {seed} on {soc.name}"
+            assert not find(own, soc), f"seed {seed} on {soc.name}"
+    assert len(repaired) > 10
+
+
+@pytest.mark.fuzz
+def test_a_damaged_file_is_one_line_or_read(tmp_path):
+    path, refused = tmp_path / "damaged.onnx", 0
+    for seed in range(COUNT):
+        chance = random.Random(seed)
+        data = bytearray(random_graph(seed).SerializeToString())
+        if chance.random() < 0.3:
+            del data[chance.randrange(len(data)) :]
+        for _ in range(chance.randint(1, 8)):
+            if data:
+                data[chance.randrange(len(data))] = chance.randrange(256)
+        path.write_bytes(data)
+        try:
+            repair(read_graph(path), SOCS[seed % 2])
+        except UserError as error:
+            refused += 1
+            assert "\n" not in str(error), seed
+    assert refused > COUNT / 2
