@@ -74,7 +74,8 @@ CHANGES = {
     "ptq.samples": 100,
     "qat.when": "always",
     "qat.epochs": 1,
-    "export": {"samples": 50, "min_sqnr_db": 10},
+    "export.samples": 50,
+    "export.min_sqnr_db": 10,
     "target.samples": 200,
     "target.max_gap": 1.0,
 }

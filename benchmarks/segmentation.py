@@ -90,7 +90,8 @@ CHANGES = {
     "qat.when": "always",
     "qat.epochs": 1,
     "qat.batch_size": 4,
-    "export": {"samples": 4, "min_sqnr_db": 10},
+    "export.samples": 4,
+    "export.min_sqnr_db": 10,
     "target.samples": 4,
     "target.max_gap": 1.0,
 }
