@@ -19,8 +19,10 @@ from bitladder.network.model import carry_notes
 from bitladder.precision import OPSET, Precision
 from bitladder.quantize.prepare.task_quantization import task_quantization_of
 from bitladder.quantize.sim.aimet import learn_types, without_transformers
+from bitladder.quantize.sim.integers import keep_integer
 from bitladder.quantize.sim.missing import check_layers, check_ranges, leave_unknown, refusal, without_tensors
 from bitladder.quantize.sim.onnx_sim import OnnxSim
+from bitladder.quantize.sim.operands import quantize_embeddings, quantize_operands
 from bitladder.quantize.sim.unused import unused_layers
 from bitladder.running.files import load_tensors, replacing, save_tensors
 from bitladder.running.patches import in_force
@@ -89,6 +91,8 @@ def build_sim(
         raise UserError(refusal(model, error, quantization.config)) from None
     left = [*quantization.exclude, *unused_layers(model, sample)]
     sim.exclude_layers_from_quantization([sim.model.get_submodule(name) for name in left])
+    quantize_operands(sim, model, sample, precision)
+    quantize_embeddings(sim, precision)
     carry_notes(model, sim.model)
     check_layers(sim, left)
     return sim
@@ -267,6 +271,7 @@ def export_qdq(
     """
     if isinstance(sim, OnnxSim):
         sim.export_qdq(path, int32_bias)
+        keep_integer(path)
         return
     with replacing(path) as temporary, torch.no_grad():
         aimet_torch.onnx.export(
@@ -277,6 +282,7 @@ def export_qdq(
             prequantize_constants=True,
             **_graph(names),
         )
+    keep_integer(path)
 
 
 def export_encodings(sim: Sim, sample: tuple[Tensor, ...], names: tuple[list[str], list[str]], folder: Path) -> None:
