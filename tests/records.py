@@ -6,7 +6,7 @@ from typing import Any
 
 from bitladder.decision.decide import decide
 from bitladder.params import Params, load_params
-from bitladder.records import Evaluation, Measurement, Memory, TargetRecord, write_record
+from bitladder.records import Evaluation, ExportCheck, FloatShare, Measurement, Memory, TargetRecord, write_record
 from bitladder.report.tables import COLUMNS, SOC_COLUMNS, comparison_rows
 from bitladder.running.files import write_csv
 from bitladder.socs import Soc
@@ -14,6 +14,7 @@ from bitladder.socs import Soc
 ROOT = Path(__file__).parents[1]
 RUNGS = ("fp16", "balanced", "compact", "tiny")
 SIZES = {"fp16": 4000, "balanced": 3000, "compact": 2000, "tiny": 1000}
+SHARE = FloatShare(ops=3, weights=0.31)
 BITS = {"fp16": (16, 16), "balanced": (8, 16), "compact": (8, 8), "tiny": (4, 8)}
 
 
@@ -98,7 +99,10 @@ def write_project(folder: Path, socs: Sequence[str] = ()) -> None:
         write_on_target(folder, name, first, others[name])
     decision = decide(params, evals, targets, others)
     write_record(folder / "metrics/decision.json", decision)
-    write_csv(folder / "metrics/comparison.csv", COLUMNS, comparison_rows(evals, targets, decision))
+    exports = {rung: ExportCheck(samples=20, sqnr_db=60.0, agreement=None, float_share=SHARE) for rung in RUNGS[1:]}
+    for rung, record in exports.items():
+        write_record(folder / f"metrics/export/{rung}.json", record)
+    write_csv(folder / "metrics/comparison.csv", COLUMNS, comparison_rows(evals, targets, exports, decision))
     write_csv(folder / "metrics/comparison-socs.csv", SOC_COLUMNS, ())
 
 

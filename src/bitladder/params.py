@@ -348,10 +348,11 @@ class QatParams(_Block):
 
 
 class ExportParams(_Block):
-    """The check of the exported graph's outputs against the QuantSim's."""
+    """The checks of the exported graph: its outputs against the QuantSim's, and what of it is float."""
 
     samples: Count = Field(description="of the evaluation split, from its start")
     min_sqnr_db: Finite
+    allow_float: bool | list[Annotated[str, Field(min_length=1)]] = True
 
 
 class TargetParams(_Block):

@@ -44,6 +44,7 @@ def test_a_folder_of_images_and_own_weights_go_down_to_the_npu(params_with, tmp_
     done = check(tmp_path)
     assert done.returncode == 0, done.stderr
     steps = [line.split()[0] for line in done.stdout.splitlines()[1:]]
-    assert steps == ["task", "warning", "fp16", "prepare", "W8A8", "export", "target"]
+    assert steps == ["task", "warning", "fp16", "prepare", "W8A8", "export", "float", "target"]
     assert "the task reads mine.pth; name that under task.files" in done.stdout
+    assert "every tensor has its quantizer" in done.stdout
     assert "all on the NPU of SM8650" in done.stdout

@@ -26,6 +26,7 @@ def check_task(params: Params) -> Iterator[str]:
     determinism.pin(params.compute.threads)
     warnings.filterwarnings("ignore", module=LIBRARIES)
     from bitladder.export.checks import check_bias_scales, graph_names, run_unoptimised
+    from bitladder.export.float_tensors import check_float, find_float
     from bitladder.export.fp16 import HalfPrecision
     from bitladder.network.evaluate import predict, sqnr_db
     from bitladder.network.model import output_names, sample_inputs
@@ -67,13 +68,16 @@ def check_task(params: Params) -> Iterator[str]:
     sim = build_sim(prepared, sample, bits, params.soc.quantsim_config)
     calibrate(sim, few, FEW)
     simulated = predict(sim.model, few, FEW, "sim")
-    yield good(str(bits), f"every layer has its quantizers; {sqnr_db(expected, simulated):.1f} dB against FP32")
+    yield good(str(bits), f"{sqnr_db(expected, simulated):.1f} dB against FP32")
     with TemporaryDirectory() as folder:
         path, one = Path(folder) / "model.onnx", few.first(1)
         export_qdq(sim, sample, graph_names(list(few.inputs), list(output_names(prepared) or ())), path)
         check_bias_scales(path)
+        in_float = find_float(path)
+        check_float(in_float, params.export.allow_float, f"the task at {bits}")
         first = {name: values[:1] for name, values in simulated.items()}
         yield good("export", f"{sqnr_db(first, run_unoptimised(path, one)):.1f} dB against the QuantSim")
+        yield good("float", f"{in_float.share}: {in_float}" if in_float.tensors else "every tensor has its quantizer")
         (work := Path(folder) / "work").mkdir()
         settings = params.target
         try:

@@ -19,7 +19,7 @@ from bitladder.params import Params
 from bitladder.paths import BUILD, DECISION, PARAMS, SENSITIVITY_ROWS, RungFiles, evaluated
 from bitladder.records import Decision, Evaluation, read_record
 from bitladder.report import charts
-from bitladder.report.tables import cell, comparison_rows, latency_cell, mark, soc_rows
+from bitladder.report.tables import cell, comparison_rows, float_cell, latency_cell, mark, soc_rows
 from bitladder.running import git
 from bitladder.running.files import locked_stages, read_json, write_text
 from bitladder.running.version import RELEASE, installed
@@ -37,7 +37,7 @@ def render(params: Params) -> str:
     What only the DVC cache holds (weights channel by channel) is left out where it is not there, and the page says so.
     """
     results, decision = read_results(params), read_record(Decision, DECISION)
-    rows = comparison_rows(results.evals, results.targets, decision)
+    rows = comparison_rows(results.evals, results.targets, results.exports, decision)
     by_soc = soc_rows(results.evals, results.targets, results.socs) if any(results.socs.values()) else []
     plots, specs = _plots(params, rows, decision, by_soc)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -101,6 +101,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         cell(row["target_gap"], ".4f"),
         cell(row["target_sqnr_db"], ".1f"),
         *_costs(row),
+        float_cell(row),
         mark(row).removeprefix("<- "),
     ]
 

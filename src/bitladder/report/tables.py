@@ -6,13 +6,14 @@ from typing import Any
 from tabulate import tabulate
 
 from bitladder.precision import FLOAT, Precision
-from bitladder.records import Decision, Evaluation, Measurement
+from bitladder.records import Decision, Evaluation, ExportCheck, FloatShare, Measurement
 
 __all__ = [
     "COLUMNS",
     "SOC_COLUMNS",
     "cell",
     "comparison_rows",
+    "float_cell",
     "format_soc_table",
     "format_table",
     "latency_cell",
@@ -24,12 +25,17 @@ OFF_TARGET = ("metric", "value", "drop", "sqnr_db", "agreement", "technique")
 ON_TARGET = ("value", "drop", "gap", "sqnr_db", "agreement", "samples")
 COST = ("memory_bytes", "latency_ms", "latency_source", "ops_npu", "ops_cpu", "backend", "soc")
 
+IN_FLOAT = ("ops", "weights")
 DECIDED = ("pareto", "chosen", "outcome")
 
-COLUMNS = ("rung", "precision", *OFF_TARGET, *(f"target_{name}" for name in ON_TARGET), *COST, *DECIDED)
+COLUMNS = (
+    "rung", "precision", *OFF_TARGET, *(f"target_{name}" for name in ON_TARGET), *COST,
+    *(f"float_{name}" for name in IN_FLOAT), *DECIDED,
+)  # fmt: skip
 """Columns of metrics/comparison.csv; target_* and what follows are the target's, the rest is off target.
 
-`pareto` marks rungs that no other beats in size and in accuracy on target; `outcome` says what came of them, and why.
+`float_ops` and `float_weights` say how much of an exported rung is float: ops, and part of the weights. `pareto` marks
+rungs that no other beats in size and in accuracy on target; `outcome` says what came of them, and why.
 """
 
 SOC_COLUMNS = ("rung", "precision", "soc", "metric", *ON_TARGET, *COST[:-1], "reason")
@@ -39,16 +45,20 @@ Evaluations = Mapping[str, Evaluation]
 Measurements = Mapping[str, Measurement]
 
 
-def comparison_rows(evals: Evaluations, targets: Measurements, decision: Decision) -> list[dict[str, Any]]:
+def comparison_rows(
+    evals: Evaluations, targets: Measurements, exports: Mapping[str, ExportCheck], decision: Decision
+) -> list[dict[str, Any]]:
     """Give a row for FP32 and for each rung, in the order of `evals`. What was not measured is None."""
     rows = []
     for name, off in evals.items():
-        on, entry = targets.get(name), decision.of(name)
+        on, entry, exported = targets.get(name), decision.of(name), exports.get(name)
+        share = exported and exported.float_share
         rows.append(
             {"rung": name, "precision": _precision(name, off)}
             | {column: getattr(off, column) for column in OFF_TARGET}
             | {f"target_{column}": on and getattr(on, column) for column in ON_TARGET}
             | {column: on and getattr(on, column) for column in COST}
+            | {f"float_{column}": share and getattr(share, column) for column in IN_FLOAT}
             | {"chosen": name == decision.chosen}
             | {column: entry and getattr(entry, column) for column in ("pareto", "outcome")}
         )
@@ -91,7 +101,7 @@ def format_table(rows: list[dict[str, Any]]) -> str:
     """Give the comparison as a Markdown table for people: points and dB, `-` for what was not measured."""
     headers = [
         "rung", "precision", "technique", rows[0]["metric"], "drop", "SQNR dB",
-        "on target", "drop there", "gap to sim", "dB to sim", "bytes", "latency ms", "",
+        "on target", "drop there", "gap to sim", "dB to sim", "bytes", "latency ms", "of it in float", "",
     ]  # fmt: skip
     table = [
         [
@@ -107,6 +117,7 @@ def format_table(rows: list[dict[str, Any]]) -> str:
             cell(row["target_sqnr_db"], ".1f"),
             cell(row["memory_bytes"], ","),
             latency_cell(row),
+            float_cell(row),
             mark(row),
         ]
         for row in rows
@@ -124,6 +135,12 @@ def mark(row: Mapping[str, Any]) -> str:
 def latency_cell(row: Mapping[str, Any]) -> str:
     """Give a row's latency in ms, and say so where it is estimated."""
     return cell(row["latency_ms"], ".3f") + (" (estimated)" if row["latency_source"] == "estimated" else "")
+
+
+def float_cell(row: Mapping[str, Any]) -> str:
+    """Say how much of a row's rung is float: ops, and part of the weights."""
+    ops = row["float_ops"]
+    return "-" if ops is None else str(FloatShare(ops=ops, weights=row["float_weights"]))
 
 
 def cell(value: float | None, form: str) -> str:

@@ -16,7 +16,7 @@ def main(params: Params) -> None:
     remove_dropped(params)
     results = read_results(params)
     decision = decide(params, results.evals, results.targets, results.socs)
-    write_csv(COMPARISON, COLUMNS, comparison_rows(results.evals, results.targets, decision))
+    write_csv(COMPARISON, COLUMNS, comparison_rows(results.evals, results.targets, results.exports, decision))
     write_csv(COMPARISON_SOCS, SOC_COLUMNS, soc_rows(results.evals, results.targets, results.socs))
     write_record(DECISION, decision)
     print(f"{decision.reason}.")  # noqa: T201

@@ -16,6 +16,7 @@ def main(params: Params, rung: str) -> None:
         skip_export(rung)
         return
     from bitladder.export.checks import check_bias_scales, check_outputs, graph_names, run_unoptimised
+    from bitladder.export.float_tensors import check_float, find_float
     from bitladder.network.model import load_split, output_names, sample_inputs
     from bitladder.quantize.sim.layers import layer_rows
     from bitladder.quantize.sim.restore import restore
@@ -36,6 +37,9 @@ def main(params: Params, rung: str) -> None:
     export_qdq(sim, sample, names, files.model)
     export_encodings(sim, sample, names, files.aimet)
     check_bias_scales(files.model)
+    in_float = find_float(files.model)
+    check_float(in_float, params.export.allow_float, rung)
     outputs = run_unoptimised(files.model, split)
     found = check_outputs(files.model, outputs, simulated, split.targets, params.export.min_sqnr_db)
-    write_record(files.export_metrics, found)
+    float_facts = {"float_share": in_float.share, "float_tensors": in_float.tensors}
+    write_record(files.export_metrics, found.model_copy(update=float_facts))
