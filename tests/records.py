@@ -10,7 +10,7 @@ from bitladder.decision.comparisons import OFF_TARGET
 from bitladder.decision.decide import decide
 from bitladder.decision.goals import RungScores
 from bitladder.params import Params, load_params
-from bitladder.records import Evaluation, Measurement, Memory, TargetRecord, write_record
+from bitladder.records import Evaluation, ExportCheck, FloatShare, Measurement, Memory, TargetRecord, write_record
 from bitladder.report.tables import COLUMNS, SOC_COLUMNS, comparison_rows
 from bitladder.running.files import write_csv
 from bitladder.socs import Soc
@@ -19,6 +19,7 @@ from bitladder.statistics.scores import FP32, NETWORK, SIMULATION, Scores
 ROOT = Path(__file__).parents[1]
 RUNGS = ("fp16", "balanced", "compact", "tiny")
 SIZES = {"fp16": 4000, "balanced": 3000, "compact": 2000, "tiny": 1000}
+SHARE = FloatShare(ops=3, weights=0.31)
 BITS = {"fp16": (16, 16), "balanced": (8, 16), "compact": (8, 8), "tiny": (4, 8)}
 
 
@@ -122,7 +123,10 @@ def write_project(folder: Path, socs: Sequence[str] = ()) -> None:
     }
     decision = decide(params, evals, targets, others, found)
     write_record(folder / "metrics/decision.json", decision)
-    write_csv(folder / "metrics/comparison.csv", COLUMNS, comparison_rows(evals, targets, decision))
+    exports = {rung: ExportCheck(samples=20, sqnr_db=60.0, agreement=None, float_share=SHARE) for rung in RUNGS[1:]}
+    for rung, record in exports.items():
+        write_record(folder / f"metrics/export/{rung}.json", record)
+    write_csv(folder / "metrics/comparison.csv", COLUMNS, comparison_rows(evals, targets, exports, decision))
     write_csv(folder / "metrics/comparison-socs.csv", SOC_COLUMNS, ())
 
 

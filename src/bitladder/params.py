@@ -399,11 +399,12 @@ RuleName = Annotated[str, _one_of(RULES), WithJsonSchema({"enum": list(RULES)})]
 
 
 class ExportParams(_Block):
-    """The repairs of the exported graph for the NPU, and the check of its outputs against the QuantSim's."""
+    """The repairs of the exported graph for the NPU, and its checks: outputs against the QuantSim's, what is float."""
 
     samples: Count = Field(description="of the evaluation split, from its start")
     min_sqnr_db: Finite
     repairs: Literal["auto", "off"] | list[RuleName] = "auto"
+    allow_float: bool | list[Annotated[str, Field(min_length=1)]] = True
 
     @property
     def rules(self) -> tuple[str, ...]:

@@ -19,6 +19,8 @@ __all__ = [
     "Evaluation",
     "ExportCheck",
     "Figures",
+    "FloatShare",
+    "FloatTensor",
     "Gate",
     "GoalState",
     "GoalVerdict",
@@ -238,6 +240,36 @@ class TargetRecord(Measurement, Record):
     """The same of each further SoC, by its name."""
 
 
+class FloatTensor(_Block):
+    """A tensor of an exported graph that a quantizer could hold and none does."""
+
+    name: str
+    """Its name in the graph."""
+    op: str
+    """Type of the op that computes with it, in float."""
+    layer: str
+    """The layer that this op is of."""
+    elements: Count
+    """How many values it has, for a batch of one."""
+    kind: Literal["weight", "activation"]
+    """Whether it is constant."""
+
+
+class FloatShare(_Block):
+    """How much of an exported graph computes in float."""
+
+    ops: Count
+    """How many ops."""
+    weights: Finite
+    """Part of the weights' values that is held in float, 0 to 1."""
+
+    def __str__(self) -> str:
+        """Say it in a few words; nothing where all is integer."""
+        if not self.ops:
+            return "nothing"
+        return f"{self.ops} op{'s' * (self.ops > 1)}, {self.weights:.0%} of weights"
+
+
 class ExportCheck(Record):
     """`metrics/export/RUNG.json`: the exported graph against the simulation, on ONNX Runtime's CPU provider."""
 
@@ -249,6 +281,10 @@ class ExportCheck(Record):
     """Share of samples with the simulation's top-1, 0 to 1."""
     repairs: tuple[Repair, ...] | None = _LEFT_OUT
     """What was put right in the graph for the NPU; only where there was anything."""
+    float_share: FloatShare | None = None
+    """How much of the graph computes in float; null where it was not counted."""
+    float_tensors: tuple[FloatTensor, ...] = ()
+    """The tensors that are held in float, and a quantizer could hold."""
     skipped: str | None = _LEFT_OUT
     """Why nothing was exported; only of a skipped rung."""
     refused: str | None = _LEFT_OUT

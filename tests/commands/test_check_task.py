@@ -44,7 +44,8 @@ def test_a_folder_of_images_and_own_weights_go_down_to_the_npu(params_with, tmp_
     done = check(tmp_path)
     assert done.returncode == 0, done.stderr
     steps = [line.split()[0] for line in done.stdout.splitlines()[1:]]
-    rungs = [step for bits in ("W8A16", "W8A8", "W4A8") for step in (bits, "export", "target")]
+    rungs = [step for bits in ("W8A16", "W8A8", "W4A8") for step in (bits, "export", "float", "target")]
     assert steps == ["task", "warning", "prepare", "fp16", "target", "W16A16", *rungs]
     assert "the task reads mine.pth; name that under task.files" in done.stdout
+    assert "every tensor has its quantizer" in done.stdout
     assert "all on the NPU of SM8650" in done.stdout

@@ -44,8 +44,7 @@ SENSITIVITY = (
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Metrics with every kind of plot to draw."""
     write_project(tmp_path, ["QCS6490", "SM8750"])
-    for name in ("qat", "export"):
-        (tmp_path / "metrics" / name).mkdir()
+    (tmp_path / "metrics/qat").mkdir()
     (tmp_path / "metrics/qat/tiny.csv").write_text(QAT)
     for rung, sqnr in (("balanced", 45), ("compact", 31), ("tiny", 14)):
         (tmp_path / f"metrics/export/{rung}.csv").write_text(LAYERS.format(sqnr=sqnr))

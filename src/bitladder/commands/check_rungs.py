@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bitladder.errors import RefusedError, UserError
 from bitladder.export.checks import check_bias_scales, check_outputs, graph_names
+from bitladder.export.float_tensors import check_float, find_float
 from bitladder.export.fp16 import FiniteHalf, HalfPrecision, export_fp16
 from bitladder.export.layers import note_layers
 from bitladder.export.repairs import repair_file
@@ -117,7 +118,7 @@ def _rung(setting: Setting, npu: "_Npu", rung: str, folder: Path) -> Lines:
         set_layers(sim, own.layer_precisions)
     calibrate(sim, few, setting.batch)
     simulated = predict(sim.model, few, setting.batch, "sim")
-    yield str(own.precision), f"{rung}: every layer has its quantizers; {setting.score(simulated):.1f} dB against FP32"
+    yield str(own.precision), f"{rung}: {setting.score(simulated):.1f} dB against FP32"
     names = graph_names(list(few.inputs), list(output_names(setting.prepared) or simulated))
     export_qdq(sim, setting.sample, names, path)
     note_layers(path, sim.model, lines_kept(setting.prepared))
@@ -126,6 +127,9 @@ def _rung(setting: Setting, npu: "_Npu", rung: str, folder: Path) -> Lines:
     repair_file(path, params.soc, params.export.rules)
     found = check_outputs(path, few, sim.model, setting.batch, params.export.min_sqnr_db)
     yield "export", f"{found.sqnr_db:.1f} dB against the QuantSim"
+    in_float = find_float(path)
+    check_float(in_float, params.export.allow_float, rung)
+    yield "float", f"{in_float.share}: {in_float}" if in_float.tensors else "every tensor has its quantizer"
     yield "target", npu.run(path, simulated, "the QuantSim")
 
 

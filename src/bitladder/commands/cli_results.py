@@ -49,7 +49,7 @@ def show(
     if as_json:
         typer.echo(json.dumps(decision.content(), indent=2))
         return
-    typer.echo(format_table(comparison_rows(results.evals, results.targets, decision)))
+    typer.echo(format_table(comparison_rows(results.evals, results.targets, results.exports, decision)))
     if any(results.socs.values()):
         typer.echo("\n" + format_soc_table(soc_rows(results.evals, results.targets, results.socs, decision)))
     typer.echo(f"\n{interval_note(decision)}")

@@ -11,7 +11,7 @@ from bitladder.decision.left_out import why_left_out
 from bitladder.errors import UserError
 from bitladder.params import Params
 from bitladder.paths import RungFiles, evaluated
-from bitladder.records import Evaluation, Measurement, TargetRecord, read_record
+from bitladder.records import Evaluation, ExportCheck, Measurement, TargetRecord, read_record
 from bitladder.running.files import locked_stages, remove_path
 from bitladder.statistics.scores import FP32, Scores, read_scores
 
@@ -23,13 +23,16 @@ OF_RUNGS = ("ptq", "qat", "export", "profile", "judge")
 
 @dataclass(frozen=True)
 class Results:
-    """Records by rung, from high to low: `evals` has fp32, fp16 and the rungs; `targets` fp16 and the rungs.
+    """Records by rung, from high to low: `evals` has fp32, fp16 and the rungs, `targets` fp16 and the rungs.
+
+    `exports` has the rungs.
 
     `targets` is of target.soc; `socs` of the further SoCs of target.socs, by rung and then by SoC.
     """
 
     evals: Mapping[str, Evaluation]
     targets: Mapping[str, Measurement]
+    exports: Mapping[str, ExportCheck]
     socs: Mapping[str, Mapping[str, Measurement]]
 
 
@@ -54,6 +57,7 @@ def read_results(params: Params) -> Results:
     return Results(
         evals,
         {name: first for name, (first, _) in on_target.items()},
+        {name: read_record(ExportCheck, RungFiles(name).export_metrics) for name in params.rungs()},
         {name: socs for name, (_, socs) in on_target.items()},
     )
 

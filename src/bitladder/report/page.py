@@ -23,6 +23,7 @@ from bitladder.report import charts
 from bitladder.report.tables import (
     cell,
     comparison_rows,
+    float_cell,
     interval_note,
     is_undecided,
     latency_cell,
@@ -49,7 +50,7 @@ def render(params: Params) -> str:
     What only the DVC cache holds (weights channel by channel) is left out where it is not there, and the page says so.
     """
     results, decision = read_results(params), read_record(Decision, DECISION)
-    rows = comparison_rows(results.evals, results.targets, decision)
+    rows = comparison_rows(results.evals, results.targets, results.exports, decision)
     by_soc = soc_rows(results.evals, results.targets, results.socs, decision) if any(results.socs.values()) else []
     sign = 1 if results.evals["fp32"].higher_is_better else -1
     plots, specs = _plots(params, _with_ends(rows, sign, ("", "target_")), decision, _with_ends(by_soc, sign, ("",)))
@@ -114,6 +115,7 @@ def _cells(row: Mapping[str, Any]) -> list[Cell]:
         _gap(row, "target_gap"),
         _plain(cell(row["target_sqnr_db"], ".1f")),
         *map(_plain, _costs(row)),
+        _plain(float_cell(row)),
         _plain(mark(row).removeprefix("<- ").partition(",")[0]),
     ]
 

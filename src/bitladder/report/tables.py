@@ -7,7 +7,7 @@ from tabulate import tabulate
 
 from bitladder.decision.figures import figure, interval
 from bitladder.precision import FLOAT, Precision
-from bitladder.records import Decision, Evaluation, Measurement, RungDecision
+from bitladder.records import Decision, Evaluation, ExportCheck, FloatShare, Measurement, RungDecision
 
 __all__ = [
     "COLUMNS",
@@ -15,6 +15,7 @@ __all__ = [
     "SOC_COLUMNS",
     "cell",
     "comparison_rows",
+    "float_cell",
     "format_soc_table",
     "format_table",
     "interval_note",
@@ -34,12 +35,17 @@ GAP = tuple(f"gap_{name.removeprefix('drop_')}" for name in COMPARED)
 INTERVALS = (*COMPARED, *(f"target_{name}" for name in COMPARED), *GAP)
 """How far figures may be chance, by the names of metrics/decision.json."""
 
+IN_FLOAT = ("ops", "weights")
 DECIDED = ("pareto", "chosen", "outcome")
 
-COLUMNS = ("rung", "precision", *OFF_TARGET, *(f"target_{name}" for name in ON_TARGET), *COST, *INTERVALS, *DECIDED)
+COLUMNS = (
+    "rung", "precision", *OFF_TARGET, *(f"target_{name}" for name in ON_TARGET), *COST,
+    *(f"float_{name}" for name in IN_FLOAT), *INTERVALS, *DECIDED,
+)  # fmt: skip
 """Columns of metrics/comparison.csv; target_* and what follows are the target's, the rest is off target.
 
-`pareto` marks rungs that no other beats in size and in accuracy on target; `outcome` says what came of them, and why.
+`float_ops` and `float_weights` say how much of an exported rung is float: ops, and part of the weights. `pareto` marks
+rungs that no other beats in size and in accuracy on target; `outcome` says what came of them, and why.
 """
 
 SOC_COLUMNS = ("rung", "precision", "soc", "metric", *ON_TARGET, *COST[:-1], *COMPARED, *GAP, "reason")
@@ -49,17 +55,21 @@ Evaluations = Mapping[str, Evaluation]
 Measurements = Mapping[str, Measurement]
 
 
-def comparison_rows(evals: Evaluations, targets: Measurements, decision: Decision) -> list[dict[str, Any]]:
+def comparison_rows(
+    evals: Evaluations, targets: Measurements, exports: Mapping[str, ExportCheck], decision: Decision
+) -> list[dict[str, Any]]:
     """Give a row for FP32 and for each rung, in the order of `evals`. What was not measured is None."""
     rows = []
     for name, off in evals.items():
-        on, entry = targets.get(name), decision.of(name)
+        on, entry, exported = targets.get(name), decision.of(name), exports.get(name)
+        share = exported and exported.float_share
         rows.append(
             {"rung": name, "precision": _precision(name, off)}
             | {column: getattr(off, column) for column in OFF_TARGET}
             | {f"target_{column}": on and getattr(on, column) for column in ON_TARGET}
             | {column: on and getattr(on, column) for column in COST}
             | {column: entry and getattr(entry.measured, column) for column in INTERVALS}
+            | {f"float_{column}": share and getattr(share, column) for column in IN_FLOAT}
             | {"chosen": name == decision.chosen}
             | {column: entry and getattr(entry, column) for column in ("pareto", "outcome")}
         )
@@ -106,7 +116,7 @@ def format_table(rows: list[dict[str, Any]]) -> str:
     """Give the comparison as a Markdown table for people: points and dB, `-` for what was not measured."""
     headers = [
         "rung", "precision", "technique", rows[0]["metric"], "drop", "interval", "SQNR dB",
-        "on target", "drop there", "interval", "gap to sim", "dB to sim", "bytes", "latency ms", "",
+        "on target", "drop there", "interval", "gap to sim", "dB to sim", "bytes", "latency ms", "of it in float", "",
     ]  # fmt: skip
     table = [
         [
@@ -124,6 +134,7 @@ def format_table(rows: list[dict[str, Any]]) -> str:
             cell(row["target_sqnr_db"], ".1f"),
             cell(row["memory_bytes"], ","),
             latency_cell(row),
+            float_cell(row),
             mark(row),
         ]
         for row in rows
@@ -170,6 +181,12 @@ def metric_cell(value: float | None, sign: str = "") -> str:
 def latency_cell(row: Mapping[str, Any]) -> str:
     """Give a row's latency in ms, and say so where it is estimated."""
     return cell(row["latency_ms"], ".3f") + (" (estimated)" if row["latency_source"] == "estimated" else "")
+
+
+def float_cell(row: Mapping[str, Any]) -> str:
+    """Say how much of a row's rung is float: ops, and part of the weights."""
+    ops = row["float_ops"]
+    return "-" if ops is None else str(FloatShare(ops=ops, weights=row["float_weights"]))
 
 
 def cell(value: float | None, form: str) -> str:

@@ -17,7 +17,7 @@ def main(params: Params) -> None:
     results = read_results(params)
     scores = {rung: read_rung_scores(params, rung) for rung in results.targets}
     decision = decide(params, results.evals, results.targets, results.socs, scores)
-    write_csv(COMPARISON, COLUMNS, comparison_rows(results.evals, results.targets, decision))
+    write_csv(COMPARISON, COLUMNS, comparison_rows(results.evals, results.targets, results.exports, decision))
     write_csv(COMPARISON_SOCS, SOC_COLUMNS, soc_rows(results.evals, results.targets, results.socs, decision))
     write_record(DECISION, decision)
     print(f"{decision.reason}.")  # noqa: T201

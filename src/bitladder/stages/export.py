@@ -13,6 +13,7 @@ __all__ = ["main"]
 def main(params: Params, rung: str) -> None:
     """Write build/export/R and its metrics."""
     from bitladder.export.checks import check_bias_scales, check_outputs, graph_names
+    from bitladder.export.float_tensors import check_float, find_float
     from bitladder.export.layers import note_layers
     from bitladder.export.repairs import repair_file
     from bitladder.network.evaluate import predict
@@ -44,4 +45,7 @@ def main(params: Params, rung: str) -> None:
     check_bias_scales(files.model)
     repairs = repair_file(files.model, params.soc, params.export.rules, files.aimet)
     found = check_outputs(files.model, few, sim.model, params.evaluate.batch_size, params.export.min_sqnr_db)
-    write_record(files.export_metrics, found.model_copy(update={"repairs": repairs}))
+    in_float = find_float(files.model)
+    check_float(in_float, params.export.allow_float, rung)
+    facts = {"repairs": repairs, "float_share": in_float.share, "float_tensors": in_float.tensors}
+    write_record(files.export_metrics, found.model_copy(update=facts))

@@ -28,26 +28,16 @@ _FUNCTIONS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "hardswish": (nn.Hardswish, ()),
     "hardsigmoid": (nn.Hardsigmoid, ()),
     "elu": (nn.ELU, ("alpha",)),
-    "selu": (nn.SELU, ()),
-    "celu": (nn.CELU, ("alpha",)),
     "leaky_relu": (nn.LeakyReLU, ("negative_slope",)),
     "glu": (nn.GLU, ("dim",)),
     "gelu": (nn.GELU, ()),
-    "logsigmoid": (nn.LogSigmoid, ()),
-    "log_sigmoid": (nn.LogSigmoid, ()),
-    "hardshrink": (nn.Hardshrink, ("lambd",)),
-    "softshrink": (nn.Softshrink, ("lambd",)),
-    "tanhshrink": (nn.Tanhshrink, ()),
-    "softsign": (nn.Softsign, ()),
     "softplus": (nn.Softplus, ("beta", "threshold")),
-    "threshold": (nn.Threshold, ("threshold", "value")),
     "softmin": (nn.Softmin, ("dim",)),
     "softmax": (nn.Softmax, ("dim",)),
     "log_softmax": (nn.LogSoftmax, ("dim",)),
     "tanh": (nn.Tanh, ()),
     "sigmoid": (nn.Sigmoid, ()),
     "silu": (custom.CustomSiLU, ()),
-    "mish": (nn.Mish, ()),
     "pixel_shuffle": (nn.PixelShuffle, ("upscale_factor",)),
     "pixel_unshuffle": (nn.PixelUnshuffle, ("downscale_factor",)),
     "channel_shuffle": (nn.ChannelShuffle, ("groups",)),
@@ -71,7 +61,6 @@ _MODULES: dict[str, type[nn.Module]] = {
     "neg": custom.Neg,
     "negative": custom.Neg,
     "sqrt": custom.Sqrt,
-    "rsqrt": custom.RSqrt,
     "square": custom.Square,
     "exp": custom.Exponential,
     "log": custom.Log,
@@ -183,6 +172,11 @@ def _div(write: Writer, input: Any, other: Any, rounding_mode: str | None = None
 @handler("reciprocal")
 def _reciprocal(write: Writer, input: Any) -> Any:
     return _div(write, 1.0, input)
+
+
+@handler("rsqrt")
+def _rsqrt(write: Writer, input: Any) -> Any:
+    return _reciprocal(write, write(custom.Sqrt(), input))
 
 
 @handler("clamp", "clip")

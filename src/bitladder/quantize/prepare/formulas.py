@@ -6,12 +6,15 @@ from typing import Any
 
 import torch
 from aimet_torch.nn.modules import custom
+from torch import nn
 
 from bitladder.quantize.prepare.attention import Attention, additive
 from bitladder.quantize.prepare.calls import HANDLERS, handler
 from bitladder.quantize.prepare.writer import Writer
 
 __all__: list[str] = []
+
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
 @handler("scaled_dot_product_attention")
@@ -43,17 +46,80 @@ def _attention(
     return write(Attention(write.value(scale), None, True, groups), query, key, value, attn_mask)
 
 
+@handler("mish")
+def _mish(write: Writer, input: Any, inplace: bool = False) -> Any:
+    return write(custom.Multiply(), input, write(nn.Tanh(), write(nn.Softplus(), input)))
+
+
+@handler("selu")
+def _selu(write: Writer, input: Any, inplace: bool = False) -> Any:
+    return write(custom.Multiply(), write(nn.ELU(SELU_ALPHA), input), SELU_SCALE)
+
+
+@handler("celu")
+def _celu(write: Writer, input: Any, alpha: float = 1.0, inplace: bool = False) -> Any:
+    if alpha == 1:
+        return write(nn.ELU(), input)
+    return write(custom.Multiply(), write(nn.ELU(), write(custom.Multiply(), input, 1 / alpha)), alpha)
+
+
+@handler("softsign")
+def _softsign(write: Writer, input: Any) -> Any:
+    return write(custom.Divide(), input, write(custom.Add(), write(custom.Abs(), input), 1.0))
+
+
+@handler("logsigmoid", "log_sigmoid")
+def _logsigmoid(write: Writer, input: Any) -> Any:
+    """Not as the logarithm of a sigmoid, of which 8 bits hold little where it is near 0."""
+    return write(custom.Neg(), write(nn.Softplus(), write(custom.Neg(), input)))
+
+
+@handler("tanhshrink")
+def _tanhshrink(write: Writer, input: Any) -> Any:
+    return write(custom.Subtract(), input, write(nn.Tanh(), input))
+
+
+@handler("softshrink")
+def _softshrink(write: Writer, input: Any, lambd: float = 0.5) -> Any:
+    return write(custom.Subtract(), input, write(nn.Hardtanh(-lambd, lambd), input))
+
+
+@handler("hardshrink")
+def _hardshrink(write: Writer, input: Any, lambd: float = 0.5) -> Any:
+    large = write(custom.Greater(), write(custom.Abs(), input), lambd)
+    return write(custom.Where(), large, input, write.constant(0.0))
+
+
+@handler("threshold")
+def _threshold(write: Writer, input: Any, threshold: float, value: float, inplace: bool = False) -> Any:
+    return write(custom.Where(), write(custom.Greater(), input, threshold), input, write.constant(float(value)))
+
+
 @handler("normalize")
 def _normalize(write: Writer, input: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Any = None) -> Any:
-    length = write(custom.Norm(), input, p, dim, True)
+    length = _length(write, input, p, dim, True)
     return write(custom.Divide(), input, write(custom.Maximum(), length, write.constant(eps)))
+
+
+def _length(write: Writer, input: Any, p: float, dim: Any, keepdim: bool) -> Any:
+    """Write the usual length out: as one op the NPU computes it in float."""
+    if p != 2:
+        return write(custom.Norm(), input, p, dim, keepdim)
+    return write(custom.Sqrt(), write(custom.Sum(), write(custom.Square(), input), dim, keepdim))
 
 
 @handler("linalg_norm", "linalg_vector_norm")
 def _norm(write: Writer, input: Any, ord: Any = None, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
     if dim is None or (not isinstance(dim, int) and len(dim) != 1 and ord is None):
         return NotImplemented
-    return write(custom.Norm(), input, 2.0 if ord is None else ord, dim, keepdim)
+    return _length(write, input, 2.0 if ord is None else ord, dim, keepdim)
+
+
+@handler("norm")
+def _norm_by_p(
+    write: Writer, input: Any, p: Any = "fro", dim: Any = None, keepdim: bool = False, dtype: Any = None
+) -> Any:
+    return _norm(write, input, 2.0 if p == "fro" else p, dim, keepdim)
 
 
 @handler("rms_norm")
@@ -61,7 +127,7 @@ def _rms_norm(write: Writer, input: Any, normalized_shape: Any, weight: Any = No
     dims = list(range(-len(normalized_shape), 0))
     power = write(custom.Mean(), write(custom.Square(), input), dims, True)
     power = write(custom.Add(), power, torch.finfo(torch.float32).eps if eps is None else eps)
-    normed = write(custom.Multiply(), input, write(custom.RSqrt(), power))
+    normed = write(custom.Divide(), input, write(custom.Sqrt(), power))
     return normed if weight is None else write(custom.Multiply(), normed, weight)
 
 

@@ -8,19 +8,22 @@ from aimet_torch.nn.modules import custom
 from torch import Tensor, nn
 
 from bitladder.quantize.prepare.calls import handler
+from bitladder.quantize.prepare.composites import GroupNorm
 from bitladder.quantize.prepare.writer import Writer
 
 __all__: list[str] = []
 
 
-def _layer(write: Writer, module: nn.Module, input: Any, weight: Any, bias: Any) -> Any:
+def _layer(
+    write: Writer, module: Any, input: Any, weight: Any, bias: Any, written: Callable[[Any], nn.Module] | None = None
+) -> Any:
     """Write a layer with weights that are known now; where they come with the inputs, leave the call."""
     values, offsets = write.value(weight), write.value(bias)
     if not isinstance(values, Tensor) or (bias is not None and not isinstance(offsets, Tensor)):
         return NotImplemented
     module.weight = nn.Parameter(values.detach().clone())
     module.register_parameter("bias", None if offsets is None else nn.Parameter(offsets.detach().clone()))
-    return write(module, input, name=write.layer_of(weight))
+    return write(written(module) if written else module, input, name=write.layer_of(weight))
 
 
 @handler("linear")
@@ -31,9 +34,20 @@ def _linear(write: Writer, input: Any, weight: Any, bias: Any = None) -> Any:
 
 @handler("matmul", "mm")
 def _matmul(write: Writer, input: Any, other: Any) -> Any:
-    values = write.value(other)
-    if not _is_matrix(values) or not write.is_float(input) or write.value(input) is not None:
-        return write(custom.MatMul(), input, other)
+    first, second = write.value(input), write.value(other)
+    if _is_known(first) and second is None and write.is_float(other) and len(write.shape(other)) > 1:
+        # the NPU takes a constant as the second of two alone: A X is the transpose of X' A'
+        turned = write.function(torch.transpose, other, -2, -1)
+        return write.function(torch.transpose, _times(write, turned, first.transpose(-2, -1)), -2, -1)
+    if _is_known(second) and first is None and write.is_float(input):
+        return _times(write, input, second)
+    return write(custom.MatMul(), input, other)
+
+
+def _times(write: Writer, input: Any, values: Tensor) -> Any:
+    """Multiply by weights: a layer where they are one matrix."""
+    if values.ndim > 2:
+        return write(custom.MatMul(), input, write.constant(values))
     module = nn.Linear(values.shape[0], values.shape[1], bias=False)
     module.weight = nn.Parameter(values.detach().t().contiguous().clone())
     return write(module, input)
@@ -51,7 +65,11 @@ def _addmm(write: Writer, input: Any, mat1: Any, mat2: Any, beta: float = 1, alp
 
 
 def _is_matrix(values: Any) -> bool:
-    return isinstance(values, Tensor) and values.ndim == 2 and values.is_floating_point()
+    return _is_known(values) and values.ndim == 2
+
+
+def _is_known(values: Any) -> bool:
+    return isinstance(values, Tensor) and values.ndim > 1 and values.is_floating_point()
 
 
 def _conv(kind: type[nn.Module]) -> Callable:
@@ -134,8 +152,10 @@ def _layer_norm(
 def _group_norm(
     write: Writer, input: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any
 ) -> Any:
-    module = nn.GroupNorm(num_groups, write.shape(input)[1], eps)
-    return write(module, input) if weight is None else _layer(write, module, input, weight, bias)
+    channels = write.shape(input)[1]
+    if weight is None:
+        return write(GroupNorm(nn.GroupNorm(num_groups, channels, eps, affine=False)), input)
+    return _layer(write, nn.GroupNorm(num_groups, channels, eps), input, weight, bias, GroupNorm)
 
 
 @handler("batch_norm")

@@ -9,6 +9,8 @@ from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from bitladder.quantize.prepare.composites import AS_CALLS, IN_PARTS
+
 __all__ = ["bake_weights", "split_groups", "swap_layers"]
 
 
@@ -101,6 +103,11 @@ def swap_layers(model: nn.Module) -> bool:
             model.set_submodule(name, EmbeddingMean(module))
         elif type(module) in (nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d) and module.value:
             model.set_submodule(name, ValuePad(module))
+            called = True
+        elif type(module) in IN_PARTS:
+            model.set_submodule(name, IN_PARTS[type(module)](module))
+        elif type(module) in AS_CALLS:
+            model.set_submodule(name, AS_CALLS[type(module)](module))
             called = True
     return called
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from bitladder.errors import UserError
 from bitladder.network.model import keep_folded
 from bitladder.precision import OPSET
+from bitladder.quantize.prepare.onnx_recurrent import write_steps
 from bitladder.quantize.prepare.task_quantization import keep_task_quantization
 from bitladder.tasks.onnx_forms.graph import opset_of, raise_opset
 from bitladder.tasks.onnx_forms.normalize import separate_weights
@@ -43,6 +44,7 @@ def prepare_onnx(
     _constants_as_initializers(proto)
     _name_nodes(proto)
     separate_weights(proto)
+    write_steps(proto)
     folded = fold_all_batch_norms_to_weight(proto)  # into the layer before a batch norm, and into the one after it
     prepared = OnnxNetwork(onnx.shape_inference.infer_shapes(proto, data_prop=True), network.source)
     keep_folded(prepared, any(folded))

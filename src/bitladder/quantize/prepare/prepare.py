@@ -23,6 +23,7 @@ from bitladder.network.model import build_model, build_network, keep_folded, kee
 from bitladder.quantize.prepare.layouts import bake_weights, split_groups, swap_layers
 from bitladder.quantize.prepare.norms import fold_others, ready_norms
 from bitladder.quantize.prepare.onnx_prepare import prepare_onnx
+from bitladder.quantize.prepare.recurrent import unroll
 from bitladder.quantize.prepare.rewrite import rewrite as rewrite_calls
 from bitladder.quantize.prepare.task_quantization import define, keep_task_quantization
 from bitladder.quantize.prepare.tracing import untraceable
@@ -126,6 +127,7 @@ def prepare(
             others = fold_others(model, sample)
             folded = bool(fold_all_batch_norms(model, None, dummy_input=sample)) or others
         split_groups(model)
+        unroll(model, sample)
     keep_folded(model, folded)
     keep_lines(model, lines | lines_kept(model))
     keep_output_names(model, names)

@@ -29,6 +29,13 @@ CLOSED = (
 
 MAKES = {"arange", "zeros", "ones", "full", "eye", "linspace", *LIKE}
 
+OURS = {
+    "scaled_dot_product_attention", "where", "batch_norm", "group_norm", "norm", "rsqrt", "mish", "selu", "celu",
+    "softsign", "logsigmoid", "log_sigmoid", "tanhshrink", "softshrink", "hardshrink",
+    "threshold",
+}  # fmt: skip
+"""Calls that AIMET's preparer knows too, but not for every form of them or not with a quantizer at each step."""
+
 BROADCAST = {
     "add",
     "sub",
@@ -147,11 +154,7 @@ def _is_taken(traced: fx.GraphModule, scopes: Scopes, node: fx.Node) -> bool:
 def _aimet_knows(node: fx.Node) -> bool:
     """Tell whether AIMET's preparer makes a module of this very call that does the same."""
     name = model_preparer._find_functional_name_for_node(node.name)
-    if (
-        name is None
-        or node.meta.get(TAKEN)
-        or name in ("scaled_dot_product_attention", "where", "batch_norm", "group_norm")
-    ):
+    if name is None or node.meta.get(TAKEN) or name in OURS:
         return False
     if name in model_preparer.functional_with_stateful_api:
         return len(node.args) == 1 and not set(node.kwargs) & {"input", "self"} and name != "prelu"

@@ -61,7 +61,15 @@ def _roll(write: Writer, input: Any, shifts: Any, dims: Any = None) -> Any:
 
 @handler("repeat", "tile")
 def _repeat(write: Writer, input: Any, *repeats: Any) -> Any:
-    return write(custom.Tile(), input, tuple(_flat(repeats)))
+    counts, shape = _flat(repeats), write.shape(input)
+    if not all(isinstance(count, int) for count in counts):
+        return NotImplemented
+    for _ in range(len(counts) - len(shape)):
+        input = write.function(torch.unsqueeze, input, 0)
+    for dim, count in enumerate(reversed(counts), 1):  # joined: what stands for a Tile in ONNX asks for its size
+        if count != 1:
+            input = write(custom.Concat(-dim), *[input] * count)
+    return input
 
 
 @handler("repeat_interleave")

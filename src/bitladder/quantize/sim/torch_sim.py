@@ -21,8 +21,10 @@ from bitladder.network.placement import on_device, placed
 from bitladder.precision import OPSET, Precision
 from bitladder.quantize.prepare.task_quantization import task_quantization_of
 from bitladder.quantize.sim.aimet import learn_types, without_transformers
+from bitladder.quantize.sim.integers import keep_integer
 from bitladder.quantize.sim.missing import check_layers, check_ranges, leave_unknown, refusal, without_tensors
 from bitladder.quantize.sim.onnx_sim import OnnxSim
+from bitladder.quantize.sim.operands import quantize_embeddings, quantize_operands
 from bitladder.quantize.sim.unused import unused_layers
 from bitladder.running.files import load_tensors, replacing, save_tensors
 from bitladder.running.patches import in_force
@@ -93,6 +95,8 @@ def build_sim(
         raise RefusedError(refusal(model, error, quantization.config)) from None
     left = [*quantization.exclude, *unused_layers(model, sample)]
     sim.exclude_layers_from_quantization([sim.model.get_submodule(name) for name in left])
+    quantize_operands(sim, model, sample, precision)
+    quantize_embeddings(sim, precision)
     carry_notes(model, sim.model)
     check_layers(sim, left)
     return sim
@@ -271,6 +275,7 @@ def export_qdq(
     """
     if isinstance(sim, OnnxSim):
         sim.export_qdq(path, int32_bias)
+        keep_integer(path)
         return
     sim.model.to("cpu")
     # redirect_stdout: where it fails, torch prints the whole graph
@@ -283,6 +288,7 @@ def export_qdq(
             prequantize_constants=True,
             **_graph(names),
         )
+    keep_integer(path)
 
 
 def export_encodings(sim: Sim, sample: tuple[Tensor, ...], names: tuple[list[str], list[str]], folder: Path) -> None:
