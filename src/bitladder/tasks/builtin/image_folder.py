@@ -1,6 +1,7 @@
 """Any torchvision classifier over images: FOLDER/SPLIT/CLASS/IMAGE, or FOLDER/CLASS/IMAGE, which is split by seed."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -49,10 +50,14 @@ def task(folder: str, model: str, weights: str | None = None, side: int = 224) -
             built.load_state_dict(_read(Path(weights)))
         return built
 
+    @cache
+    def opened(folder: Path) -> _Images:  # to list many files takes seconds
+        return _open(folder, classes, side)
+
     def splits(seed: int) -> dict[str, Dataset]:
         if own_splits:
-            return {name: _open(root / name, classes, side) for name in SPLITS}
-        everything = _open(root, classes, side)
+            return {name: opened(root / name) for name in SPLITS}
+        everything = opened(root)
         order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(seed)).tolist()
         first, second = round(SHARES[0] * len(order)), round((SHARES[0] + SHARES[1]) * len(order))
         parts = (order[:first], order[first:second], order[second:])
