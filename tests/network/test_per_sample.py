@@ -73,7 +73,7 @@ def test_states_of_torchmetrics_are_put_together_anew():
 @pytest.mark.parametrize("compute", [MulticlassAccuracy(5), MulticlassAUROC(5)])  # sums; lists
 def test_groups_are_of_the_same_samples_however_they_are_batched(compute, size):
     """The target's outputs come in other batches than those that they are compared with."""
-    one, other = (scored(compute, size=batch) for batch in (20, size))
+    one, other = (scored(compute, first=LOGITS.softmax(1), size=batch) for batch in (20, size))
     assert np.allclose(one.left_out, other.left_out) and np.allclose(one.resampled, other.resampled)
 
 
