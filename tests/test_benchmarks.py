@@ -8,7 +8,6 @@ import pytest
 
 from support import ROOT
 
-
 SCRIPTS = [path.name for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text("utf-8")]
 
 
