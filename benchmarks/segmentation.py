@@ -93,6 +93,7 @@ CHANGES = {
     "export.samples": 4,
     "export.min_sqnr_db": 10,
     "target.samples": 4,
+    "target.sample_limit_s": 600,
     "target.max_gap": 1.0,
 }
 

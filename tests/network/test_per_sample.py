@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 from torchmetrics.regression import MeanSquaredError, PearsonCorrCoef
 
 from bitladder.network.per_sample import scores_of
@@ -30,11 +30,11 @@ def balanced(logits, targets):
     return torch.stack([right(logits, targets)[targets == one].mean() for one in range(5)]).mean().item()
 
 
-def scored(compute, count=90, first=LOGITS, targets=CLASSES):
-    """Give a state that took up samples in batches of 20."""
+def scored(compute, count=90, first=LOGITS, targets=CLASSES, size=20):
+    """Give what a state that took up samples in batches tells."""
     state = Metric("it", compute).state()
-    for start in range(0, count, 20):
-        stop = min(start + 20, count)
+    for start in range(0, count, size):
+        stop = min(start + size, count)
         state.update({"output": first[start:stop]}, targets[start:stop])
     return scores_of(state)
 
@@ -66,7 +66,15 @@ def test_states_of_torchmetrics_are_put_together_anew():
     by_rows = scored(balanced)
     assert found.total == pytest.approx(by_rows.total) and found.samples == 90
     assert found.resampled.std() == pytest.approx(by_rows.resampled.std(), rel=0.5)
-    assert len(found.left_out) == -(-20 // SIZE) * 4 + 2  # groups end with a batch
+    assert len(found.left_out) == -(-90 // SIZE)
+
+
+@pytest.mark.parametrize("size", [1, 4, 7, 90])
+@pytest.mark.parametrize("compute", [MulticlassAccuracy(5), MulticlassAUROC(5)])  # sums; lists
+def test_groups_are_of_the_same_samples_however_they_are_batched(compute, size):
+    """The target's outputs come in other batches than those that they are compared with."""
+    one, other = (scored(compute, size=batch) for batch in (20, size))
+    assert np.allclose(one.left_out, other.left_out) and np.allclose(one.resampled, other.resampled)
 
 
 def test_a_metric_of_torchmetrics_with_states_of_no_sum_has_no_noise_that_is_known():

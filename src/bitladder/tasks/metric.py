@@ -102,11 +102,12 @@ class MetricState:
 
     def update(self, outputs: Mapping[str, Tensor], targets: Any) -> None:
         """Take up a batch: outputs by name, and its targets."""
+        before = self.samples
         self.samples += len(next(iter(outputs.values())))
         with user_code(f"the metric {self.metric.name!r}", kind=RefusedError):
             if self._own is not None:
                 self._own.update(as_returned(outputs), targets)
-                self._groups.update(outputs, targets)
+                self._groups.update(outputs, targets, before)
                 return
             if not self._held:
                 found = self.metric.compute(as_returned(outputs), targets)
@@ -198,7 +199,7 @@ class MetricState:
         self._values, self._held, self._bytes = list(saved["values"]), list(saved["held"]), saved["bytes"]
         self.samples = saved["samples"]
         if self._own is not None:
-            self._groups.states = saved["groups"]
+            self._groups.states = None if saved["groups"] is None else list(saved["groups"])
         for name, value in (saved["own"] or {}).items():
             setattr(self._own, name, value)
 

@@ -16,36 +16,43 @@ HELD_BYTES = 2**28  # of states that are held; a metric with larger ones has no 
 
 
 class StateGroups:
-    """What a metric with `update` and `compute` has accumulated of each group of samples."""
+    """What a metric with `update` and `compute` has accumulated of each group of samples, however they are batched."""
 
     def __init__(self, metric: Any) -> None:
         self._metric = copy.deepcopy(metric)
         self.states: list[dict[str, Any]] | None = [] if _adds_up(metric) else None
         self._bytes = 0
 
-    def update(self, outputs: Mapping[str, Tensor], targets: Any) -> None:
-        """Take up a batch, group by group."""
-        count = len(next(iter(outputs.values())))
-        for start in range(0, count, SIZE):
-            if self.states is None:
-                return
-            rows = slice(start, start + SIZE)
+    def update(self, outputs: Mapping[str, Tensor], targets: Any, before: int) -> None:
+        """Take up a batch, group by group; there were so many samples before it."""
+        start, count = 0, len(next(iter(outputs.values())))
+        while start < count and self.states is not None:
+            begun = (before + start) % SIZE
+            rows = slice(start, min(start + SIZE - begun, count))
             self._metric.reset()
             self._metric.update(as_returned({name: one[rows] for name, one in outputs.items()}), targets[rows])
             state = {name: _kept(getattr(self._metric, name)) for name in self._metric._defaults}
-            self._bytes += sum(_bytes(value) for value in state.values())
-            self.states = [*self.states, state] if self._bytes <= HELD_BYTES else None
+            self.states.append(self._together([self.states.pop(), state]) if begun else state)
+            self._bytes += sum(_bytes(value) for value in state.values() if isinstance(value, list) or not begun)
+            self.states = self.states if self._bytes <= HELD_BYTES else None
+            start = rows.stop
 
     def compute(self, picks: Sequence[int]) -> Any:
         """Give the metric of these groups; one may be among them many times."""
         assert self.states is not None
         self._metric.reset()
-        for name, reduction in self._metric._reductions.items():
-            parts = [self.states[pick][name] for pick in picks]
-            joined = [one for part in parts for one in part] if isinstance(parts[0], list) else None
-            setattr(self._metric, name, reduction(torch.stack(parts)) if joined is None else joined)
+        for name, value in self._together([self.states[pick] for pick in picks]).items():
+            setattr(self._metric, name, value)
         self._metric._update_count = len(picks)
         return self._metric.compute()
+
+    def _together(self, states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        together: dict[str, Any] = {}
+        for name, reduction in self._metric._reductions.items():
+            parts = [state[name] for state in states]
+            lists = isinstance(parts[0], list)
+            together[name] = [one for part in parts for one in part] if lists else reduction(torch.stack(parts))
+        return together
 
 
 def _adds_up(metric: Any) -> bool:
