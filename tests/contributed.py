@@ -8,21 +8,6 @@ from bitladder.running import determinism
 determinism.pin(1)
 
 
-def rule() -> None:
-    """The rule's network is refused without its repair, and right with it."""
-    from tempfile import TemporaryDirectory
-
-    from bitladder.htp.registry import RULES
-    from bitladder.socs import find_soc
-    from bitladder.targets.rule_figures import measure_rule
-    from bitladder.targets.workers import worker_pool
-
-    with TemporaryDirectory() as folder, worker_pool(1, Path(folder)) as pool:
-        found = measure_rule(RULES["selu"], "W8A8", find_soc("QCS6490"), pool)
-    assert found is not None and found.before is None and found.after is not None
-    assert found.after.sqnr_db > 35
-
-
 def task() -> None:
     """The task passes what every task must, gives the same samples for the same seed, and can be learnt."""
     import torch

@@ -66,7 +66,7 @@ def test_attention_at_16_bits_is_named_though_it_is_at_40_db(tmp_path):
 
 
 @pytest.mark.parametrize("rows", [16, 17])
-def test_a_norm_before_a_fully_connected_layer_goes_wrong_at_16_rows_only(rows, tmp_path):
+def test_a_norm_before_a_fully_connected_layer_is_right_at_16_rows_too(rows, tmp_path):
     import torch
     from torch import nn
 
@@ -84,7 +84,4 @@ def test_a_norm_before_a_fully_connected_layer_goes_wrong_at_16_rows_only(rows, 
     export_qdq(sim, sample, graph_names(["x"], ["y"]), tmp_path / "model.onnx")
     layers = find_gap(tmp_path / "model.onnx", split, SOC, settings(), tmp_path)
     found = first_divergence(layers, SOC)
-    if rows == 16:
-        assert found is layers[1] and found.causes[0].text.startswith("norm-bias") and found.causes[0].proven
-    else:
-        assert found is None
+    assert found is None  # the norm's bias is in the units that the NPU takes it to be in

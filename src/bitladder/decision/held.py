@@ -35,7 +35,8 @@ def at_most(goal: str, what: str, value: float | None, limit: float, soc: str) -
     """Judge a figure that has no chance in it, such as bytes."""
     if value is None:
         return unknown(goal, f"{what} not measured, and {goal} asks for {limit:g}", soc, limit)
-    if is_within(value, limit):
+    # whole numbers, such as bytes, are written as they are: nothing is rounded off
+    if value <= limit or (isinstance(value, float) and is_within(value, limit)):
         return Held(_verdict(goal, what, soc, limit, value, "holds"))
     excess = (value - limit) / limit if limit else math.inf
     miss = Miss(goal, f"{what} {value:,.6g} over {goal} {limit:,.6g}", excess)

@@ -105,6 +105,8 @@ def _interval(reference: Scores, scores: Scores, sign: int, confidence: float) -
         return bca_of_values(before, after, confidence), BOOTSTRAP
     if reference.resampled is None or scores.resampled is None or reference.left_out is None or scores.left_out is None:
         return None, "no interval: the metric's noise is not known"
+    if len(reference.left_out) != len(scores.left_out):
+        return None, "no interval: the samples of the two were not grouped alike"
     loss = sign * (reference.total - scores.total)
     resampled = sign * (reference.resampled - scores.resampled)
     left_out = sign * (reference.left_out - scores.left_out)

@@ -1,5 +1,6 @@
 """Making a network fit for AIMET: its model guidelines as a gate, then batch norms folded away."""
 
+import copy
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -125,7 +126,7 @@ def prepare(
         if fold:
             ready_norms(model)
             others = fold_others(model, sample)
-            folded = bool(fold_all_batch_norms(model, None, dummy_input=sample)) or others
+            folded = _fold(model, sample) or others
         split_groups(model)
         unroll(model, sample)
     keep_folded(model, folded)
@@ -133,6 +134,15 @@ def prepare(
     keep_output_names(model, names)
     keep_task_quantization(model, quantization)
     return model.eval(), preparation
+
+
+def _fold(model: nn.Module, sample: tuple[Tensor, ...]) -> bool:
+    """Fold batch norms, and say whether there were any; none where one stands for channels that its layer has not."""
+    try:
+        fold_all_batch_norms(copy.deepcopy(model), None, dummy_input=sample)
+    except ValueError:  # of a norm over tokens before a linear layer, AIMET takes the tokens for features
+        return False
+    return bool(fold_all_batch_norms(model, None, dummy_input=sample))
 
 
 def check_equal(found_db: float) -> None:

@@ -247,7 +247,7 @@ def _scope(traced: fx.GraphModule, scopes: Scopes, node: fx.Node) -> str:
     path = scopes.get(node.name, ("", None))[0]
     modules = dict(traced.named_modules())
     # not within what holds a layer's weights: the layer takes its place
-    while path not in modules or (path and any(modules[path].parameters(recurse=False))):
+    while path not in modules or (path and next(modules[path].parameters(recurse=False), None) is not None):
         path = path.rpartition(".")[0]
     return path
 
