@@ -46,6 +46,9 @@ def test_files_that_were_not_changed_become_those_of_init(folder):
     wanted = pipeline_files()
     # a value stays the user's own where the default has changed
     wanted["params.yaml"] = wanted["params.yaml"].replace("samples: null ", "samples: 1000 ")
+    wanted["params.yaml"] = wanted["params.yaml"].replace(
+        "{train: 2000, calibration: 1000, evaluation: 2000}", "{train: 3000, calibration: 1000, evaluation: 1000}"
+    )
     assert {name: (folder / name).read_text() for name in wanted if name != "task.py"} == {
         name: text for name, text in wanted.items() if name != "task.py"
     }
