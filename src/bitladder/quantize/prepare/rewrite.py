@@ -8,24 +8,15 @@ from aimet_torch import model_preparer
 from torch import Tensor, fx, nn
 
 from bitladder.errors import UserError
-from bitladder.network.lines import keep_lines, line_of, tracing_lines
+from bitladder.network.lines import keep_lines, line_of
 from bitladder.quantize.prepare import formulas, layers, quantized, shapes  # noqa: F401  they register what they know
 from bitladder.quantize.prepare.attention import MASKED
 from bitladder.quantize.prepare.calls import HANDLERS
-from bitladder.quantize.prepare.exported import exported
 from bitladder.quantize.prepare.facts import LIKE, Facts, find_facts
+from bitladder.quantize.prepare.trace import Scopes, call_name, trace
 from bitladder.quantize.prepare.writer import Writer
 
 __all__ = ["rewrite"]
-
-CLOSED = (
-    nn.Transformer,
-    nn.TransformerEncoder,
-    nn.TransformerEncoderLayer,
-    nn.TransformerDecoder,
-    nn.TransformerDecoderLayer,
-)
-"""Modules of torch's with calls in them, which torch.fx takes for one layer."""
 
 MAKES = {"arange", "zeros", "ones", "full", "eye", "linspace", *LIKE}
 
@@ -53,9 +44,6 @@ BROADCAST = {
 
 TAKEN = "bitladder_taken"
 
-Scopes = dict[str, tuple[str, Any]]
-"""By a node's name: the path and the type of the module that it was called in."""
-
 
 def rewrite(
     model: nn.Module, sample: tuple[Tensor, ...], left: Sequence[nn.Module], may_export: bool
@@ -74,16 +62,7 @@ def rewrite(
 
     """
     model.eval()
-    found = exported(model, sample) if may_export and any(isinstance(one, CLOSED) for one in model.modules()) else None
-    by_export = found is not None
-    try:
-        with tracing_lines():
-            traced, scopes = found or model_preparer._trace_model(model, list(left), None, None)
-    except Exception:  # torch.fx raises many kinds: each means that the network cannot be traced
-        found = exported(model, sample) if may_export else None
-        if found is None:
-            raise
-        (traced, scopes), by_export = found, True
+    traced, scopes, by_export = trace(model, sample, left, may_export)
     calls = {node.name: line_of(node) for node in traced.graph.nodes}
     for node in traced.graph.nodes:
         node.meta[TAKEN] = _is_taken(traced, scopes, node)
@@ -121,23 +100,15 @@ def _write_modules(traced: fx.GraphModule, scopes: Scopes, sample: tuple[Tensor,
 
 def _makes(node: fx.Node) -> bool:
     """Tell a call that makes a tensor of a size alone."""
-    return node.op in ("call_function", "call_method") and _name(node) in MAKES
+    return node.op in ("call_function", "call_method") and call_name(node) in MAKES
 
 
 def _is_ours(node: fx.Node) -> bool:
-    if node.op not in ("call_function", "call_method") or _name(node) not in HANDLERS:
+    if node.op not in ("call_function", "call_method") or call_name(node) not in HANDLERS:
         return False
     if node.target is getattr:
         return node.args[1] in ("T", "mT")
     return not _aimet_knows(node)
-
-
-def _name(node: fx.Node) -> str:
-    target: Any = node.target
-    if isinstance(target, str):
-        return target.strip("_")
-    text = str(target)
-    return text.split(".")[1].strip("_") if text.startswith("aten.") else str(target.__name__).strip("_")
 
 
 def _is_taken(traced: fx.GraphModule, scopes: Scopes, node: fx.Node) -> bool:
@@ -146,7 +117,7 @@ def _is_taken(traced: fx.GraphModule, scopes: Scopes, node: fx.Node) -> bool:
         return False
     path = f"{scopes.get(node.name, ('', None))[0]}.module_{node.name}".removeprefix(".")
     taken = path in dict(traced.named_modules())
-    if taken and _name(node) not in HANDLERS:
+    if taken and call_name(node) not in HANDLERS:
         raise UserError(f"task: AIMET's preparer gives the name of the model's module {path!r} to a call; rename it")
     return taken
 
@@ -234,9 +205,9 @@ def _repeats(traced: fx.GraphModule, facts: Facts, node: fx.Node, reader: fx.Nod
     if reader in facts.per_batch or reader in facts.fixed:
         return False
     is_layer = reader.op == "call_module" and isinstance(traced.get_submodule(str(reader.target)), nn.Embedding)
-    if is_layer or (reader.op == "call_function" and _name(reader) == "embedding"):
+    if is_layer or (reader.op == "call_function" and call_name(reader) == "embedding"):
         return bool(reader.users) and all(_repeats(traced, facts, reader, user) for user in reader.users)
-    if reader.op not in ("call_function", "call_method") or _name(reader) not in BROADCAST:
+    if reader.op not in ("call_function", "call_method") or call_name(reader) not in BROADCAST:
         return False
     rank = len(facts.shapes[node])
     others = [one for one in reader.all_input_nodes if one not in facts.fixed and one not in facts.per_batch]
@@ -253,7 +224,7 @@ def _scope(traced: fx.GraphModule, scopes: Scopes, node: fx.Node) -> str:
 
 
 def _write(traced: fx.GraphModule, facts: Facts, node: fx.Node, scopes: Scopes) -> None:
-    handle, (arguments, named) = HANDLERS[_name(node)], (node.args, node.kwargs)
+    handle, (arguments, named) = HANDLERS[call_name(node)], (node.args, node.kwargs)
     try:
         inspect.signature(handle).bind(None, *arguments, **named)
     except TypeError:  # a form of the call that the handler does not know

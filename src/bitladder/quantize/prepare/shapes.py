@@ -126,6 +126,11 @@ def _dropout(write: Writer, input: Any, p: float = 0.5, training: bool = True, *
     return NotImplemented if training and p else input
 
 
+@handler("stochastic_depth")  # torchvision's
+def _stochastic_depth(write: Writer, input: Any, p: float, mode: str, training: bool = True) -> Any:
+    return NotImplemented if training and p else input
+
+
 @handler("pad")
 def _pad(write: Writer, input: Any, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
     """Cut where padding is negative; pad with zeros and add a value, which then has a quantizer of its own."""
