@@ -41,15 +41,15 @@ def gap(
     """
     from tempfile import TemporaryDirectory
 
-    from bitladder.params import load_params
     from bitladder.paths import RungFiles
     from bitladder.report.gap import format_gap
+    from bitladder.running.version import load_own_params
     from bitladder.socs import find_soc
     from bitladder.targets.gap import find_gap
     from bitladder.tasks.splits import load_samples
     from bitladder.tasks.task import load_task
 
-    loaded = load_params(params)
+    loaded = load_own_params(params)
     if rung == "fp16":
         raise UserError("FP16 has no simulation that its outputs could diverge from; `bitladder show` has its figures")
     if rung not in loaded.ladder:

@@ -39,12 +39,12 @@ def show(
         bitladder show --json
     """
     from bitladder.decision.results import read_results
-    from bitladder.params import load_params
     from bitladder.paths import DECISION
     from bitladder.records import Decision, read_record
     from bitladder.report.tables import comparison_rows, format_soc_table, format_table, interval_note, soc_rows
+    from bitladder.running.version import load_own_params
 
-    results = read_results(load_params(params))
+    results = read_results(load_own_params(params))
     decision = read_record(Decision, DECISION)
     if as_json:
         typer.echo(json.dumps(decision.content(), indent=2))
@@ -75,11 +75,11 @@ def report(
 
         bitladder report --output /tmp/report.html
     """
-    from bitladder.params import load_params
     from bitladder.report.page import render
     from bitladder.running.files import write_text
+    from bitladder.running.version import load_own_params
 
-    write_text(output, render(load_params(params)))
+    write_text(output, render(load_own_params(params)))
     typer.echo(f"{output}: written")
 
 
@@ -126,10 +126,10 @@ def track(params: ParamsFile = PARAMS) -> None:
         bitladder track
         mlflow ui --backend-store-uri sqlite:///mlflow.db
     """
-    from bitladder.params import load_params
     from bitladder.report.tracking import track as send
+    from bitladder.running.version import load_own_params
 
-    typer.echo(send(load_params(params)))
+    typer.echo(send(load_own_params(params)))
 
 
 def timings() -> None:

@@ -54,12 +54,10 @@ def check(
         bitladder check --task
     """
     from bitladder.commands.heal import check_lock
-    from bitladder.params import load_params
-    from bitladder.running.version import check_version
+    from bitladder.running.version import load_own_params
     from bitladder.tasks.source import check_factory
 
-    loaded = load_params(params)
-    check_version(loaded)
+    loaded = load_own_params(params)
     check_factory(loaded.task.factory, params.parent)
     check_lock()
     rungs = ", ".join(f"{name} {loaded.ladder[name].precision}" for name in loaded.rungs())
@@ -101,9 +99,9 @@ def samples(
         bitladder samples --disagree 0.01 --drop 0.002
     """
     from bitladder.commands.samples import plan, samples_table
-    from bitladder.params import load_params
+    from bitladder.running.version import load_own_params
 
-    loaded = load_params(params)
+    loaded = load_own_params(params)
     limit, needs = plan(loaded, drop, disagree)
     for line in samples_table(loaded, limit, needs, drop):
         typer.echo(line)

@@ -40,19 +40,17 @@ def run(module: str, torch: bool = False) -> None:
             sys.exit(code)
     except KeyboardInterrupt:
         sys.exit(interrupted)
-    from bitladder.params import load_params
     from bitladder.running import determinism
     from bitladder.running.explain import explain, keep_text
     from bitladder.running.files import write_json
-    from bitladder.running.version import check_version
+    from bitladder.running.version import load_own_params
 
     start = time.perf_counter()
     # Python puts the script's folder first, where profile.py would hide the standard library's module
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(sys.argv[0]).resolve().parent]
     try:
         _check_own_code()
-        params = load_params()
-        check_version(params)
+        params = load_own_params()
         _check_rung(params, sys.argv[1:])
         _check_inputs(["python", *sys.argv])
         determinism.pin(params.compute.threads, params.compute.device)

@@ -2,11 +2,12 @@
 
 import re
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from bitladder.errors import UserError
-from bitladder.params import Params
+from bitladder.params import PARAMS_FILE, Params, load_params
 
-__all__ = ["RELEASE", "check_version", "installed", "version_named"]
+__all__ = ["RELEASE", "installed", "load_own_params", "version_named"]
 
 RELEASE = "0.3.0"  # here and not in what is installed: the same commit gives the same manifest
 
@@ -25,10 +26,19 @@ def version_named(params: str) -> str | None:
     return found[1] if found else None
 
 
-def check_version(params: Params) -> None:
-    """Refuse to run a pipeline that was written for another version: its scripts or params may not fit this one."""
-    if params.bitladder and params.bitladder != RELEASE:
+def load_own_params(path: Path = PARAMS_FILE) -> Params:
+    """Read params.yaml, as `load_params`; refuse a pipeline that was written for another version.
+
+    Its scripts or params may not fit this one. It is refused before its params are read: a key that it lacks is only
+    what follows.
+    """
+    try:
+        named = version_named(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return load_params(path)  # which says what is wrong with the file
+    if named and named != RELEASE:
         raise UserError(
-            f"params.yaml: bitladder: written for version {params.bitladder}, and {RELEASE} is installed; run"
-            f" `bitladder upgrade`, or install version {params.bitladder.partition('+')[0]}"
+            f"{path}: bitladder: written for version {named}, and {RELEASE} is installed; run"
+            f" `bitladder upgrade`, or install version {named.partition('+')[0]}"
         )
+    return load_params(path)
