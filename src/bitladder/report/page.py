@@ -17,9 +17,10 @@ from markupsafe import Markup
 from bitladder.decision.figures import figure, interval
 from bitladder.decision.results import read_results
 from bitladder.params import Params
-from bitladder.paths import BUILD, DECISION, PARAMS, SENSITIVITY_ROWS, RungFiles, evaluated
-from bitladder.records import Decision, Evaluation, ExportCheck, read_record
+from bitladder.paths import DECISION, PARAMS, SENSITIVITY_ROWS, RungFiles, evaluated
+from bitladder.records import Decision, Evaluation, read_record
 from bitladder.report import charts
+from bitladder.report.facts import facts
 from bitladder.report.tables import (
     cell,
     comparison_rows,
@@ -31,13 +32,10 @@ from bitladder.report.tables import (
     metric_cell,
     soc_rows,
 )
-from bitladder.running import git
-from bitladder.running.files import locked_stages, read_json, write_text
-from bitladder.running.version import RELEASE, installed
+from bitladder.running.files import read_json, write_text
+from bitladder.running.version import installed
 
 __all__ = ["render"]
-
-PACKAGES = ("aimet-torch", "torch", "onnx", "onnxruntime", "onnxruntime-qnn", "dvc")
 
 Rows = list[dict[str, Any]]
 Cell = tuple[str, str, str | None]
@@ -68,7 +66,7 @@ def render(params: Params) -> str:
         interval_note=interval_note(decision),
         socs=[_soc_cells(row) for row in by_soc],
         plots=plots,
-        facts=_facts(params),
+        facts=facts(params),
         params=PARAMS.read_text("utf-8"),
         library=Markup(_library()),  # noqa: S704
         # A name from the user's task could close the script element
@@ -279,47 +277,3 @@ def _value(column: str, text: str) -> str | float | None:
     if column in {"layer", "kind", "what"}:  # a layer's name may be a number
         return text
     return float(text) if text else None
-
-
-def _facts(params: Params) -> list[tuple[str, str]]:
-    """Name what the figures were made from: revision, data, weights, versions."""
-    revision, changed = git.state()
-    uncommitted = f", and changes not committed in {changed} files" if changed else ""
-    facts = [
-        ("git revision", f"{revision or 'not in git'}{uncommitted}"),
-        ("task", f"{params.task.factory} {json.dumps(params.task.args)}"),
-        ("target", f"{params.target.soc} ({params.soc.arch}) by {params.target.backend}"),
-        ("seed", str(params.seed)),
-    ]
-    facts += [(f"md5 of {path}", digest) for path, digest in _hashes(("data", "train"))]
-    facts += _repairs(params)
-    versions = [f"bitladder {RELEASE}", *(f"{name} {installed(name) or 'not installed'}" for name in PACKAGES)]
-    return [*facts, ("versions here", ", ".join(versions))]
-
-
-def _repairs(params: Params) -> list[tuple[str, str]]:
-    """Name what was put right for the NPU in the graphs of FP16 and of each rung, by rule."""
-    records: dict[str, Evaluation | ExportCheck] = {"fp16": read_record(Evaluation, evaluated("fp16"))}
-    for rung in params.rungs():
-        if (path := RungFiles(rung).export_metrics).exists():
-            records[rung] = read_record(ExportCheck, path)
-    found = []
-    for rung, record in records.items():
-        nodes: dict[str, list[str]] = {}
-        for one in record.repairs or ():
-            nodes.setdefault(one.rule, []).append(one.node)
-        if nodes:
-            said = "; ".join(f"{rule}: {', '.join(names)}" for rule, names in nodes.items())
-            found.append((f"put right for the NPU in {rung}", said))
-    return found
-
-
-def _hashes(stages: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Give path and hash of the outputs of stages, from dvc.lock."""
-    recorded = locked_stages()
-    return [
-        (out["path"], out["md5"])
-        for stage in stages
-        for out in recorded.get(stage, {}).get("outs", [])
-        if out["path"].startswith(f"{BUILD}/")
-    ]
