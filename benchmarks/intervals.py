@@ -1,26 +1,35 @@
 """How often the intervals of a drop hold the truth, on simulated data sets whose truth is known.
 
     python benchmarks/intervals.py            # docs/benchmarks.md's tables; 5 minutes of a CPU
+    python benchmarks/intervals.py --cost     # what a comparison costs beside the pass that scores its samples
 
 A data set is N samples drawn anew. Of right-or-wrong metrics the two networks disagree on a share of them, of which the
 second loses more than it wins. Others draw what a sample loses from a skewed law, or score whole data sets by RMSE.
 """
 
 import argparse
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 
 import numpy as np
+import torch
 from tabulate import tabulate
 
+from bitladder.network.scoring import score
 from bitladder.statistics.paired import Paired, compare_paired
 from bitladder.statistics.scores import Scores, resample
+from bitladder.statistics.verdict import samples_to_settle
+from bitladder.tasks.builtin.mnist import accuracy, network
+from bitladder.tasks.metric import Metric
+from bitladder.tasks.samples import Split
 
 CONFIDENCE = 0.95
 SIZES = (50, 200, 1_000)
 DISAGREE = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 LOST = {"held, as many lost as won": 0.5, "held, 3 in 4 lost": 0.75}
+DIGITS = 2_000
 RMSE_SETS = 500  # each costs the metric some 700 times
 
 Generator = np.random.Generator
@@ -72,12 +81,44 @@ def coverage(work: tuple[Draw, tuple, int, int]) -> tuple[float, float]:
     return held / sets, width / sets
 
 
+def cost() -> None:
+    """Print what a comparison and its number of samples take, beside a pass over as many digits: the quickest network.
+
+    Every other digit is relabelled, so that the metric's values differ and each kind of interval has work to do.
+    """
+    torch.manual_seed(0)
+    digits = Split({"image": torch.rand(DIGITS, 1, 28, 28)}, torch.randint(10, (DIGITS,)))
+    first, second = network().eval(), network().eval()
+    metrics = {
+        "right or wrong": accuracy,
+        "mean of values": lambda logits, targets: torch.nn.functional.cross_entropy(logits, targets, reduction="none"),
+        "resampled": lambda logits, targets: float(logits[:, 0].std()),
+    }
+    rows = []
+    for name, compute in metrics.items():
+        metric = Metric("it", compute)
+        score(second, digits, metric, 256, "warm", first)
+        start = time.process_time()
+        found = score(second, digits, metric, 256, "pass", first)
+        scored = time.process_time()
+        paired = compare_paired(found.reference_scores, found.scores, True, CONFIDENCE)
+        samples_to_settle(paired, 0.005, CONFIDENCE)
+        took = time.process_time() - scored
+        rows.append([name, f"{scored - start:.3f}", f"{took:.4f}", f"{took / (scored - start):.1%}", paired.method])
+    columns = ["metric", "pass, CPU s", "comparison, CPU s", "of the pass", "interval"]
+    print(tabulate(rows, columns, "github", disable_numparse=True))
+
+
 def main() -> None:
     """Simulate, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", type=int, default=2_000, help="data sets a row")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--cost", action="store_true", help="measure time alone")
     options = parser.parse_args()
+    if options.cost:
+        cost()
+        return
     binary = [(outcomes, (share, lost), n, options.sets) for n, share, lost in product(SIZES, DISAGREE, LOST.values())]
     others = [(means, (), n, options.sets) for n in SIZES]
     others += [(roots, (), n, min(options.sets, RMSE_SETS)) for n in SIZES]

@@ -50,7 +50,7 @@ print("graph", hashlib.sha256(Path("model.onnx").read_bytes()).hexdigest())
 WHOSE = """
 from pkgutil import resolve_name
 from bitladder.running.patches import PATCHES
-for name in ("lean-quantizers", "aimet-export"):
+for name in ("lean-quantizers", "aimet-export", "small-scales"):
     for replaced in PATCHES[name].replaces:
         print(replaced, resolve_name(replaced).__module__.partition(".")[0])
 print("loaded", "bokeh" in sys.modules)
@@ -109,7 +109,7 @@ def test_what_a_patch_says_it_replaces_is_replaced_in_force_and_left_alone_when_
         (tmp_path / way).mkdir()
         found[way] = python(code + QUANTIZE + WHOSE, cwd=tmp_path / way)
         lines = dict(line.rsplit(" ", 1) for line in found[way].stdout.splitlines() if line.count(" ") == 1)
-        for name in ("lean-quantizers", "aimet-export"):
+        for name in ("lean-quantizers", "aimet-export", "small-scales"):
             for replaced in PATCHES[name].replaces:
                 assert lines[replaced] == way, found[way].stderr
         # which AIMET's import brings along
@@ -119,7 +119,12 @@ def test_what_a_patch_says_it_replaces_is_replaced_in_force_and_left_alone_when_
     said = [
         line for line in aimets.stderr.splitlines() if "is off: checked with aimet-torch 2.42.*, and 2.43.0" in line
     ]
-    assert sorted(line.split()[1] for line in said) == ["aimet-export", "aimet-import", "lean-quantizers"]
+    assert sorted(line.split()[1] for line in said) == [
+        "aimet-export",
+        "aimet-import",
+        "lean-quantizers",
+        "small-scales",
+    ]
     # the loss of a forward pass and the exported graph, to the bit
     assert ours.stdout.splitlines()[:2] == aimets.stdout.splitlines()[:2]
 

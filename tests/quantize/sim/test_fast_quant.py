@@ -9,7 +9,7 @@ from torch import nn
 
 from bitladder.network.model import sample_inputs
 from bitladder.precision import Precision
-from bitladder.quantize.sim import fast_quant
+from bitladder.quantize.sim import fast_quant, small_scales
 from bitladder.quantize.sim.fast_quant import aimets_own, plain_tensors
 from bitladder.quantize.sim.torch_sim import build_sim, calibrate
 
@@ -35,6 +35,7 @@ KINDS = {
 @pytest.fixture(autouse=True)
 def lean():
     fast_quant.install()
+    small_scales.install()
 
 
 @pytest.mark.parametrize("trained_ranges", [True, False])

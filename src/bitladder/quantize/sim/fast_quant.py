@@ -26,9 +26,9 @@ from aimet_torch.quantization.tensor import DequantizedTensor
 from aimet_torch.utils import _enable_qtensor_casting, _is_qtensor_casting_enabled
 from torch import Tensor
 
-__all__ = ["aimets_own", "install", "plain_tensors"]
+from bitladder.quantize.sim.small_scales import minimum_scale
 
-MINIMUM_SCALE = float(np.finfo(np.float32).eps)  # AIMET's, for up to 16 bits
+__all__ = ["aimets_own", "install", "plain_tensors"]
 
 aimet_forward = QuantizeDequantize.forward
 
@@ -113,13 +113,13 @@ def _grid(low: Tensor, high: Tensor, qmin: int, qmax: int, symmetric: bool) -> _
     steps, middle = qmax - qmin, -round((qmin + qmax) / 2)
     if low.numel() > 1:
         widths = (high.detach() - low.detach()) / steps
-        scales = widths.abs().clamp_min_(MINIMUM_SCALE)
-        slopes = widths.sign() * (widths.abs() >= MINIMUM_SCALE)
+        scales = widths.abs().clamp_min_(minimum_scale())
+        slopes = widths.sign() * (widths.abs() >= minimum_scale())
         return _Grid(scales, middle + qmin, middle + qmax, slopes, False)
     least, greatest = np.float32(low.item()), np.float32(high.item())
     width = (greatest - least) / np.float32(steps)
-    scale = np.float32(max(abs(float(width)), MINIMUM_SCALE))
-    slope = float(np.sign(width)) if abs(width) >= MINIMUM_SCALE else 0.0
+    scale = np.float32(max(abs(float(width)), minimum_scale()))
+    slope = float(np.sign(width)) if abs(width) >= minimum_scale() else 0.0
     if symmetric or not np.isfinite(width):  # a range that training lost gives NaN, which the loss shows
         scale = scale if np.isfinite(width) else np.float32("nan")
         return _Grid(scale, middle + qmin, middle + qmax, slope, False)
@@ -154,32 +154,26 @@ class _QuantizeDequantize(torch.autograd.Function):
             inside = steps == clipped
             steps = clipped
         error = scaled.sub_(steps) if train_range else None
-        ctx.save_for_backward(
-            error,
-            inside,
-            x if train_range and inside is not None else None,
-            low if train_range and grid.offset_moves else None,
-        )
+        if error is not None and inside is not None:  # what is clipped moves with the end of the range
+            error = torch.where(inside, error, -steps)
+        ctx.save_for_backward(error, inside, low if train_range and grid.offset_moves else None)
         ctx.grid, ctx.steps, ctx.shape = grid, qmax - qmin, low.shape
         return steps.mul_(_operand(grid.scale))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = gradients
-        error, inside, x, low = ctx.saved_tensors
+        error, inside, low = ctx.saved_tensors
         passed = grad if inside is None else torch.where(inside, grad, 0)
         if error is None:
             return passed, None, None, None, None, None
         grid = ctx.grid
         by_scale = -_sum_products(grad, error, grid.scale)
         by_low: Any = 0.0
-        if inside is not None:
-            stopped = grad - passed
-            by_scale = by_scale + _sum_products(stopped, x, grid.scale) / _operand(grid.scale)
-            if grid.offset_moves:
-                # the offset is the range's lower end in steps: it moves with that end, and against the scale
-                by_low = stopped.sum()
-                by_scale = by_scale - by_low * (low.reshape(()) / float(grid.scale))
+        if inside is not None and grid.offset_moves:
+            # the offset is the range's lower end in steps: it moves with that end, and against the scale
+            by_low = (grad - passed).sum()
+            by_scale = by_scale - by_low * (low.reshape(()) / float(grid.scale))
         by_width = (by_scale * (grid.slope / ctx.steps)).reshape(ctx.shape)
         return passed, by_low - by_width, by_width, None, None, None
 

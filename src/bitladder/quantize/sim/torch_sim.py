@@ -76,6 +76,10 @@ def build_sim(
         from bitladder.quantize.sim import fast_quant  # here: another AIMET may lack what it imports
 
         fast_quant.install()
+    if in_force("small-scales"):
+        from bitladder.quantize.sim import small_scales
+
+        small_scales.install()
     placed(model)
     sample = on_device(sample)
     learn_types(model)
