@@ -16,6 +16,13 @@ BAD = {
     "unknown key of white space": ({"qat.\n": 3}, "qat.'\\n': unknown key"),
     "unknown key in a block": ({"qat.epoch": 3}, "qat.epoch: unknown key"),
     "unknown key in a rung": ({"ladder.tiny.bits": 4}, "ladder.tiny.bits: unknown key"),
+    "ssh without a host": ({"target.backend": "ssh"}, "target.host: missing; name the device as ssh takes it"),
+    "ssh and several SoCs": (
+        {"target.backend": "ssh", "target.host": "board", "target.socs": ["QCS6490"]},
+        "target.socs: backend ssh is the one NPU of target.host",
+    ),
+    "host that is an option": ({"target.host": "-oProxyCommand=x"}, "target.host: give a host as ssh takes it"),
+    "python with arguments": ({"target.python": "python3; rm"}, "target.python: give a command or a path"),
     "missing block": ({"target": DELETED}, "target: missing"),
     "missing key": ({"seed": DELETED}, "seed: missing"),
     "missing bits": ({"ladder.tiny.weights": DELETED}, "ladder.tiny.weights: missing"),

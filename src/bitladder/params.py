@@ -33,6 +33,7 @@ TECHNIQUES = {
 TARGETS = {
     "hexagon-emulator": "bitladder.targets.hexagon:Hexagon",
     "snapdragon": "bitladder.targets.hexagon:Snapdragon",
+    "ssh": "bitladder.targets.ssh:Ssh",
     "ai-hub": "bitladder.targets.aihub:AiHub",
 }
 """Targets by the names that `target.backend` takes, and the class of each."""
@@ -412,6 +413,10 @@ class ExportParams(_Block):
         return {"auto": tuple(RULES), "off": ()}[self.repairs] if isinstance(self.repairs, str) else tuple(self.repairs)
 
 
+HostName = Annotated[str, _matching(r"\w[\w.@:%-]*", "give a host as ssh takes it, such as user@board")]
+HostPython = Annotated[str, _matching(r"~?[\w./+-]+", "give a command or a path, such as ~/venv/bin/python")]
+
+
 class TargetParams(_Block):
     """Where a model is measured."""
 
@@ -427,6 +432,8 @@ class TargetParams(_Block):
     sample_limit_s: Positive
     warmup: Annotated[int, Field(ge=0)] = 10
     runs: Count = 100
+    host: HostName | None = None
+    python: HostPython = "python3"
     job_limit_s: Positive = 3600
 
 
@@ -498,6 +505,10 @@ class Params(_Block):
     def _socs_are_sound(self) -> "Params":
         if self.target.backend == "snapdragon" and self.other_socs:
             raise ValueError("target.socs: backend snapdragon is the one NPU of this machine; leave the list empty")
+        if self.target.backend == "ssh" and self.other_socs:
+            raise ValueError("target.socs: backend ssh is the one NPU of target.host; leave the list empty")
+        if self.target.backend == "ssh" and not self.target.host:
+            raise ValueError("target.host: missing; name the device as ssh takes it, such as user@board")
         measured = {self.soc.name, *(soc.name for soc in self.other_socs)}
         for name in self.goals.per_soc:
             if find_soc(name).name not in measured:

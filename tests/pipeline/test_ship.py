@@ -38,6 +38,8 @@ def test_a_bundle_is_verified_and_a_changed_byte_is_named_and_healed(clone):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "gives the recorded outputs, bit for bit, on" in done.stdout and "repeated" in done.stdout
     assert clone.run("python", "deploy/runner.py").returncode == 0
+    looked = clone.run("bitladder", "preflight", "deploy")
+    assert looked.returncode == 0 and "ok   model            loads, all of it on the NPU" in looked.stdout
     binary = clone.root / "deploy/SM8650/model_ctx_qnn.bin"
     content = bytearray(binary.read_bytes())
     content[len(content) // 2] ^= 1

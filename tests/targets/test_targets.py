@@ -3,7 +3,6 @@
 import csv
 import os
 import signal
-import subprocess
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -193,27 +192,6 @@ def test_a_missing_backend_library_is_named(tmp_path, monkeypatch):
         backend.check_backend()
     with pytest.raises(UserError, match=r"onnxruntime-qnn has no libQnnHtp\.so; install it again"):
         result(failing(missing.value), "compiling", "60 s", tmp_path)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """Give a function that mounts a disk of that size, or resizes it."""
-    folder, mounted = tmp_path / "disk", []
-    folder.mkdir()
-
-    def of(size: str) -> Path:
-        words = (
-            ["-o", f"remount,size={size}", str(folder)] if mounted else ["-t", "tmpfs", "-o", f"size={size}", "none"]
-        )
-        done = subprocess.run(["mount", *words, *([] if mounted else [str(folder)])], capture_output=True, check=False)
-        if done.returncode:
-            pytest.skip("mounting a small disk takes root")
-        mounted.append(size)
-        return folder
-
-    yield of
-    if mounted:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_disk_that_fills_up_is_one_line_and_the_next_run_goes_on(job, small_disk):

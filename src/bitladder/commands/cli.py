@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from bitladder.commands.cli_lint import lint
-from bitladder.commands.cli_npu import gap, latency, ops, socs
+from bitladder.commands.cli_npu import gap, latency, ops, preflight, socs
 from bitladder.commands.cli_results import diff, report, show, timings, track
 from bitladder.commands.cli_runs import heal, push, sweep
 from bitladder.commands.cli_ship import reproduce, ship, verify
@@ -24,7 +24,7 @@ __all__ = ["app"]
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start": (init, check, samples, upgrade),
     "Read results": (show, report, diff, track, timings),
-    "Look into the NPU": (lint, gap, ops, latency, socs),
+    "Look into the NPU": (lint, gap, ops, latency, preflight, socs),
     "Run and share": (sweep, push, heal),
     "Ship and reproduce": (ship, verify, reproduce),
 }

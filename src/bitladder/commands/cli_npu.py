@@ -1,4 +1,4 @@
-"""Commands that say what a SoC and its NPU make of a graph: `gap`, `ops`, `latency`, `socs`."""
+"""Commands that say what a SoC and its NPU make of a graph: `gap`, `ops`, `latency`, `preflight`, `socs`."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import typer
 from bitladder.commands.options import PARAMS, ParamsFile
 from bitladder.errors import UserError
 
-__all__ = ["gap", "latency", "ops", "socs"]
+__all__ = ["gap", "latency", "ops", "preflight", "socs"]
 
 
 def gap(
@@ -126,6 +126,41 @@ def latency(
         f"{found.latency_ms:.3f} ms estimated on {found.device} ({found.runtime}, {found.precision});"
         f" {COVERAGE:.0%} interval {found.low_ms:.3f} to {found.high_ms:.3f} ms"
     )
+
+
+def preflight(
+    bundle: Annotated[
+        Path | None, typer.Argument(metavar="BUNDLE", help="The folder deploy/; if left out, the device alone.")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="HOST", help="A device as OpenSSH takes it; this machine if left out.")
+    ] = None,
+    python: Annotated[str, typer.Option(metavar="PYTHON", help="The device's Python.")] = "python3",
+    soc: Annotated[
+        str | None, typer.Option(metavar="SOC", help="Which of the bundle's SoCs; the first if left out.")
+    ] = None,
+) -> None:
+    """Look for what keeps a bundle from running on a device, and say cause and remedy of each.
+
+    Python and its packages, the DSP, the NPU, the SoC, free memory, and whether the model loads with all of its ops on
+    the NPU. A line begins with `ok`, `note` (to know, and no hindrance) or `fail`. Nothing of the bundle is executed:
+    what runs there is the runner that this bitladder brings. The exit code is 1 where a check fails.
+
+    On the device itself, without bitladder, `python runner.py --check` in the bundle does the same.
+
+    **Examples**
+
+        bitladder preflight --host user@board
+        bitladder preflight --host user@board --python '~/venv/bin/python' deploy
+        bitladder preflight deploy
+    """
+    from bitladder.bundle.preflight import look
+
+    for one in (findings := look(bundle, host, python, soc)):
+        remedy = f"; {one['remedy']}" if one["state"] != "ok" and one["remedy"] else ""
+        typer.echo(f"{one['state']:4} {one['check']:16} {one['found']}{remedy}")
+    if any(one["state"] == "fail" for one in findings):
+        raise typer.Exit(1)
 
 
 def socs(

@@ -23,7 +23,7 @@ from bitladder.targets.ops import OPS_FILE, read_profile, weights_bytes, write_o
 from bitladder.targets.target import Job, Latency, Measured
 from bitladder.targets.workers import check_room, result, worker_pool
 
-__all__ = ["Hexagon", "Snapdragon"]
+__all__ = ["Hexagon", "Snapdragon", "measured"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Hexagon:
     def measure(self, job: Job) -> Measured:
         """Compile, run every sample, and profile one inference into OPS_FILE; the latency is an estimate."""
         compiled, found = self._run(job, "emulated")
-        return _measured(job, compiled, found, estimated_latency(job.model, job.precision, self.soc))
+        return measured(job, compiled, found, estimated_latency(job.model, job.precision, self.soc))
 
     def _run(self, job: Job, source: str) -> tuple[Compiled, StoredOutputs]:
         limit_s, fp16 = self.settings.compile_limit_s, job.precision == "FP16"
@@ -72,7 +72,7 @@ class Snapdragon(Hexagon):
                 " one has none; use hexagon-emulator or ai-hub"
             )
         compiled, found = self._run(job, "measured")
-        return _measured(job, compiled, found, self.time(job, compiled))
+        return measured(job, compiled, found, self.time(job, compiled))
 
     def time(self, job: Job, compiled: Compiled) -> Latency:
         """Time inferences of the first sample, after some that warm up."""
@@ -85,7 +85,8 @@ class Snapdragon(Hexagon):
         return Latency("measured", reason, median, p90_ms=p90)
 
 
-def _measured(job: Job, compiled: Compiled, outputs: StoredOutputs, latency: Latency) -> Measured:
+def measured(job: Job, compiled: Compiled, outputs: StoredOutputs, latency: Latency) -> Measured:
+    """Put together what a target on the Hexagon backend found."""
     return Measured(
         outputs,
         compiled.memory_bytes,

@@ -35,9 +35,9 @@ def profile_rung(params: Params, rung: str, soc: Soc) -> Measurement:
     What was measured is kept: where another SoC is added, the stage runs again, and only that one is measured.
     """
     files, data, settings = RungFiles(rung), samples("evaluation"), params.target
-    folder, own = files.compiled / soc.name, (settings.backend, settings.samples, settings.warmup, settings.runs)
+    folder, own = files.compiled / soc.name, (settings.backend, settings.host, settings.samples)
     made_of = (TASK, files.model, files.reference, data)
-    key = fingerprint(soc, params.task, own, hash_path(files.outputs), files=made_of)
+    key = fingerprint(soc, params.task, own, settings.warmup, settings.runs, hash_path(files.outputs), files=made_of)
     kept = WORK / f"measured-{rung}-{soc.name}"
     if (record := _find(kept / key, folder, files.target_scores(soc.name))) is not None:
         return record

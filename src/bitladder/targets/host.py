@@ -1,0 +1,209 @@
+"""A device that OpenSSH reaches: files go there, the runner works there, and what keeps it from working in one line.
+
+The user's own configuration, keys and known hosts count. Host keys are checked as the user has it, and nothing is asked
+for: no password is taken or kept.
+"""
+
+import hashlib
+import json
+import re
+import secrets
+import shlex
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from bitladder.errors import UserError
+from bitladder.targets import runner
+from bitladder.targets.runner import Finding, receive, send
+
+__all__ = ["Conversation", "Host", "LostError", "failing"]
+
+OPTIONS = (
+    "-o",
+    "BatchMode=yes",
+    "-o",
+    "ConnectTimeout=15",
+    "-o",
+    "ServerAliveInterval=5",
+    "-o",
+    "ServerAliveCountMax=3",
+)
+
+FOLDER = ".cache/bitladder"  # under the user's home there
+KEPT_MIN = 1440  # minutes after which what a killed run left there is removed
+
+LOST = 255  # ssh's own exit code; others are the command's
+NO_COMMAND, KILLED = 127, 137
+
+ADVICE = {
+    "host key": "look whether it is the device that you mean, then connect once by hand: ssh HOST",
+    "identification has changed": "look whether it is the device that you mean, then ssh-keygen -R HOST",
+    "permission denied": "put your key there: ssh-copy-id HOST",
+    "could not resolve": "is the name right?",
+    "refused": "does an SSH server run there?",
+    "timed out": "is it on, and in this network?",
+    "no route": "is it on, and in this network?",
+}
+"""What to do about what ssh says, by words of it."""
+
+Answer = tuple[dict[str, Any], dict[str, Any]]
+"""What a runner tells, and the outputs by name."""
+
+
+class LostError(Exception):
+    """The connection broke, and may come back."""
+
+
+class Host:
+    """A host, as ssh takes it, and its Python."""
+
+    def __init__(self, name: str, python: str) -> None:
+        self.name, self.python = name, python
+
+    def check(self, folder: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
+        """Run the runner's check in `folder`. Give its findings and facts; raise UserError where it cannot run."""
+        words = ["runner.py", "--check", "--json", *arguments]
+        done = self._run(f"cd {shlex.quote(folder)} && {self.python} {shlex.join(words)}")
+        with suppress(ValueError):
+            # the backend may print before it
+            found: dict[str, Any] = json.loads(done.stdout.decode("utf-8", "replace").strip().splitlines()[-1])
+            return found
+        raise UserError(f"{self._place}: the runner's check fails: {_last(done.stderr)}")
+
+    @contextmanager
+    def folder(self, files: Mapping[str, Path]) -> Iterator[str]:
+        """Give a new folder there with the runner and these files in it, which is removed at the end."""
+        name = f"{FOLDER}/{secrets.token_hex(8)}"
+        old = f"find {FOLDER} -mindepth 1 -maxdepth 1 -mmin +{KEPT_MIN} -exec rm -rf {{}} +"
+        self._must(f"mkdir -p {FOLDER} && {{ {old}; mkdir {name}; }}", None)
+        try:
+            for file, path in {"runner.py": Path(runner.__file__), **files}.items():
+                content = path.read_bytes()
+                there = shlex.quote(f"{name}/{file}")
+                written = self._must(f"cat > {there} && sha256sum < {there}", content)
+                if hashlib.sha256(content).hexdigest() not in written:
+                    raise UserError(f"{self._place}: {file} did not arrive whole; is its disk full?")
+            yield name
+        finally:
+            with suppress(UserError, LostError):
+                self._run(f"rm -rf {name}")
+
+    @contextmanager
+    def serve(self, folder: str, arguments: Sequence[str], log: Path) -> Iterator["Conversation"]:
+        """Start the runner there; it loads the model once, and answers until the end."""
+        words = shlex.join(["runner.py", "--serve", *arguments])
+        with log.open("ab") as errors:
+            process = subprocess.Popen(
+                self._ssh(f"cd {shlex.quote(folder)} && exec {self.python} {words}"),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
+            try:
+                yield Conversation(self, process, log)
+            finally:
+                process.kill()
+                process.wait()
+
+    def refusal(self, code: int, said: str) -> Exception:
+        """Give what to raise for a command that ended with an exit code, and what it said last."""
+        if code == LOST:
+            known = next((advice for words, advice in ADVICE.items() if words in said.lower()), None)
+            if known is None:
+                return LostError(said)
+            return UserError(f"{self._place}: {_last(said.encode())}; {known.replace('HOST', self.name)}")
+        if code == NO_COMMAND:
+            return UserError(
+                f"{self._place}: has no {self.python}; install Python there, or name it in target.python ({said})"
+            )
+        if code in (KILLED, -9):
+            return UserError(
+                f"{self._place}: the runner was killed there; is its memory too small? Run again: it goes on"
+            )
+        return UserError(f"{self._place}: {said or f'exit code {code}'}{runner.explain_code(said)}")
+
+    @property
+    def _place(self) -> str:
+        return f"target.host: {self.name}"
+
+    def _ssh(self, command: str) -> list[str]:
+        return ["ssh", *OPTIONS, "--", self.name, command]
+
+    def _run(self, command: str, content: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+        try:
+            done = subprocess.run(self._ssh(command), input=content or b"", capture_output=True, check=False)
+        except FileNotFoundError:
+            raise UserError("target.backend: ssh needs OpenSSH's client on this machine; install it") from None
+        if done.returncode in (LOST, NO_COMMAND):
+            refusal = self.refusal(done.returncode, _last(done.stderr))
+            if isinstance(refusal, LostError):
+                raise UserError(f"{self._place}: {_last(done.stderr)}")
+            raise refusal
+        return done
+
+    def _must(self, command: str, content: bytes | None) -> str:
+        done = self._run(command, content)
+        if done.returncode:
+            raise self.refusal(done.returncode, _last(done.stderr))
+        return done.stdout.decode("utf-8", "replace")
+
+
+class Conversation:
+    """Questions to a runner that works, and its answers."""
+
+    def __init__(self, host: Host, process: "subprocess.Popen[bytes]", log: Path) -> None:
+        self._host, self._process, self._log = host, process, log
+
+    def hear(self, limit_s: float) -> Answer:
+        """Wait for an answer.
+
+        Raises LostError where the connection broke; UserError where the runner says what is wrong, ends, or takes
+        longer than `limit_s`.
+        """
+        watch = threading.Timer(limit_s, self._process.kill)
+        watch.start()
+        try:
+            answer = receive(self._pipe(self._process.stdout))
+        finally:
+            late = not watch.is_alive()
+            watch.cancel()
+        if answer is None:
+            if late:
+                raise UserError(
+                    f"target.host: {self._host.name}: no answer in {limit_s:g} s; is target.sample_limit_s too short?"
+                )
+            raise self._host.refusal(self._process.wait(), _last(self._log.read_bytes()))
+        if "error" in answer[0]:
+            raise UserError(f"target.host: {self._host.name}: {answer[0]['error']}")
+        return answer
+
+    def ask(
+        self, words: dict[str, Any], arrays: dict[str, Any], limit_s: float
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Send inputs, and wait for what comes of them."""
+        with suppress(BrokenPipeError):  # why is told by what is heard
+            send(self._pipe(self._process.stdin), words, arrays)
+        return self.hear(limit_s)
+
+    @staticmethod
+    def _pipe(pipe: IO[bytes] | None) -> Any:
+        assert pipe is not None
+        return pipe
+
+
+def failing(findings: Sequence[Finding]) -> str:
+    """Say in one line what checks fail, with the remedy of the first; nothing where none does."""
+    failed = [one for one in findings if one["state"] == "fail"]
+    if not failed:
+        return ""
+    return "; ".join([*(f"{one['check']}: {one['found']}" for one in failed), failed[0]["remedy"]])
+
+
+def _last(text: bytes) -> str:
+    """Give the last line that says something: above it may be a banner."""
+    lines = [re.sub(r"[^\x20-\x7e]", "", line).strip() for line in text.decode("utf-8", "replace").splitlines()]
+    return next((line for line in reversed(lines) if line), "")[:300]

@@ -1,0 +1,173 @@
+"""A device over SSH, by a real OpenSSH server: outputs come back, a broken run goes on, and each fault is one line."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from models import samples, settings, two_convs
+from ssh_server import NAME, SSHD, start
+
+from bitladder.errors import UserError
+from bitladder.network.outputs import StoredOutputs
+from bitladder.socs import find_soc
+from bitladder.targets import host, ssh
+from bitladder.targets.context import compile_model, run
+from bitladder.targets.ssh import Ssh
+from bitladder.targets.target import Job
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(SSHD is None or os.geteuid() != 0, reason="needs root, and Debian's openssh-server"),
+]
+
+SOC = find_soc("SM8650")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    started = start(tmp_path_factory.mktemp("sshd"))
+    yield started
+    started.process.kill()
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compiled")
+    return compile_model(two_convs(folder / "model.onnx"), folder / "target", SOC, False, 60, folder)
+
+
+@pytest.fixture
+def client(server, tmp_path, monkeypatch):
+    """Give a function that configures the user's ssh."""
+    folder = tmp_path / "client"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(host, "FOLDER", str(tmp_path / "there"))
+    server.configure(folder)
+    return lambda **changes: server.configure(folder, **changes)
+
+
+def job_in(folder) -> Job:
+    (folder / "work").mkdir(parents=True)
+    return Job(
+        two_convs(folder / "model.onnx"), "W8A8", samples(9), folder / "target", folder / "notes", folder / "work"
+    )
+
+
+def device(**changes) -> Ssh:
+    return Ssh(SOC, settings(**{"host": NAME, "python": sys.executable, "runs": 3, "warmup": 1} | changes))
+
+
+def run_there(target: Ssh, job: Job, compiled) -> StoredOutputs:
+    """Run the samples without compiling again."""
+    there = host.Host(target.settings.host, target.settings.python)
+    with there.folder({path.name: path for path in compiled.context.parent.iterdir()}) as folder:
+        return target._run_there(job, there, folder, compiled)[0]
+
+
+def test_outputs_are_the_emulators_and_the_time_is_not_taken_for_a_devices(client, tmp_path):
+    job = job_in(tmp_path)
+    found = device().measure(job)
+    (tmp_path / "here").mkdir()
+    expected = run(
+        compile_model(job.model, tmp_path / "again", SOC, False, 60, tmp_path),
+        SOC,
+        False,
+        job.split,
+        settings(),
+        tmp_path / "here",
+    )
+    assert all(np.array_equal(values, found.outputs.whole()[name]) for name, values in expected.items())
+    assert found.latency.source == "estimated"
+    assert found.latency.reason.startswith(f"{NAME} has no NPU, its backend emulates one; latency: estimated for")
+    assert found.memory_bytes > 0 and found.ops_cpu == 0 and (job.notes / "ops.csv").is_file()
+    assert not list((tmp_path / "there").iterdir())  # nothing stays on the device
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys", "message"),
+    [
+        ({}, {"known": "other"}, "Host key verification failed.; look whether it is the device that you mean"),
+        ({}, {"key": "other"}, "Permission denied .*; put your key there: ssh-copy-id board"),
+        ({"host": "nowhere.invalid"}, {}, "Could not resolve hostname .*; is the name right"),
+        ({"python": "python-nowhere"}, {}, "has no python-nowhere; install Python there, or name it in target.python"),
+    ],
+)
+def test_what_keeps_it_from_starting_is_one_line(client, tmp_path, changes, keys, message):
+    client(**keys)
+    with pytest.raises(UserError, match=rf"^target\.host: .*{message}") as refused:
+        device(**changes).measure(job_in(tmp_path))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_package_that_is_missing_there_is_named(client, tmp_path):
+    bare = tmp_path / "bare"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    bare.chmod(0o755)
+    with pytest.raises(
+        UserError, match=r"board: numpy: not installed; onnxruntime: not installed.*; pip install numpy$"
+    ):
+        device(python=str(bare)).measure(job_in(tmp_path))
+
+
+def test_a_connection_that_breaks_is_taken_up_where_it_was(client, server, compiled, tmp_path, monkeypatch):
+    monkeypatch.setattr(ssh, "CHUNK", 2)
+    monkeypatch.setattr(ssh, "WAIT_S", 0.1)
+    flush, flushed = StoredOutputs.flush, []
+
+    def breaking(kept):
+        flush(kept)
+        flushed.append(len(kept))
+        if len(flushed) in (1, 3):
+            server.break_connections()
+
+    monkeypatch.setattr(StoredOutputs, "flush", breaking)
+    found = run_there(device(), job_in(tmp_path / "broken"), compiled)
+    assert flushed == sorted(set(flushed))  # no sample ran twice
+    monkeypatch.setattr(StoredOutputs, "flush", flush)
+    expected = run_there(device(), job_in(tmp_path / "whole"), compiled)
+    assert all(np.array_equal(values, expected.whole()[name]) for name, values in found.whole().items())
+
+
+def test_a_runner_that_is_killed_is_told_and_the_next_run_goes_on(client, compiled, tmp_path, monkeypatch):
+    monkeypatch.setattr(ssh, "CHUNK", 2)
+    job, flush = job_in(tmp_path), StoredOutputs.flush
+
+    def killing(kept):
+        flush(kept)
+        subprocess.run(["pkill", "-KILL", "-f", "runner.py --serve"], check=False)
+
+    monkeypatch.setattr(StoredOutputs, "flush", killing)
+    with pytest.raises(UserError, match=r"board: the runner was killed there; is its memory too small\? Run again"):
+        run_there(device(), job, compiled)
+    monkeypatch.setattr(StoredOutputs, "flush", flush)
+    assert len(StoredOutputs(job.workspace / "outputs")) == 2
+    assert len(run_there(device(), job, compiled)) == len(job.split)
+
+
+def test_a_full_disk_there_is_one_line(client, compiled, tmp_path, small_disk, monkeypatch):
+    full = small_disk("16k")
+    monkeypatch.setattr(host, "FOLDER", str(full))
+    with pytest.raises(UserError, match=r"^target\.host: board: .*No space left on device"):
+        run_there(device(), job_in(tmp_path / "job"), compiled)
+
+
+def test_two_runs_at_once_do_not_meet(client, compiled, tmp_path):
+    jobs = [job_in(tmp_path / name) for name in ("one", "two")]
+    with ThreadPoolExecutor() as pool:
+        one, two = pool.map(lambda job: run_there(device(), job, compiled).whole(), jobs)
+    assert all(np.array_equal(values, two[name]) for name, values in one.items())
+
+
+def test_a_model_that_the_device_does_not_load_says_why(client, compiled, tmp_path):
+    damaged = replace(compiled, context=tmp_path / "bad/model_ctx.onnx")
+    damaged.context.parent.mkdir()
+    for path in compiled.context.parent.iterdir():
+        content = path.read_bytes()
+        damaged.context.parent.joinpath(path.name).write_bytes(content if path.suffix == ".onnx" else content[:1000])
+    with pytest.raises(UserError, match=r"^target\.host: board: .*Failed to get context binary info"):
+        run_there(device(), job_in(tmp_path / "job"), damaged)
