@@ -21,14 +21,10 @@ from support import ROOT
 
 TASK = """
 import torch
+from aimet_torch.nn.modules import custom
 from torch import nn
 
 from bitladder.tasks.label_free import label_free
-
-
-class Erf(nn.Module):
-    def forward(self, x):
-        return torch.erf(x)
 
 
 class Net(nn.Module):
@@ -45,7 +41,7 @@ class Net(nn.Module):
 
 def model(scale, act):
     torch.manual_seed(0)
-    return Net(scale, Erf() if act == "Erf" else getattr(nn, act)())
+    return Net(scale, getattr(nn if hasattr(nn, act) else custom, act)())
 
 
 def samples(seed):
@@ -191,7 +187,11 @@ def test_a_failed_w16a16_check_refuses_the_ladder_and_leaves_fp16(tmp_path, defa
         assert project.outcomes()[rung].startswith("refused: build/export/")
 
 
-def test_check_tells_what_repro_refuses(overflowing):
+def test_check_tells_what_repro_refuses(overflowing, foreign):
     code, refused, _ = overflowing.check()
     assert code == 0  # FP16 is no rung of the ladder
     assert len(refused) == 1 and "fp16: FP16 overflows in layer 'stem'" in refused[0]
+    code, refused, ends = foreign.check()
+    assert code == 1
+    assert [line.split()[1] for line in refused] == ["fp16:", "wide:", "narrow:"]
+    assert ends == ["bitladder: `dvc repro` would refuse of the ladder's rungs: wide, narrow"]
