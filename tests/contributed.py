@@ -110,3 +110,19 @@ def target() -> None:
     assert record.memory_bytes is record.latency_ms is None and record.latency_source == "none"
     assert "SM8650" in record.reason and record.ops_cpu > 0 and record.weights_bytes > 0
     assert Path("build/target/compact/SM8650").is_dir()
+
+
+def rule() -> None:
+    """Its network is refused as a plain quantizer writes it, and right once repaired."""
+    from bitladder.htp.registry import RULES
+    from bitladder.socs import find_soc
+    from bitladder.targets.rule_figures import measure_rule
+    from bitladder.targets.workers import worker_pool
+
+    selu = RULES["selu"]
+    Path("build").mkdir()
+    with worker_pool(1, Path("build")) as pool:
+        for precision, least in {"W8A16": 56, "W8A8": 33}.items():
+            found = measure_rule(selu, precision, find_soc(selu.example.soc), pool)
+            assert found is not None and found.before is None
+            assert found.after is not None and found.after.sqnr_db > least

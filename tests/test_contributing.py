@@ -121,6 +121,7 @@ def test_a_target_as_it_is_shown(follow):
 
 def test_a_rule_as_it_is_shown(follow):
     house = follow("A rule for the NPU")
+    check(house.folder, "rule")
     assert house.users() == {"export", "fp16"}
 
 

@@ -52,6 +52,7 @@ RULES = {
     "hard-sigmoid": "bitladder.htp.rules.hard_sigmoid:RULE",
     "cumsum": "bitladder.htp.rules.cumsum:RULE",
     "average-pool": "bitladder.htp.rules.average_pool:RULE",
+    "joined": "bitladder.htp.rules.joined:RULE",
     "even-pool": "bitladder.htp.rules.even_pool:RULE",
     "resize": "bitladder.htp.rules.resize:RULE",
     "l2-norm": "bitladder.htp.rules.l2_norm:RULE",

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from bitladder.htp.registry import RULES
+from bitladder.htp.rule import OLD
 from bitladder.socs import find_soc
 from bitladder.targets.rule_figures import measure_rule
 from bitladder.targets.workers import worker_pool
@@ -15,6 +16,9 @@ RIGHT = {"FP16": 60.0, "W8A16": 60.0, "W4A16": 50.0, "W8A8": 33.0, "W4A8": 33.0}
 
 SAME = {"FP16": 65.0, "W8A16": 80.0, "W4A16": 80.0, "W8A8": 35.0, "W4A8": 35.0}
 """A repaired graph may differ from the one before by a rounding more, which is this far down."""
+
+OLD_RIGHT = 56.0
+"""The same of v68 and v69 at 16 bits, whose median is 61."""
 
 COARSE = {"narrow-linear": 43.0, "resize": 48.0}
 """Less at 16 bits: there an operand of a product has 8 bits, in v68's simulation itself or for want of others."""
@@ -34,15 +38,11 @@ def pool(tmp_path_factory):
         yield workers
 
 
-WRITTEN_RIGHT = ("norm-bias", "softplus", "log", "l2-norm", "float-constant")
-"""What our own export now writes as the NPU takes it, at some precisions: the rules are for graphs of others."""
-
-
-@pytest.mark.parametrize(("name", "precision"), [one for one in SHOWN if one[0] not in WRITTEN_RIGHT])
+@pytest.mark.parametrize(("name", "precision"), SHOWN)
 def test_a_repair_makes_its_network_right_and_leaves_its_function(name, precision, pool):
     rule = RULES[name]
     found = measure_rule(rule, precision, find_soc(rule.example.soc), pool)
-    least = COARSE.get(name, 200.0)
+    least = COARSE.get(name, OLD_RIGHT if find_soc(rule.example.soc).arch in OLD else 200.0)
     assert found is not None and found.same_db > min(SAME[precision], least)
     assert found.after is not None and found.after.sqnr_db > min(RIGHT[precision], least)
     if rule.effect == "refused":

@@ -278,6 +278,9 @@ class Graph:
             for index, name in enumerate(reader.input):
                 if name == output:
                     self.set_input(reader, index, made)
+        if self.is_output(output):
+            self._makers[made].output[0] = output
+            self._changed()
 
     def set_quantizer(self, node: NodeProto, quantizer: Quantizer) -> None:
         """Put another quantizer in the place of the one that follows a node."""

@@ -12,13 +12,17 @@ from bitladder.socs import Soc
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["OLD", "Effect", "Example", "Rule"]
+__all__ = ["OLD", "Effect", "Example", "Rule", "Writer"]
 
 OLD = frozenset({"v68", "v69"})
 """Hexagon generations that take less than the later ones."""
 
 Effect: TypeAlias = Literal["wrong", "inaccurate", "refused"]
 """What comes of it without the repair: other outputs, more noise than the bits explain, or none at all."""
+
+Writer: TypeAlias = Literal["bitladder", "aimet", "plain"]
+"""Who writes the QDQ graph: our export; AIMET by its defaults, with integer biases, where ours leaves them in float; a
+plain quantizer (targets/plain_qdq.py), where the fault is none that our export makes."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,7 @@ class Example:
     precisions: tuple[str, ...]
     """`FP16`, `W8A16`, ..."""
     soc: str = "SM8650"
-    int32_bias: bool = False
-    """Exported with AIMET's default, integer biases; bitladder leaves them in float."""
+    writer: Writer = "bitladder"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from bitladder.errors import UserError
 from bitladder.export.checks import graph_names, run_unoptimised
 from bitladder.export.fp16 import HalfPrecision, export_fp16
 from bitladder.htp.repair import repair
-from bitladder.htp.rule import Rule
+from bitladder.htp.rule import Rule, Writer
 from bitladder.network.evaluate import Outputs, predict, sqnr_db
 from bitladder.network.model import sample_inputs
 from bitladder.precision import Precision
@@ -21,6 +21,7 @@ from bitladder.quantize.prepare.prepare import prepare
 from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
 from bitladder.socs import Soc
 from bitladder.targets.backend import CONTEXT_FILE, compile_context, run_batch
+from bitladder.targets.plain_qdq import quantize_plainly
 from bitladder.targets.probe import PROBED
 from bitladder.targets.workers import result
 from bitladder.tasks.task import Split
@@ -65,7 +66,7 @@ def measure_rule(rule: Rule, precision: str, soc: Soc, pool: ProcessPool) -> Rul
     few, half = split.first(SAMPLES), precision == "FP16"
     with TemporaryDirectory() as folder:
         plain, repaired = Path(folder) / "plain.onnx", Path(folder) / "repaired.onnx"
-        _export(network, split, precision, soc, plain, rule.example.int32_bias)
+        _export(network, split, precision, soc, plain, rule.example.writer)
         proto = onnx.load(plain)
         if not repair(proto, soc, [rule.name]):
             return None
@@ -79,14 +80,17 @@ def measure_rule(rule: Rule, precision: str, soc: Soc, pool: ProcessPool) -> Rul
         )
 
 
-def _export(network: nn.Module, split: Split, precision: str, soc: Soc, path: Path, int32_bias: bool) -> None:
+def _export(network: nn.Module, split: Split, precision: str, soc: Soc, path: Path, writer: Writer) -> None:
     sample, names, bits = sample_inputs(split), graph_names(list(split.inputs), ["y"]), PROBED[precision]
     if bits is None:
         export_fp16(HalfPrecision(network), sample, names, path)
         return
+    if writer == "plain":
+        quantize_plainly(network, split, names, bits, path)
+        return
     sim = build_sim(prepare(network, sample)[0], sample, Precision(*bits), soc.quantsim_config)
     calibrate(sim, split, len(split))
-    export_qdq(sim, sample, names, path, int32_bias)
+    export_qdq(sim, sample, names, path, int32_bias=writer == "aimet")
 
 
 def _on_npu(model: Path, split: Split, expected: Outputs, soc: Soc, half: bool, pool: ProcessPool) -> OnNpu | None:

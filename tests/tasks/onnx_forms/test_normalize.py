@@ -21,7 +21,11 @@ def graph(nodes, shapes, constants=None, opset=17, ir_version=8, batch="n"):
         helper.make_node(kind, list(given), [output], name=output, **attributes)
         for kind, given, output, attributes in nodes
     ]
-    tensors = [numpy_helper.from_array(np.asarray(v, np.float32), k) for k, v in (constants or {}).items()]
+    integer = {"axes", "wide"}
+    tensors = [
+        numpy_helper.from_array(np.atleast_1d(v).astype(np.int64) if k in integer else np.asarray(v, np.float32), k)
+        for k, v in (constants or {}).items()
+    ]
     made_graph = helper.make_graph(made, "net", inputs, outputs, tensors)
     return helper.make_model(made_graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
 
@@ -105,6 +109,50 @@ def test_what_only_looks_like_gelu_is_left(wrong):
     else:
         constants[wrong] = 3.0
     assert "Erf" in check_equal(graph(nodes, {"x": (6,)}, constants), {"x": (6,)})
+
+
+def norm_as_jax_writes_it(axis, shape, wrong=None):
+    """Give the nodes of (x - E[x]) / sqrt(E[x^2] - E[x]^2 + eps) * gamma + beta, as tf2onnx puts them."""
+    wide = [-1, *(1 if place == axis else size for place, size in enumerate(shape, 1))]
+    constants = {"axes": axis, "n": 1 / shape[axis - 1], "zero": 0, "e": 1e-3, "wide": wide}
+    for name in ("gamma", "beta"):
+        size = [size if place == axis else 1 for place, size in enumerate(shape, 1)]
+        constants[name] = RANDOM.uniform(0.5, 2, [1, *size])
+    nodes = [
+        ("ReduceSum", ["x", "axes"], "sum", {"keepdims": 0}),
+        ("Mul", ["sum", "n"], "mean", {}),
+        ("Mul", ["x", "x"], "squares", {}),
+        ("ReduceSum", ["squares" if wrong != "sums" else "x", "axes"], "sum_of_squares", {"keepdims": 0}),
+        ("Mul", ["sum_of_squares", "n"], "mean_of_squares", {}),
+        ("Mul", ["mean", "mean"], "square", {}),
+        ("Sub", ["mean_of_squares", "square"], "difference", {}),
+        ("Max", ["zero", "difference"], "variance", {}),
+        ("Reshape", ["variance", "wide"], "wide_variance", {}),
+        ("Add", ["wide_variance", "e"], "above_zero", {}),
+        ("Sqrt", ["above_zero"], "deviation", {}),
+        ("Reciprocal", ["deviation"], "inverse", {}),
+        ("Mul", ["inverse", "gamma"], "factor", {}),
+        ("Reshape", ["mean", "wide"], "wide_mean", {}),
+        ("Sub", ["x", "wide_mean"] if wrong != "centre" else ["wide_mean", "x"], "centred", {}),
+        ("Mul", ["centred", "factor"], "scaled", {}),
+        ("Add", ["scaled", "beta"], "y", {}),
+    ]
+    return nodes, constants
+
+
+@pytest.mark.parametrize(("axis", "shape"), [(1, (6, 4)), (2, (4, 6)), (1, (6,)), (1, (6, 6))])
+def test_a_layer_norm_as_jax_writes_it_becomes_one_op(axis, shape):
+    nodes, constants = norm_as_jax_writes_it(axis, shape)
+    kinds = check_equal(graph(nodes, {"x": shape}, constants), {"x": shape})
+    around = [] if axis == len(shape) else ["Transpose"]
+    assert kinds == [*around, "LayerNormalization", *around]
+
+
+@pytest.mark.parametrize("wrong", ["sums", "centre"])
+def test_what_only_looks_like_a_layer_norm_is_left(wrong):
+    nodes, constants = norm_as_jax_writes_it(1, (6, 4), wrong=wrong)
+    made = graph(nodes, {"x": (6, 4)}, constants)
+    assert normalize(copy.deepcopy(made)).SerializeToString() == made.SerializeToString()
 
 
 @pytest.mark.parametrize("transposed", [0, 1])

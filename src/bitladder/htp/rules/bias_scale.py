@@ -64,5 +64,5 @@ RULE = Rule(
     remedy="the bias in these units; in float where one of the two is not known",
     find=find,
     repair=repair,
-    example=Example(example, ("W8A16", "W8A8"), int32_bias=True),
+    example=Example(example, ("W8A16", "W8A8"), writer="aimet"),
 )

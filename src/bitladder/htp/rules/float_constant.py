@@ -68,5 +68,5 @@ RULE = Rule(
     remedy="the constant quantized",
     find=find,
     repair=repair,
-    example=Example(example, ("W8A16", "W8A8", "W4A8"), soc="QCS6490"),
+    example=Example(example, ("W8A16", "W8A8", "W4A8"), soc="QCS6490", writer="plain"),
 )

@@ -70,5 +70,5 @@ RULE = Rule(
     remedy="the LpNormalization op in its place",
     find=find,
     repair=repair,
-    example=Example(example, ("FP16", "W8A16", "W8A8", "W4A8")),
+    example=Example(example, ("FP16", "W8A16", "W8A8", "W4A8"), writer="plain"),
 )

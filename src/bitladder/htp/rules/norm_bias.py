@@ -54,5 +54,5 @@ RULE = Rule(
     remedy="its bias as int32 in units of input scale x scale of gamma",
     find=find,
     repair=repair,
-    example=Example(example, ("W8A16", "W4A16")),
+    example=Example(example, ("W8A16", "W4A16"), writer="plain"),
 )

@@ -20,6 +20,7 @@ from bitladder.network.model import keep_output_names
 from bitladder.precision import Precision
 from bitladder.quantize.prepare.onnx_prepare import quiet
 from bitladder.quantize.prepare.task_quantization import task_quantization_of
+from bitladder.quantize.sim.joined import part_joined_onnx
 from bitladder.running.files import load_tensors, replacing, save_tensors
 from bitladder.tasks.onnx_model import OnnxNetwork, run_samples
 from bitladder.tasks.samples import Samples
@@ -65,6 +66,7 @@ class OnnxSim:
         self._quantizers: dict[str, Any] = self._sim.qc_quantize_op_dict
         self._leave(quantization.exclude)
         self._check_weights(quantization.exclude)
+        part_joined_onnx(self._sim)
         self.model = _SimNetwork(self._sim, network)
 
     def calibrate(self, split: Samples) -> None:

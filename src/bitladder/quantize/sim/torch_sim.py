@@ -22,6 +22,7 @@ from bitladder.precision import OPSET, Precision
 from bitladder.quantize.prepare.task_quantization import task_quantization_of
 from bitladder.quantize.sim.aimet import learn_types, without_transformers
 from bitladder.quantize.sim.integers import keep_integer
+from bitladder.quantize.sim.joined import part_joined_torch
 from bitladder.quantize.sim.missing import check_layers, check_ranges, leave_unknown, refusal, without_tensors
 from bitladder.quantize.sim.onnx_sim import OnnxSim
 from bitladder.quantize.sim.operands import quantize_embeddings, quantize_operands
@@ -101,6 +102,7 @@ def build_sim(
     sim.exclude_layers_from_quantization([sim.model.get_submodule(name) for name in left])
     quantize_operands(sim, model, sample, precision)
     quantize_embeddings(sim, precision)
+    part_joined_torch(sim)
     carry_notes(model, sim.model)
     check_layers(sim, left)
     return sim

@@ -40,8 +40,11 @@ def constants_of(proto: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {name: numpy_helper.to_array(tensor) for name, tensor in found.items()}
 
 
-def replace_nodes(proto: onnx.ModelProto, kind: str, rewrite: Rewrite) -> None:
-    """Put what `rewrite` gives in the place of each node of a kind, and drop what was read for the old ones only."""
+def replace_nodes(proto: onnx.ModelProto, kind: str, rewrite: Rewrite) -> bool:
+    """Put what `rewrite` gives in the place of each node of a kind, and drop what was read for the old ones only.
+
+    Returns: whether there was one.
+    """
     nodes, constants, replaced = [], constants_of(proto), False
     for node in proto.graph.node:
         own = rewrite(proto.graph, node, constants) if node.op_type == kind else None
@@ -51,6 +54,7 @@ def replace_nodes(proto: onnx.ModelProto, kind: str, rewrite: Rewrite) -> None:
         del proto.graph.node[:]
         proto.graph.node.extend(nodes)
         _drop_unread(proto.graph)
+    return replaced
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:

@@ -11,19 +11,20 @@ from bitladder.tasks.onnx_forms.einsum import write_einsum
 from bitladder.tasks.onnx_forms.gelu import fuse_gelu
 from bitladder.tasks.onnx_forms.gemm import plain_gemm
 from bitladder.tasks.onnx_forms.graph import raise_opset, replace_nodes
+from bitladder.tasks.onnx_forms.layer_norm import fuse_layer_norm
 
 __all__ = ["normalize", "separate_weights"]
 
 LEAST_IR = 4  # from which initializers need not be inputs too; the opset's converter relies on it
 
-REWRITTEN = {"Einsum": write_einsum, "Erf": fuse_gelu}
+REWRITTEN = {"Einsum": write_einsum, "Erf": fuse_gelu, "Sqrt": fuse_layer_norm}
 
 
 def normalize(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Bring a graph to the form that the NPU and aimet-onnx take; its outputs stay equal.
 
-    Initializers are no inputs; a Gemm has no factors; Einsum is written in matrix products, and GELU as one op. Those
-    two raise the opset: Gelu came with 20.
+    Initializers are no inputs; a Gemm has no factors; Einsum is written in matrix products, GELU and JAX's layer norm
+    as one op. Where one of the last three is there, the opset is raised: Gelu came with 20.
     """
     constant = {tensor.name for tensor in proto.graph.initializer}
     for value in [value for value in proto.graph.input if value.name in constant]:
@@ -32,12 +33,11 @@ def normalize(proto: onnx.ModelProto) -> onnx.ModelProto:
     replace_nodes(proto, "Gemm", plain_gemm)
     if REWRITTEN.keys() & {node.op_type for node in proto.graph.node}:
         try:
-            proto = raise_opset(proto)
+            raised = onnx.shape_inference.infer_shapes(raise_opset(proto))
         except ValueError:  # prepare says so
             return proto
-        proto = onnx.shape_inference.infer_shapes(proto)
-        for kind, rewrite in REWRITTEN.items():
-            replace_nodes(proto, kind, rewrite)
+        done = [replace_nodes(raised, kind, rewrite) for kind, rewrite in REWRITTEN.items()]
+        return raised if any(done) else proto
     return proto
 
 
