@@ -81,18 +81,43 @@ class OnnxNetwork(nn.Module):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
         """Give the float32 initializers by name."""
+        return {name: torch.from_numpy(values.copy()) for name, values in self.tensors().items()}
+
+    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> None:
+        """Put values into the initializers of these names."""
+        self.put({name: values.numpy() for name, values in state_dict.items()})
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Give the float32 initializers by name, as arrays."""
         return {
-            tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
+            tensor.name: numpy_helper.to_array(tensor)
             for tensor in self.proto.graph.initializer
             if tensor.data_type == TensorProto.FLOAT
         }
 
-    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> None:
-        """Put values into the initializers of these names."""
+    def put(self, values: Mapping[str, np.ndarray]) -> None:
+        """Put arrays into the initializers of these names."""
         for tensor in self.proto.graph.initializer:
-            if tensor.name in state_dict:
-                tensor.CopyFrom(numpy_helper.from_array(state_dict[tensor.name].numpy(), tensor.name))
+            if tensor.name in values:
+                tensor.CopyFrom(numpy_helper.from_array(values[tensor.name], tensor.name))
         self._session = None
+
+    def swap_relu6(self) -> bool:
+        """Put Relu in the place of every Clip from 0 to 6; whether there was one."""
+        values = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.proto.graph.initializer}
+        found = [
+            node
+            for node in self.proto.graph.node
+            if node.op_type == "Clip" and [values[name].item() for name in node.input[1:] if name in values] == [0, 6]
+        ]
+        for node in found:
+            node.op_type = "Relu"
+            del node.input[1:]
+        read = {name for node in self.proto.graph.node for name in node.input}
+        for tensor in [tensor for tensor in self.proto.graph.initializer if tensor.name not in read]:
+            self.proto.graph.initializer.remove(tensor)
+        self._session = None
+        return bool(found)
 
     def half(self) -> Self:
         """Give the network in FP16, its inputs and outputs in FP32."""

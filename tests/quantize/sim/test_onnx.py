@@ -20,8 +20,7 @@ from bitladder.params import PtqParams, TaskParams, load_params
 from bitladder.precision import Precision
 from bitladder.quantize.prepare.prepare import load_prepared, prepare
 from bitladder.quantize.ptq import quantize
-from bitladder.quantize.sim.layers import layer_rows
-from bitladder.quantize.sim.torch_sim import build_sim, encodings_of, export_encodings, export_qdq, load_sim, save_sim
+from bitladder.quantize.sim.sim import build_sim
 from bitladder.quantize.techniques.technique import Setting
 from bitladder.quantize.verify import verify
 from bitladder.running.files import load_tensors
@@ -87,21 +86,21 @@ def test_a_rung_goes_from_the_file_to_the_npu(made, bits, params_with, tmp_path)
     sim, technique, _ = quantized(prepared, sample, split, precision)
     simulated = predict(sim.model, split, 8, "")
     assert technique == "ptq:min-max" and 12 < sqnr_db(reference, simulated) < 80
-    rows = layer_rows(prepared, sim, split)
+    rows = sim.layer_rows(prepared, split)
     assert [row["kind"] for row in rows if row["weights_bits"] == bits[0]] == ["Conv", "Conv", "Gemm"]
     assert {row["outputs_bits"] for row in rows} <= {bits[1], None}
 
     # Between stages it goes as a file, into a sim that is built anew
-    save_sim(tmp_path / "sim.safetensors", sim)
+    sim.save(tmp_path / "sim.safetensors")
     other = build_sim(prepared, sample, precision, CONFIG)
-    load_sim(other, tmp_path / "sim.safetensors")
+    other.load(tmp_path / "sim.safetensors")
     assert torch.equal(predict(other.model, split, 8, "")["logits"], simulated["logits"])
-    assert encodings_of(other) == encodings_of(sim)
-    assert {name.rpartition(".")[0].rpartition(".")[2] for name in encodings_of(sim)} >= {"output_quantizers"}
+    assert other.encodings() == sim.encodings()
+    assert {name.rpartition(".")[0].rpartition(".")[2] for name in sim.encodings()} >= {"output_quantizers"}
 
     path = tmp_path / "rung/model.onnx"
-    export_qdq(other, sample, (["image"], ["logits"]), path)
-    export_encodings(other, sample, (["image"], ["logits"]), tmp_path / "aimet")
+    other.export_qdq(sample, (["image"], ["logits"]), path)
+    other.export_encodings(sample, (["image"], ["logits"]), tmp_path / "aimet")
     assert sorted(file.name for file in (tmp_path / "aimet").iterdir()) == ["model.encodings", "model.onnx"]
     check_bias_scales(path)
     constants = {tensor.name: tensor.data_type for tensor in onnx.load(path).graph.initializer}
@@ -162,8 +161,8 @@ def test_nodes_may_stay_in_float_and_unknown_ones_are_named(made):
     model, sample = build_network(task), sample_inputs(split)
     prepared, _ = prepare(model, sample, quantization=Quantization(exclude=["/7/Gemm"]))
     sim = build_sim(prepared, sample, Precision(8, 8), CONFIG)
-    sim.calibrate(split)
-    assert not [name for name in encodings_of(sim) if name.startswith("/7/Gemm")]
+    sim.calibrate(split, 8)
+    assert not [name for name in sim.encodings() if name.startswith("/7/Gemm")]
     with pytest.raises(UserError, match=r"Quantization\.exclude: there is no node 'head'; there are /0/Conv, "):
         prepare(model, sample, quantization=Quantization(exclude=["head"]))
     with pytest.raises(UserError, match=r"prepare\.exclude: .*net\.onnx is ONNX and has no torch modules"):
@@ -261,9 +260,9 @@ def leave(net: str, folder: Path) -> dict[str, bytes]:
     sample = sample_inputs(split)
     prepared, _ = prepare(build_network(task_of(Path(net))), sample)
     sim, _, _ = quantized(prepared, sample, split, Precision(4, 8))
-    export_qdq(sim, sample, ([], []), folder / "model.onnx")
-    export_encodings(sim, sample, ([], []), folder / "aimet")
-    save_sim(folder / "sim.safetensors", sim)
+    sim.export_qdq(sample, ([], []), folder / "model.onnx")
+    sim.export_encodings(sample, ([], []), folder / "aimet")
+    sim.save(folder / "sim.safetensors")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
@@ -296,13 +295,3 @@ def test_the_technique_names_batch_norms_where_the_file_has_some(tmp_path):
         split = images()
         made, _ = prepare(build_network(task_of(path)), sample_inputs(split))
         assert quantized(made, sample_inputs(split), split, Precision(8, 8))[1] == expected
-
-
-def test_techniques_that_need_a_network_of_torchs_say_so(tmp_path):
-    split = images()
-    prepared, _ = prepare(build_network(task_of(write(tmp_path / "net.onnx"))), sample_inputs(split))
-    params = PTQ.model_copy(update={"techniques": ["sqnr", "bias-correction", "adaround"]})
-    _, name, tries = quantized(prepared, sample_inputs(split), split, Precision(8, 8), params)
-    assert name == "ptq:sqnr"
-    assert [one.kept for one in tries] == [True, False, False]
-    assert "came as ONNX" in tries[1].not_applicable
