@@ -12,6 +12,7 @@ from bitladder.network.model import keep_folded
 from bitladder.precision import OPSET
 from bitladder.quantize.prepare.onnx_recurrent import write_steps
 from bitladder.quantize.prepare.task_quantization import keep_task_quantization
+from bitladder.tasks.onnx_forms.fold import fold_constants
 from bitladder.tasks.onnx_forms.graph import opset_of, raise_opset
 from bitladder.tasks.onnx_forms.normalize import separate_weights
 from bitladder.tasks.onnx_model import OnnxNetwork
@@ -23,7 +24,7 @@ __all__ = ["prepare_onnx", "quiet"]
 def prepare_onnx(
     network: OnnxNetwork, sample: tuple[Tensor, ...], exclude: Sequence[str], quantization: Quantization
 ) -> OnnxNetwork:
-    """Make a network fit for aimet-onnx: shapes for a batch of one, opset 21, batch norms folded.
+    """Make a network fit for aimet-onnx: shapes for a batch of one, constants computed, opset 21, batch norms folded.
 
     Raises UserError where options are set that only a network of torch has, or the opset cannot be raised.
     """
@@ -33,7 +34,7 @@ def prepare_onnx(
     quiet()
     from aimet_onnx.batch_norm_fold import fold_all_batch_norms_to_weight
 
-    proto = network.fixed(sample).proto
+    proto = fold_constants(network.fixed(sample).proto)
     try:
         proto = raise_opset(proto)
     except ValueError as error:

@@ -56,6 +56,7 @@ class OnnxSim:
         """Build it as build_sim says."""
         quiet()
         lean.install()
+        from aimet_onnx.common.defs import qtype
         from aimet_onnx.quantsim import QuantizationSimModel
 
         quantization = task_quantization_of(network)
@@ -64,8 +65,8 @@ class OnnxSim:
         try:
             self.aimet: QuantizationSimModel = QuantizationSimModel(
                 copy.deepcopy(network.proto),
-                param_type=f"int{precision.weights}",
-                activation_type=f"int{precision.activations}",
+                param_type=qtype.int(precision.weights),
+                activation_type=qtype.int(precision.activations),
                 quant_scheme=RANGE_SETTINGS[range_setting],
                 config_file=quantization.config or config,
                 path=self._folder.name,
