@@ -15,6 +15,7 @@ from bitladder.quantize.prepare.task_quantization import keep_task_quantization
 from bitladder.tasks.onnx_forms.fold import fold_constants
 from bitladder.tasks.onnx_forms.graph import opset_of, raise_opset
 from bitladder.tasks.onnx_forms.normalize import separate_weights
+from bitladder.tasks.onnx_forms.pads import write_pads
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.task import Quantization
 
@@ -44,6 +45,7 @@ def prepare_onnx(
         ) from None
     _constants_as_initializers(proto)
     _name_nodes(proto)
+    write_pads(proto)
     separate_weights(proto)
     write_steps(proto)
     folded = fold_all_batch_norms_to_weight(proto)  # into the layer before a batch norm, and into the one after it
