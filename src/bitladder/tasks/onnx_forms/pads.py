@@ -13,10 +13,10 @@ def write_pads(proto: onnx.ModelProto) -> None:
     inferred = onnx.shape_inference.infer_shapes(proto).graph
     sizes = {value.name: sizes_of(value)[2:] for value in (*inferred.input, *inferred.value_info)}
     kernels = {tensor.name: list(tensor.dims)[2:] for tensor in proto.graph.initializer}
-    for node in proto.graph.node:
+    for node in (one for one in proto.graph.node if one.op_type == "Conv"):
         given = {one.name: helper.get_attribute_value(one) for one in node.attribute}
         how, size, kernel = given.get("auto_pad"), sizes.get(node.input[0]), kernels.get(node.input[1])
-        if node.op_type != "Conv" or how not in (b"SAME_UPPER", b"SAME_LOWER") or not size or not kernel:
+        if how not in (b"SAME_UPPER", b"SAME_LOWER") or not size or not kernel:
             continue
         if not all(isinstance(one, int) for one in size):
             continue
