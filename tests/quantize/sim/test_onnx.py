@@ -2,6 +2,8 @@
 
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
@@ -136,7 +138,11 @@ def test_the_w16a16_check_passes_and_its_limits_hold(made, params_with, tmp_path
     strict = load_params(params_with({"verify.min_sqnr_db": 150.0}))
     with pytest.raises(UserError, match=r"W16A16 disagrees .* worst layers: /\d/\w+ \((Conv|Clip|Gemm|Relu|\w+), "):
         verify(*arguments, strict, tmp_path / "evidence")
-    assert (tmp_path / "evidence/layers.csv").read_text().count("\n") > 5
+    rows = (tmp_path / "evidence/layers.csv").read_text().splitlines()
+    assert len(rows) > 5
+    done = subprocess.run([sys.executable, tmp_path / "evidence/show.py"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert rows[1] in done.stdout and "aimet-onnx" in done.stdout
 
 
 def test_weights_pass_through_the_train_stage(made, tmp_path):

@@ -20,7 +20,8 @@ from bitladder.quantize.prepare.prepare import prepare
 from bitladder.quantize.ptq import quantize
 from bitladder.quantize.sensitivity import ALL, measure, summarise
 from bitladder.quantize.sim.onnx_modules import Modules
-from bitladder.quantize.sim.sim import build_sim
+from bitladder.quantize.sim.relu6 import needs_relu
+from bitladder.quantize.sim.sim import build_sim, sim_type
 from bitladder.quantize.techniques.technique import NotApplicable, apply
 from bitladder.quantize.trial import trier
 from bitladder.tasks.onnx_model import OnnxModel
@@ -105,9 +106,6 @@ def test_changed_weights_go_into_the_next_stage_and_into_the_export(trained, pre
 
 
 def test_cle_takes_relu6_out_and_the_next_stage_builds_it_so(trained, prepared, done, tmp_path):
-    from bitladder.quantize.sim.relu6 import needs_relu
-    from bitladder.quantize.sim.sim import sim_type
-
     sim = done("cle", prepared).sim
     assert "Clip" not in {node.op_type for node in sim.network.proto.graph.node}
     assert "Clip" in {node.op_type for node in prepared.proto.graph.node}
@@ -204,7 +202,8 @@ def test_convolutions_of_any_padding_and_products_without_bias_are_modules_too(t
             self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 4, bias=False)
 
         def forward(self, x):
-            x = torch.relu(self.line(self.up(self.conv(self.pad(x))).flatten(2))).transpose(1, 2)
+            first, second = self.up(self.conv(self.pad(x))).flatten(2).split([1, 3], 1)
+            x = torch.relu(self.line(torch.cat([second.sigmoid(), first], 1))).transpose(1, 2)
             return self.b(torch.sigmoid(self.a(x)))
 
     torch.manual_seed(0)

@@ -13,15 +13,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from aimet_torch.nn import QuantizationMixin
 from aimet_torch.nn.modules.custom import Add
 from aimet_torch.quantization.affine import QuantizeDequantize
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 from torch import Tensor, fx, nn
-from torch.nn import functional
 
+from bitladder.quantize.sim.onnx_parts import OnCpu, Padded, Part
 from bitladder.quantize.sim.onnx_ranges import channel_rows, has_range
 from bitladder.quantize.sim.onnx_weights import Layer, layer_of
 
@@ -90,9 +89,9 @@ class Modules:
         graph, made = fx.Graph(), dict[str, fx.Node]()
         for index, value in enumerate(self._proto.graph.input):
             name = f"input_{index}"
-            self._parts[0][name] = _OnCpu()
+            self._parts[0][name] = OnCpu()
             quantize = self._quantizing.get(value.name)
-            self._parts[1][name] = self._part([quantize], [value.name]) if quantize else _OnCpu()
+            self._parts[1][name] = self._part([quantize], [value.name]) if quantize else OnCpu()
             made[value.name] = graph.call_module(name, (graph.placeholder(f"x{index}"),))
         nodes = [node for node in self._proto.graph.node if node.op_type != "QcQuantizeOp"]
         for index, node in enumerate(nodes):
@@ -105,7 +104,7 @@ class Modules:
             else:
                 if any(layer.pads):
                     for parts in self._parts:
-                        parts[f"{name}_pad"] = _Padded(layer.pads)
+                        parts[f"{name}_pad"] = Padded(layer.pads)
                     values = [graph.call_module(f"{name}_pad", tuple(values))]
                 self._add_layer(name, node, layer)
             result = graph.call_module(name, tuple(values))
@@ -143,12 +142,14 @@ class Modules:
             module.output_quantizers[0] = _as_torchs(output, ())
         self._parts[1][name] = module
 
-    def _part(self, nodes: list[onnx.NodeProto], given: list[str]) -> "_Part":
+    def _part(self, nodes: list[onnx.NodeProto], given: list[str]) -> Part:
         """Make a graph of a node and the quantizers of its constants and outputs."""
-        inner = {name for node in nodes for name in node.input}
-        outputs = [name for node in nodes for name in node.output if name and name not in inner]
+        last = {node.input[0]: node.output[0] for node in nodes if node.op_type == "QcQuantizeOp"}
+        (node,) = [node for node in nodes if node.op_type != "QcQuantizeOp"] or nodes
+        outputs = [last.get(name, name) for name in node.output if name]
+        inner = {name for one in nodes for name in one.input}
         constants = [numpy_helper.from_array(self._own[name], name) for name in sorted(inner & self._own.keys())]
-        return _Part(self._proto, nodes, list(dict.fromkeys(given)), given, outputs, constants)
+        return Part(self._proto, nodes, given, outputs, constants)
 
 
 def followers(network: nn.Module) -> dict[nn.Module, nn.Module | None]:
@@ -160,68 +161,6 @@ def followers(network: nn.Module) -> dict[nn.Module, nn.Module | None]:
         is_activation = len(readers) == 1 and isinstance(readers[0], nn.ReLU | nn.ReLU6 | nn.Sigmoid | nn.Tanh)
         found[modules[str(node.target)]] = readers[0] if is_activation else None
     return found
-
-
-class _Padded(nn.Module):
-    """Puts zeros around what a convolution sees that pads its sides differently."""
-
-    def __init__(self, pads: tuple[int, ...]) -> None:
-        super().__init__()
-        self._pads = pads
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.pad(x, self._pads)
-
-
-class _OnCpu(nn.Module):
-    """Brings an input to where ONNX Runtime takes it."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.cpu()
-
-
-class _Part(nn.Module):
-    """A node that ONNX Runtime runs. Its session is opened at the first call, which tells its inputs' types."""
-
-    def __init__(
-        self,
-        proto: onnx.ModelProto,
-        nodes: list[onnx.NodeProto],
-        inputs: list[str],
-        given: list[str],
-        outputs: list[str],
-        constants: list[onnx.TensorProto],
-    ) -> None:
-        super().__init__()
-        self._proto, self._nodes, self._inputs, self._given = proto, nodes, inputs, given
-        self._outputs, self._constants = outputs, constants
-        self._session: Any = None
-
-    def forward(self, *values: Tensor) -> Any:
-        # detach: a call of torch's, by which it shows that this reads a tensor
-        arrays = {name: value.detach().numpy() for name, value in zip(self._given, values, strict=True)}
-        self._session = self._session or self._open(arrays)
-        found = [torch.from_numpy(np.asarray(one)) for one in self._session.run(self._outputs, arrays)]
-        return found[0] if len(found) == 1 else tuple(found)
-
-    def _open(self, arrays: Mapping[str, np.ndarray]) -> Any:
-        from aimet_onnx.utils import register_aimet_custom_ops
-
-        inputs = [
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(arrays[name].dtype), None)
-            for name in self._inputs
-        ]
-        outputs = [onnx.ValueInfoProto(name=name) for name in self._outputs]
-        graph = helper.make_graph(self._nodes, "part", inputs, outputs, self._constants)
-        proto = helper.make_model(
-            graph,
-            opset_imports=self._proto.opset_import,
-            functions=self._proto.functions,
-            ir_version=self._proto.ir_version,
-        )
-        options = register_aimet_custom_ops(onnxruntime.SessionOptions())
-        options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 4
-        return onnxruntime.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
 
 
 def _simple(node: onnx.NodeProto, given: int, constants: Mapping[str, np.ndarray]) -> nn.Module | None:

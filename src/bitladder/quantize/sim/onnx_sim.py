@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -27,7 +26,8 @@ from bitladder.quantize.sim.layers import SAMPLES, Cost, LayerSqnr, What, no_suc
 from bitladder.quantize.sim.onnx_layers import cost_of, node_rows, rows_of
 from bitladder.quantize.sim.onnx_modules import Modules, followers
 from bitladder.quantize.sim.onnx_names import Names
-from bitladder.quantize.sim.onnx_ranges import ranges_of, set_ranges, widen_padded
+from bitladder.quantize.sim.onnx_ranges import set_ranges, widen_padded
+from bitladder.quantize.sim.onnx_state import put_weights, set_state, state_of, weights_of
 from bitladder.quantize.sim.relu6 import note_of
 from bitladder.running.files import load_tensors, replacing, save_tensors, write_text
 from bitladder.tasks.onnx_model import OnnxNetwork, run_samples
@@ -38,8 +38,6 @@ __all__ = ["OnnxSim"]
 RANGE_SETTINGS = {"min-max": "min_max", "sqnr": "tf_enhanced"}  # ours, in aimet-onnx's words
 
 SEQ_MSE_BITS = 4
-
-WEIGHTS, ENCODINGS = "weights.", "encodings."  # what names in a saved sim begin with
 
 
 class OnnxSim:
@@ -160,7 +158,7 @@ class OnnxSim:
                 set_ranges(quantizer, change.ranges)
             if quantizer is not None and change.frozen:
                 quantizer.freeze_encodings()
-        self._put(values)
+        put_weights(self.aimet, values)
 
     def followers(self, network: nn.Module) -> Mapping[nn.Module, nn.Module | None]:
         """Look at the graph of modules."""
@@ -184,17 +182,18 @@ class OnnxSim:
         for key in keys:
             self._quantizers[key]._is_encoding_frozen = False
         own = self.network.tensors()
-        self._put({key: own[key] for key in keys})
+        put_weights(self.aimet, {key: own[key] for key in keys})
 
     def put_back_biases(self) -> None:
         """Give all nodes the float network's other constants; of these only biases change."""
         weights = set(self._names.weights(self._names.nodes))
-        self._put({name: values for name, values in self.network.tensors().items() if name not in weights})
+        own = {name: values for name, values in self.network.tensors().items() if name not in weights}
+        put_weights(self.aimet, own)
 
     def copy(self) -> "OnnxSim":
         """Build another, and put the state in."""
         other = OnnxSim(self.network, *self._built_with)
-        other._set(self._state())
+        set_state(other.aimet, state_of(self.aimet, self.network))
         for name, one in self._quantizers.items():
             if one.is_encoding_frozen():
                 other._quantizers[name].freeze_encodings()
@@ -202,11 +201,11 @@ class OnnxSim:
 
     def save(self, path: Path) -> None:
         """Write weights and encodings."""
-        save_tensors(path, note_of(self.network) | self._state())
+        save_tensors(path, note_of(self.network) | state_of(self.aimet, self.network))
 
     def load(self, path: Path) -> None:
         """Put in what `save` wrote."""
-        self._set(load_tensors(path))
+        set_state(self.aimet, load_tensors(path))
 
     def encodings(self) -> dict[str, Any]:
         """Give the encodings, by names such as those of a network of torch."""
@@ -248,42 +247,9 @@ class OnnxSim:
         folder.mkdir(parents=True, exist_ok=True)
         self.aimet.export(str(folder), "model", export_model=False, encoding_version="1.0.0")
         plain = copy.deepcopy(self.network)
-        plain.put(self._own())
+        plain.put(weights_of(self.aimet, self.network))
         with replacing(folder / "model.onnx") as temporary:
             onnx.save(plain.proto, str(temporary))
-
-    def _own(self) -> dict[str, np.ndarray]:
-        """Give the weights that the sim has now, of those that the float network has."""
-        graph = self.aimet.model.model.graph
-        own = self.network.tensors()
-        return {one.name: numpy_helper.to_array(one) for one in graph.initializer if one.name in own}
-
-    def _put(self, values: Mapping[str, np.ndarray]) -> None:
-        """Put values into the sim's weights; its session is opened again where one has changed."""
-        changed = False
-        for tensor in self.aimet.model.model.graph.initializer:
-            if tensor.name in values and not np.array_equal(numpy_helper.to_array(tensor), values[tensor.name]):
-                tensor.CopyFrom(numpy_helper.from_array(values[tensor.name], tensor.name))
-                changed = True
-        if changed:
-            self.aimet._rebuild_session()
-
-    def _state(self) -> dict[str, Tensor]:
-        tensors = {f"{WEIGHTS}{name}": torch.from_numpy(values.copy()) for name, values in self._own().items()}
-        for name, one in self._quantizers.items():
-            rows = ranges_of(one)
-            if rows is not None:
-                tensors[f"{ENCODINGS}{name}"] = rows
-        return tensors
-
-    def _set(self, tensors: Mapping[str, Tensor]) -> None:
-        weights = {name: values for name, values in tensors.items() if name.startswith(WEIGHTS)}
-        self._put({name.removeprefix(WEIGHTS): values.numpy() for name, values in weights.items()})
-        for name, one in self._quantizers.items():
-            rows = tensors.get(f"{ENCODINGS}{name}")
-            one.enabled = rows is not None
-            if rows is not None:
-                set_ranges(one, rows)
 
     @contextmanager
     def _without(self, names: Iterable[str]) -> Iterator[None]:

@@ -103,8 +103,7 @@ def _forget(proto: onnx.ModelProto) -> None:
 
 
 def _drawn(value: onnx.ValueInfoProto) -> np.ndarray:
-    sizes, kind = sizes_of(value), helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-    if not all(isinstance(size, int) for size in sizes):
-        raise ValueError("a free size")
+    sizes = [int(size) for size in sizes_of(value)]  # the name of a free one is no number: ValueError
+    kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
     generator = np.random.default_rng(0)
     return generator.normal(size=sizes).astype(kind) if kind == np.float32 else np.ones(sizes, kind)
