@@ -46,7 +46,7 @@ def row(net: str, weights: int, activations: int, soc_name: str) -> str:
     from bitladder.params import load_params
     from bitladder.precision import Precision
     from bitladder.quantize.prepare.prepare import prepare
-    from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
+    from bitladder.quantize.sim.sim import build_sim
     from bitladder.socs import find_soc
     from bitladder.targets.gap import find_gap, first_divergence
 
@@ -55,12 +55,12 @@ def row(net: str, weights: int, activations: int, soc_name: str) -> str:
     sample = sample_inputs(split)
     prepared, _ = prepare(model, sample)
     sim = build_sim(prepared, sample, precision, soc.quantsim_config)
-    calibrate(sim, split, CALIBRATION)
+    sim.calibrate(split, CALIBRATION)
     with TemporaryDirectory() as folder:
         path, work = Path(folder) / "model.onnx", Path(folder) / "work"
         work.mkdir()
         names = graph_names(["image"], list(output_names(prepared) or ()))
-        export_qdq(sim, sample, names, path, int32_bias=True)
+        sim.export_qdq(sample, names, path, int32_bias=True)
         layers = find_gap(path, split.first(SAMPLES), soc, load_params(ROOT / "params.yaml").target, work)
     first = first_divergence(layers)
     if first is None:

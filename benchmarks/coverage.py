@@ -145,7 +145,7 @@ def run(prepared: Any, split: Any, bits: Bits, soc_name: str, sender: Any) -> di
     from bitladder.network.model import output_names, sample_inputs
     from bitladder.params import RULES
     from bitladder.precision import Precision
-    from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
+    from bitladder.quantize.sim.sim import build_sim
     from bitladder.socs import find_soc
     from bitladder.targets.backend import CONTEXT_FILE, compile_context, redirect_output, run_batch
 
@@ -156,7 +156,7 @@ def run(prepared: Any, split: Any, bits: Bits, soc_name: str, sender: Any) -> di
         simulated = predict(module := HalfPrecision(prepared), few, 1, "fp16")
     else:
         sim = build_sim(prepared, sample, Precision(*bits), soc.quantsim_config)
-        calibrate(sim, split, CALIBRATION)
+        sim.calibrate(split, CALIBRATION)
         simulated = predict(sim.model, few, 1, "sim")
     context = multiprocessing.get_context("spawn")
     with (
@@ -168,7 +168,7 @@ def run(prepared: Any, split: Any, bits: Bits, soc_name: str, sender: Any) -> di
         if half:
             export_fp16(module, sample, names, path)
         else:
-            export_qdq(sim, sample, names, path)
+            sim.export_qdq(sample, names, path)
         repairs = Counter(one.rule for one in repair_file(path, soc, tuple(RULES)) or ())
         sender.send((bits, {"repairs": ", ".join(f"{count} {rule}" for rule, count in repairs.items()) or "none"}))
         placed = pool.schedule(compile_context, args=(str(path), folder, soc.soc_model, half)).result()

@@ -62,12 +62,12 @@ def main() -> None:
 
 def calibrated(model: Any, sample: Any, samples: Any) -> tuple[float, list[Any]]:
     """Calibrate a new QuantSim; give the seconds, and its ranges."""
-    from bitladder.quantize.sim.torch_sim import build_sim, calibrate, encodings_of
+    from bitladder.quantize.sim.sim import build_sim
 
     sim = build_sim(model, sample, Precision(8, 8), CONFIG)
     start = time.perf_counter()
-    calibrate(sim, samples, BATCH)
-    return time.perf_counter() - start, list(encodings_of(sim).items())
+    sim.calibrate(samples, BATCH)
+    return time.perf_counter() - start, list(sim.encodings().items())
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from bitladder.network.evaluate import predict, sqnr_db
 from bitladder.network.model import sample_inputs
 from bitladder.params import load_params
 from bitladder.precision import Precision
-from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
+from bitladder.quantize.sim.sim import build_sim
 from bitladder.socs import Soc, find_soc
 from bitladder.targets.context import compile_model, run
 from bitladder.tasks.task import Split
@@ -48,10 +48,10 @@ def measure(rows: int, soc: Soc) -> float:
     sample, settings = sample_inputs(split), load_params().target.model_copy(update={"workers": 1})
     network = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH)).eval()
     sim = build_sim(network, sample, Precision(8, 16), soc.quantsim_config)
-    calibrate(sim, split, SAMPLES)
+    sim.calibrate(split, SAMPLES)
     with TemporaryDirectory() as name:
         model, work = Path(name) / "model.onnx", Path(name)
-        export_qdq(sim, sample, graph_names(["x"], ["y"]), model)
+        sim.export_qdq(sample, graph_names(["x"], ["y"]), model)
         compiled = compile_model(model, work / "target", soc, False, settings.compile_limit_s, work)
         answers = run(compiled, soc, False, split, settings, work)
     (simulated,) = predict(sim.model, split, SAMPLES, "").values()

@@ -45,7 +45,7 @@ def measure(name: str) -> None:
     from bitladder.precision import Precision
     from bitladder.quantize.prepare.prepare import prepare
     from bitladder.quantize.sim.fast_quant import aimets_own, plain_tensors
-    from bitladder.quantize.sim.torch_sim import build_sim, calibrate
+    from bitladder.quantize.sim.sim import build_sim
     from bitladder.running.determinism import seed_all
     from bitladder.tasks.splits import make_splits
     from bitladder.tasks.task import load_task
@@ -57,7 +57,7 @@ def measure(name: str) -> None:
     sample = sample_inputs(train)
     model, _ = prepare(build_network(task).eval(), sample)
     sim = build_sim(copy.deepcopy(model), sample, Precision(4, 8), "htp_v75")
-    calibrate(sim, train, size)
+    sim.calibrate(train, size)
     state = copy.deepcopy(sim.model.state_dict())
     kinds = {
         "FP32": (model, contextlib.nullcontext),

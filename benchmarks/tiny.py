@@ -45,7 +45,7 @@ def take(name: str, socs: list[str]) -> list[dict[str, Any]]:
     from bitladder.network.model import output_names, sample_inputs
     from bitladder.precision import Precision
     from bitladder.quantize.prepare.prepare import check_equal, prepare
-    from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
+    from bitladder.quantize.sim.sim import build_sim
     from bitladder.socs import find_soc
     from bitladder.tasks.task import Split
 
@@ -65,9 +65,9 @@ def take(name: str, socs: list[str]) -> list[dict[str, Any]]:
                 path = Path(folder) / "model.onnx"
                 try:
                     sim = build_sim(prepared, sample_inputs(split), Precision(*bits), find_soc(soc).quantsim_config)
-                    calibrate(sim, split, 8)
-                    export_qdq(
-                        sim, sample_inputs(split), graph_names(["input"], list(output_names(prepared) or ())), path
+                    sim.calibrate(split, 8)
+                    sim.export_qdq(
+                        sample_inputs(split), graph_names(["input"], list(output_names(prepared) or ())), path
                     )
                 except UserError as error:
                     row["refused"] = str(error)

@@ -66,7 +66,7 @@ def technique() -> None:
     assert done.name == "ptq:min-max+narrow" and [one.not_applicable for one in tries] == [None, None]
     plain = apply("min-max", setting, None)
     before, after = (
-        [dict(layer.param_quantizers)["weight"] for layer in quantized_layers(one.sim, "weight").values()]
+        [dict(layer.param_quantizers)["weight"] for layer in quantized_layers(one.sim.model, "weight").values()]
         for one in (plain, done)
     )
     assert len(before) == len(after) == 2

@@ -13,7 +13,7 @@ from bitladder.network.evaluate import predict, sqnr_db
 from bitladder.params import load_params
 from bitladder.precision import Precision
 from bitladder.quantize.prepare.prepare import prepare
-from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_encodings, export_qdq
+from bitladder.quantize.sim.sim import build_sim
 from bitladder.targets.context import compile_model, run
 from bitladder.tasks.task import Split
 
@@ -41,10 +41,10 @@ def padded():
     sample = (split.inputs["image"][:1],)
     model, _ = prepare(Padded().eval(), sample)
     sim = build_sim(model, sample, Precision(8, 16), "htp_v75")
-    calibrate(sim, split, 8)
+    sim.calibrate(split, 8)
 
     def export(path, int32_bias):
-        export_qdq(sim, sample, NAMES, path, int32_bias)
+        sim.export_qdq(sample, NAMES, path, int32_bias)
         return split, sim.model
 
     return export
@@ -76,8 +76,8 @@ def test_the_right_export_passes_and_the_npu_answers_as_the_simulation(padded, t
 def test_integer_biases_of_the_right_scale_pass(trained, tmp_path):
     """Every convolution of this network has a quantizer at its input, so AIMET's int32 biases are right."""
     sim = build_sim(copy.deepcopy(trained.prepared), trained.sample, Precision(8, 8), "htp_v75")
-    calibrate(sim, trained.splits["calibration"], 100)
-    export_qdq(sim, trained.sample, NAMES, tmp_path / "model.onnx", int32_bias=True)
+    sim.calibrate(trained.splits["calibration"], 100)
+    sim.export_qdq(trained.sample, NAMES, tmp_path / "model.onnx", int32_bias=True)
     check_bias_scales(tmp_path / "model.onnx")
 
 
@@ -106,8 +106,8 @@ def test_a_graph_that_answers_otherwise_is_refused_with_the_figures(padded, tmp_
 
 def test_encodings_stand_beside_a_float_graph_as_the_converters_want(trained, tmp_path):
     sim = build_sim(copy.deepcopy(trained.prepared), trained.sample, Precision(4, 8), "htp_v75")
-    calibrate(sim, trained.splits["calibration"], 100)
-    export_encodings(sim, trained.sample, NAMES, tmp_path / "aimet")
+    sim.calibrate(trained.splits["calibration"], 100)
+    sim.export_encodings(trained.sample, NAMES, tmp_path / "aimet")
     assert sorted(path.name for path in (tmp_path / "aimet").iterdir()) == ["model.encodings", "model.onnx"]
 
 
@@ -139,9 +139,9 @@ def test_outputs_in_one_another_and_an_input_without_use_go_through_to_the_graph
     reference = predict(model, split, 8, "")
     prepared, _ = prepare(model, sample)
     sim = build_sim(prepared, sample, Precision(8, 8), "htp_v75")
-    calibrate(sim, split, 8)
+    sim.calibrate(split, 8)
     simulated = predict(sim.model, split, 8, "")
     assert list(reference) == list(simulated) == ["y", "hidden_0", "hidden_1_0"]
     assert sqnr_db(reference, simulated) > 25
-    export_qdq(sim, sample, (list(split.inputs), list(simulated)), tmp_path / "model.onnx")
+    sim.export_qdq(sample, (list(split.inputs), list(simulated)), tmp_path / "model.onnx")
     assert sqnr_db(simulated, run_unoptimised(tmp_path / "model.onnx", split)) > 40

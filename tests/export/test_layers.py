@@ -12,7 +12,7 @@ from bitladder.export.layers import note_layers
 from bitladder.network.lines import lines_kept
 from bitladder.precision import Precision
 from bitladder.quantize.prepare.prepare import prepare
-from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
+from bitladder.quantize.sim.sim import build_sim
 from bitladder.tasks.task import Split
 from support import CONFIG
 
@@ -61,9 +61,9 @@ def notes(path):
 def test_a_quantized_graph_tells_layers_and_lines_of_what_was_written_for_calls_too(sample, tmp_path):
     network, _ = prepare(Net().eval(), sample)
     sim = build_sim(network, sample, Precision(8, 8), CONFIG)
-    calibrate(sim, Split({"x": sample[0]}, torch.zeros(1)), 1)
+    sim.calibrate(Split({"x": sample[0]}, torch.zeros(1)), 1)
     path = tmp_path / "model.onnx"
-    export_qdq(sim, sample, (["x"], ["y"]), path)
+    sim.export_qdq(sample, (["x"], ["y"]), path)
     note_layers(path, sim.model, lines_kept(network))
     found = notes(path)
     for index in (0, 1):

@@ -13,7 +13,7 @@ from bitladder.network.model import sample_inputs
 from bitladder.params import RULES
 from bitladder.precision import Precision
 from bitladder.quantize.prepare.prepare import prepare
-from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_encodings, export_qdq
+from bitladder.quantize.sim.sim import build_sim
 from bitladder.socs import find_soc
 from bitladder.tasks.task import Split
 
@@ -28,9 +28,9 @@ def exported(tmp_path):
         split = Split({"x": inputs}, torch.zeros(len(inputs)))
         sample = sample_inputs(split)
         sim = build_sim(prepare(network.eval(), sample)[0], sample, Precision(8, 16), SOC.quantsim_config)
-        calibrate(sim, split, len(split))
-        export_qdq(sim, sample, (["x"], ["y"]), tmp_path / "model.onnx")
-        export_encodings(sim, sample, (["x"], ["y"]), tmp_path / "aimet")
+        sim.calibrate(split, len(split))
+        sim.export_qdq(sample, (["x"], ["y"]), tmp_path / "model.onnx")
+        sim.export_encodings(sample, (["x"], ["y"]), tmp_path / "aimet")
         return tmp_path
 
     return export

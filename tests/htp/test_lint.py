@@ -18,7 +18,7 @@ from bitladder.htp.graph import Graph
 from bitladder.htp.lint import read_graph
 from bitladder.htp.repair import find, repair
 from bitladder.socs import find_soc
-from bitladder.tasks.onnx_model import open_session
+from bitladder.tasks.onnx_file import open_session
 
 COUNT = 1000 if os.environ.get("HYPOTHESIS_PROFILE") == "many" else 60
 

@@ -18,7 +18,7 @@ from bitladder.network.model import output_names, sample_inputs
 from bitladder.params import load_params
 from bitladder.precision import Precision
 from bitladder.quantize.prepare.prepare import prepare
-from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
+from bitladder.quantize.sim.sim import build_sim
 from bitladder.quantize.sim.unused import unused_layers
 from bitladder.quantize.verify import verify
 from bitladder.socs import find_soc
@@ -78,7 +78,7 @@ def images(count: int = 8) -> Split:
 def sim_of(model, split, quantization=None, precision=W8A8):
     prepared, _ = prepare(model.eval(), sample_inputs(split), quantization=quantization)
     sim = build_sim(prepared, sample_inputs(split), precision, "htp_v75")
-    calibrate(sim, split, 8)
+    sim.calibrate(split, 8)
     return sim
 
 
@@ -92,7 +92,7 @@ def test_several_inputs_and_a_dict_of_outputs_go_through_to_the_npu(default_para
     assert sqnr_db(expected, simulated) > 40
     path, sample = tmp_path / "model.onnx", sample_inputs(split)
     names = graph_names(list(split.inputs), list(output_names(sim.model)))
-    export_qdq(sim, sample, names, path)
+    sim.export_qdq(sample, names, path)
     check_bias_scales(path)
     answers = run_unoptimised(path, split)
     assert list(answers) == ["scores", "map"] and answers["map"].shape == (8, 4, 8, 8)

@@ -15,8 +15,8 @@ from bitladder.precision import Precision
 from bitladder.quantize.distill import distance
 from bitladder.quantize.ptq import quantize
 from bitladder.quantize.qat import train_quantized
-from bitladder.quantize.sim.layers import layer_sqnr
-from bitladder.quantize.sim.torch_sim import build_sim, calibrate, clipped_layers, encodings_of, load_sim, save_sim
+from bitladder.quantize.sim.clipped import clipped_layers
+from bitladder.quantize.sim.sim import build_sim
 from bitladder.quantize.verify import verify
 from support import CONFIG, rung_setting
 
@@ -45,12 +45,12 @@ def test_the_technique_says_what_was_done(trained):
     assert name == "ptq:bn-fold+min-max"
     sqnr, name = quantized(trained, Precision(8, 8), ("sqnr",))
     assert name == "ptq:bn-fold+sqnr"
-    assert encodings_of(minmax) != encodings_of(sqnr)
+    assert minmax.encodings() != sqnr.encodings()
 
 
 def test_encodings_have_the_rungs_bits_and_full_scales(trained):
     sim, _ = quantized(trained, Precision(4, 8))
-    encodings = encodings_of(sim)
+    encodings = sim.encodings()
     weights = {name: item for name, item in encodings.items() if "param_quantizers" in name}
     activations = {name: item for name, item in encodings.items() if "param_quantizers" not in name}
     assert {item["bw"] for item in weights.values()} == {4}
@@ -60,11 +60,11 @@ def test_encodings_have_the_rungs_bits_and_full_scales(trained):
 
 def test_a_sim_passes_between_stages_bit_by_bit(trained, tmp_path):
     sim, _ = quantized(trained, Precision(4, 8))
-    save_sim(tmp_path / "sim.safetensors", sim)
+    sim.save(tmp_path / "sim.safetensors")
     other = build_sim(copy.deepcopy(trained.prepared), trained.sample, Precision(8, 16), CONFIG)
-    load_sim(other, tmp_path / "sim.safetensors")
+    other.load(tmp_path / "sim.safetensors")
     assert torch.equal(answers(trained, sim.model)["output"], answers(trained, other.model)["output"])
-    assert encodings_of(sim) == encodings_of(other)
+    assert sim.encodings() == other.encodings()
 
 
 def test_qat_wins_back_what_two_bit_weights_lose_and_keeps_the_best(trained, tmp_path):
@@ -129,21 +129,21 @@ def test_w16a16_that_disagrees_names_the_worst_layers_and_leaves_evidence(traine
 
 def test_layer_sqnr_finds_the_layer_that_is_wrong(trained):
     sim = build_sim(copy.deepcopy(trained.prepared), trained.sample, Precision(16, 16), CONFIG)
-    calibrate(sim, trained.splits["calibration"], 100)
+    sim.calibrate(trained.splits["calibration"], 100)
     split = trained.splits["evaluation"].first(16)
     quantizer = sim.model.get_submodule("6.0").param_quantizers["weight"]
     quantizer.bitwidth = 2
-    layers = layer_sqnr(trained.prepared, sim, split)
+    layers = sim.layer_sqnr(trained.prepared, split)
     good = {layer.layer for layer in layers if layer.sqnr_db > 40}
     assert "6.0" not in good and "0.0" in good
 
 
 def test_of_a_layer_before_a_relu6_what_that_lets_through_is_compared(trained):
     sim = build_sim(copy.deepcopy(trained.prepared), trained.sample, Precision(8, 8), CONFIG)
-    calibrate(sim, trained.splits["calibration"], 100)
-    clipped = clipped_layers(sim)
+    sim.calibrate(trained.splits["calibration"], 100)
+    clipped = clipped_layers(sim.aimet)
     assert clipped  # depthwise convolutions: AIMET fuses none with its activation
-    found = {layer.layer: layer.sqnr_db for layer in layer_sqnr(trained.prepared, sim, trained.splits["evaluation"])}
+    found = {layer.layer: layer.sqnr_db for layer in sim.layer_sqnr(trained.prepared, trained.splits["evaluation"])}
     for layer, activation in clipped.items():
         assert found[layer] == pytest.approx(found[activation], abs=3)  # not the few dB that clipping leaves
 

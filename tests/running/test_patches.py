@@ -30,19 +30,20 @@ from pathlib import Path
 from torch import nn
 from bitladder.precision import Precision
 from bitladder.quantize.prepare.prepare import prepare
-from bitladder.quantize.sim.torch_sim import build_sim, copy_sim, export_qdq, plain_tensors
+from bitladder.quantize.sim.lean import plain_tensors
+from bitladder.quantize.sim.sim import build_sim
 
 torch.manual_seed(0)
 model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval()
 x = torch.rand(1, 3, 8, 8)
 model, _ = prepare(model, (x,))
 sim = build_sim(model, (x,), Precision(4, 8), "htp_v75")
-sim.compute_encodings(lambda model: model(x))
-sim = copy_sim(sim, model, (x,), Precision(4, 8), "htp_v75")
+sim.aimet.compute_encodings(lambda model: model(x))
+sim = sim.copy()
 with plain_tensors():
     loss = sim.model(x).square().mean()
     loss.backward()
-export_qdq(sim, (x,), (["image"], ["y"]), Path("model.onnx"))
+sim.export_qdq((x,), (["image"], ["y"]), Path("model.onnx"))
 print("loss", loss.item().hex())
 print("graph", hashlib.sha256(Path("model.onnx").read_bytes()).hexdigest())
 """

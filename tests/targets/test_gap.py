@@ -50,7 +50,7 @@ def test_attention_at_16_bits_is_named_though_it_is_at_40_db(tmp_path):
     from bitladder.network.model import sample_inputs
     from bitladder.precision import Precision
     from bitladder.quantize.prepare.prepare import prepare
-    from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
+    from bitladder.quantize.sim.sim import build_sim
     from bitladder.tasks.task import Split
 
     torch.manual_seed(0)
@@ -58,8 +58,8 @@ def test_attention_at_16_bits_is_named_though_it_is_at_40_db(tmp_path):
     split = Split({"x": tokens}, torch.zeros(len(tokens)))
     sample = sample_inputs(split)
     sim = build_sim(prepare(network.eval(), sample)[0], sample, Precision(8, 16), SOC.quantsim_config)
-    calibrate(sim, split, len(split))
-    export_qdq(sim, sample, (["x"], ["y"]), tmp_path / "model.onnx")
+    sim.calibrate(split, len(split))
+    sim.export_qdq(sample, (["x"], ["y"]), tmp_path / "model.onnx")
     found = first_divergence(find_gap(tmp_path / "model.onnx", split.first(1), SOC, settings(), tmp_path), SOC)
     assert 30 < found.sqnr_db < 50 and found.kinds == ("MatMul",)
     assert [cause.text.partition(":")[0] for cause in found.causes] == ["attention"]
@@ -73,15 +73,15 @@ def test_a_norm_before_a_fully_connected_layer_is_right_at_16_rows_too(rows, tmp
     from bitladder.export.checks import graph_names
     from bitladder.network.model import sample_inputs
     from bitladder.precision import Precision
-    from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
+    from bitladder.quantize.sim.sim import build_sim
     from bitladder.tasks.task import Split
 
     torch.manual_seed(0)
     split = Split({"x": torch.randn(2, rows, 64)}, torch.zeros(2))
     sample = sample_inputs(split)
     sim = build_sim(nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 64)).eval(), sample, Precision(8, 16), "htp_v75")
-    calibrate(sim, split, 2)
-    export_qdq(sim, sample, graph_names(["x"], ["y"]), tmp_path / "model.onnx")
+    sim.calibrate(split, 2)
+    sim.export_qdq(sample, graph_names(["x"], ["y"]), tmp_path / "model.onnx")
     layers = find_gap(tmp_path / "model.onnx", split, SOC, settings(), tmp_path)
     found = first_divergence(layers, SOC)
     assert found is None  # the norm's bias is in the units that the NPU takes it to be in

@@ -20,7 +20,7 @@ from bitladder.network.evaluate import Outputs, compare, predict, sqnr_db
 from bitladder.network.lines import lines_kept
 from bitladder.network.model import output_names, sample_inputs
 from bitladder.params import Params
-from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_encodings, export_qdq, set_layers
+from bitladder.quantize.sim.sim import build_sim
 from bitladder.quantize.verify import verify
 from bitladder.running.explain import refusing
 from bitladder.targets.context import compile_model, run_stored
@@ -115,14 +115,14 @@ def _rung(setting: Setting, npu: "_Npu", rung: str, folder: Path) -> Lines:
     own = params.ladder[rung]
     sim = build_sim(setting.prepared, setting.sample, own.precision, params.soc.quantsim_config)
     if own.layers:
-        set_layers(sim, own.layer_precisions)
-    calibrate(sim, few, setting.batch)
+        sim.set_layers(own.layer_precisions)
+    sim.calibrate(few, setting.batch)
     simulated = predict(sim.model, few, setting.batch, "sim")
     yield str(own.precision), f"{rung}: {setting.score(simulated):.1f} dB against FP32"
     names = graph_names(list(few.inputs), list(output_names(setting.prepared) or simulated))
-    export_qdq(sim, setting.sample, names, path)
+    sim.export_qdq(setting.sample, names, path)
     note_layers(path, sim.model, lines_kept(setting.prepared))
-    export_encodings(sim, setting.sample, names, folder / "aimet")
+    sim.export_encodings(setting.sample, names, folder / "aimet")
     check_bias_scales(path)
     repair_file(path, params.soc, params.export.rules)
     found = check_outputs(path, few, sim.model, setting.batch, params.export.min_sqnr_db)

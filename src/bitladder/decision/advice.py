@@ -11,7 +11,7 @@ ACCURACY = {"goals.max_drop", "goals.max_relative_drop", "goals.min_value"}
 def advise(params: Params, nearest: Verdict, came_as_onnx: bool) -> tuple[str, ...]:
     """Say what would bring the nearest rung to the goals: a technique, a rung, or a goal that cannot be met here.
 
-    A network that came as ONNX is not trained, and none of its layers are raised: neither is proposed for it.
+    A network that came as ONNX is not trained, and training is not proposed for it.
     """
     missed = {miss.goal for miss in nearest.misses}
     late = next((miss.soc for miss in nearest.misses if miss.goal == "goals.max_latency_ms"), None)
@@ -52,7 +52,7 @@ def _more_accuracy(params: Params, nearest: Verdict, came_as_onnx: bool) -> list
     if params.ptq_of(nearest.rung).techniques != "auto":
         steps.append(f"let PTQ try all it has: set ladder.{nearest.rung}.ptq.techniques to auto")
     rung = params.ladder[nearest.rung]
-    if not rung.mixed and not came_as_onnx:
+    if not rung.mixed:
         steps.append(f"raise the few layers that need more bits: set ladder.{nearest.rung}.mixed")
     if rung.activations < 16:
         steps.append(f"give {nearest.rung} 16-bit activations, if memory and latency allow")

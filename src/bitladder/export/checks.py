@@ -14,7 +14,8 @@ from bitladder.errors import RefusedError, UserError
 from bitladder.network.evaluate import NoiseSums, TopOne, run_batch
 from bitladder.network.outputs import Outputs
 from bitladder.records import ExportCheck
-from bitladder.tasks.onnx_model import open_session, run_samples
+from bitladder.tasks.onnx_file import open_session
+from bitladder.tasks.onnx_model import run_samples
 from bitladder.tasks.samples import Samples
 
 __all__ = ["check_bias_scales", "check_outputs", "graph_names", "run_unoptimised", "wrong_bias_scales"]

@@ -9,7 +9,6 @@ from torch import fx, nn
 
 from bitladder.running.explain import scope_name, scope_path
 from bitladder.running.files import replacing
-from bitladder.tasks.onnx_model import OnnxNetwork
 
 __all__ = ["note_layers"]
 
@@ -19,13 +18,11 @@ def note_layers(path: Path, model: nn.Module, lines: Mapping[str, str], within: 
 
     Args:
         path: of the graph, which was exported from the network.
-        model: the network; one that came as ONNX has nodes of the user's own.
+        model: the network; one that came as ONNX has nodes of the user's own, and no layers to name.
         lines: by layer.
         within: where the network lies in what was exported.
 
     """
-    if isinstance(model, OnnxNetwork):
-        return
     proto, scopes, known = onnx.load(path), _scopes(model), dict(model.named_modules())
     for node in proto.graph.node:
         first, *parts = node.name.removeprefix("/").split("/")

@@ -4,17 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from bitladder.network.scoring import Reference, noise_db, reference_of
 from bitladder.params import MixedParams
 from bitladder.precision import Precision
-from bitladder.quantize.sim.hooks import hooked
-from bitladder.quantize.sim.isolated import isolated, quantized_layers
-from bitladder.quantize.sim.torch_sim import set_layers
 from bitladder.quantize.techniques.gptq import gptq
 from bitladder.quantize.techniques.technique import GPTQ, Quantized, Setting, with_biases
 from bitladder.quantize.trial import Trial, Try
@@ -91,8 +86,8 @@ def _ordered(
     quantized: Quantized, few: Samples, reference: Reference, size: int, costs: Mapping[str, float]
 ) -> list[str]:
     gain = {}
-    for name, layer in tqdm(quantized_layers(quantized.sim, "weight").items(), desc="layers", unit="layer"):
-        with isolated(quantized.sim, {name: layer}, "weight"):
+    for name in tqdm(quantized.sim.layers("weight"), desc="layers", unit="layer"):
+        with quantized.sim.isolated([name], "weight"):
             noise = noise_db(quantized.sim.model, few, reference, size, name)
         gain[name] = 10 ** (-noise / 10) / costs[name]
     return sorted(gain, key=lambda name: (-gain[name], name))
@@ -100,24 +95,11 @@ def _ordered(
 
 def _costs(quantized: Quantized, setting: Setting, mixed: MixedParams) -> dict[str, float]:
     """Give what raising each layer costs: bytes of its weights, or multiplications at the wider precision."""
-    layers: dict[str, Any] = {
-        name: quantized.model.get_submodule(name) for name in quantized_layers(quantized.sim, "weight")
-    }
+    costs = quantized.sim.costs()
     if mixed.cost == "bytes":
         wider = max(1, mixed.raise_to.weights - setting.precision.weights) / 8
-        return {name: layer.weight.numel() * wider for name, layer in layers.items()}
-    positions: dict[str, int] = {}
-
-    def count(name: str) -> Callable:
-        def hook(module: Any, inputs: object, output: torch.Tensor) -> None:
-            channels = module.weight.shape[0]
-            positions[name] = max(1, output.numel() // channels)
-
-        return hook
-
-    with hooked(layer.register_forward_hook(count(name)) for name, layer in layers.items()), torch.no_grad():
-        quantized.model(*setting.sample)
-    return {name: float(layer.weight.numel() * positions.get(name, 1)) for name, layer in layers.items()}
+        return {name: cost.weights * wider for name, cost in costs.items()}
+    return {name: float(cost.weights * cost.positions) for name, cost in costs.items()}
 
 
 def _raised(quantized: Quantized, setting: Setting, mixed: MixedParams, names: list[str]) -> Quantized:
@@ -127,11 +109,7 @@ def _raised(quantized: Quantized, setting: Setting, mixed: MixedParams, names: l
     if GPTQ in quantized.techniques:  # done anew: it has made up for the bits that these layers lacked
         done = gptq(replace(setting, layers={**setting.layers, **layers}), quantized)
         return replace(done, techniques=(*done.techniques, title))
-    sim = quantized.copy_sim(setting, float_biases=True)
-    for name in names:
-        layer: Any = sim.model.get_submodule(name)
-        layer.param_quantizers["weight"].allow_overwrite(True)
-        with torch.no_grad():
-            layer.weight.copy_(quantized.model.get_parameter(f"{name}.weight"))
-    set_layers(sim, layers)
+    sim = quantized.copy_sim(float_biases=True)
+    sim.put_back_weights(names)
+    sim.set_layers(layers)
     return with_biases(setting, quantized, sim, title)

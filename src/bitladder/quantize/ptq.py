@@ -18,7 +18,6 @@ from bitladder.quantize.trial import Try as TryOut
 from bitladder.records import HeldOut, Try
 from bitladder.running.files import write_json
 from bitladder.running.resume import fingerprint, workspace
-from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.samples import Samples, held
 from bitladder.tasks.splits import load_samples
 from bitladder.tasks.task import Task
@@ -51,8 +50,6 @@ def quantize_rung(params: Params, rung: str, task: Task) -> RungResult:
     own, sample, exclude = params.ptq_of(rung), sample_inputs(calibration), params.prepare.exclude
     fit, rest = map(held, divide(calibration, params, rung))
     model = load_prepared(task, sample, PREPARED, exclude)
-    if isinstance(model, OnnxNetwork) and (params.ladder[rung].mixed or params.ladder[rung].layers):
-        raise UserError(f"ladder.{rung}: mixed and layers need a network of PyTorch's, and the model came as ONNX")
     inputs = (PREPARED, TRAINED, samples("calibration"), TASK)
     config, seed = params.soc.quantsim_config, params.seed
     values = (params.task, params.prepare, params.compute.bits, params.ladder[rung], own, config, seed)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 
 from bitladder.network.devices import find_devices, is_main
@@ -18,8 +17,9 @@ from bitladder.network.training import Epoch, Recipe, fit, rank
 from bitladder.params import Params
 from bitladder.paths import TASK, TRAINED, RungFiles, samples
 from bitladder.quantize.distill import distilled
+from bitladder.quantize.sim.lean import plain_tensors
 from bitladder.quantize.sim.restore import restore
-from bitladder.quantize.sim.torch_sim import plain_tensors, save_sim
+from bitladder.quantize.sim.sim import Sim
 from bitladder.records import Evaluation
 from bitladder.running.determinism import seed_all
 from bitladder.running.resume import fingerprint, load_state, save_state, workspace
@@ -78,13 +78,13 @@ def train_rung(params: Params, rung: str) -> tuple[Evaluation | None, list[dict[
             return None, history
         fp32, size = build_model(task, TRAINED), params.evaluate.batch_size
         found = score(sim.model, splits["evaluation"], task.metric, size, f"qat {bits}", fp32, work=work)
-    save_sim(files.sim, sim)
+    sim.save(files.sim)
     save_score(files.scores, found)
     return found.comparison.record(task.metric, "qat", bits.weights, bits.activations), history
 
 
 def train_quantized(
-    sim: QuantizationSimModel,
+    sim: Sim,
     task: Task,
     splits: tuple[Samples, Samples],
     recipe: Recipe,
@@ -130,7 +130,7 @@ def train_quantized(
         keep(start)
     loss = distilled(teacher[0], task, train, teacher[1], batch_size) if teacher and teacher[1] else None
     with plain_tensors():
-        ranges = [parameter for _, quantizer in sim.named_quantizers() for parameter in quantizer.parameters()]
+        ranges = [parameter for _, quantizer in sim.aimet.named_quantizers() for parameter in quantizer.parameters()]
         history = fit(sim.model, task, train, recipe, folder, score_epoch, keep, False, ranges, loss)
     state = load_state(path)
     assert state is not None
@@ -141,9 +141,7 @@ def train_quantized(
     return QatResult(best.epoch, [start, *history])
 
 
-def _displaces(
-    sim: QuantizationSimModel, trained: State, untrained: State, task: Task, samples: Samples, batch_size: int
-) -> bool:
+def _displaces(sim: Sim, trained: State, untrained: State, task: Task, samples: Samples, batch_size: int) -> bool:
     """Whether a trained state does better than PTQ's by more than a standard error, or as well with a lower loss."""
     scores = []
     for state in (untrained, trained):
@@ -153,9 +151,7 @@ def _displaces(
     return gained > error or gained == error == 0
 
 
-def _scorer(
-    sim: QuantizationSimModel, task: Task, samples: Samples, batch_size: int
-) -> Callable[[nn.Module], Mapping[str, float]]:
+def _scorer(sim: Sim, task: Task, samples: Samples, batch_size: int) -> Callable[[nn.Module], Mapping[str, float]]:
     before = _ranges(sim)
 
     def score(model: nn.Module) -> dict[str, float]:
@@ -177,8 +173,8 @@ def _scorer(
     return score
 
 
-def _ranges(sim: QuantizationSimModel) -> list[tuple[Tensor, Tensor]]:
-    found = [(quantizer.get_min(), quantizer.get_max()) for _, quantizer in sim.named_quantizers()]
+def _ranges(sim: Sim) -> list[tuple[Tensor, Tensor]]:
+    found = [(quantizer.get_min(), quantizer.get_max()) for _, quantizer in sim.aimet.named_quantizers()]
     return [(low.detach().clone().cpu(), high.detach().clone().cpu()) for low, high in found if low is not None]
 
 

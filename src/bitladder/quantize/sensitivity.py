@@ -11,11 +11,10 @@ from tqdm import tqdm
 from bitladder.network.scoring import Reference, reference_of, score
 from bitladder.params import SensitivityParams
 from bitladder.precision import Precision
-from bitladder.quantize.sim.isolated import What, isolated, quantized_layers
-from bitladder.quantize.sim.torch_sim import build_sim, calibrate
+from bitladder.quantize.sim.layers import What
+from bitladder.quantize.sim.sim import build_sim
 from bitladder.records import SensitivitySummary
 from bitladder.tasks.metric import Metric
-from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.samples import Samples, held
 
 __all__ = ["ALL", "Sensitivity", "measure", "summarise"]
@@ -59,11 +58,7 @@ def measure(
         batch_size: samples at a time.
         metric: the task's.
 
-    Returns: nothing, where the network came as ONNX.
-
     """
-    if isinstance(model, OnnxNetwork):
-        return []
     split = held(split.first(params.samples))
     with TemporaryDirectory() as folder:
         reference = reference_of(model, split, batch_size, Path(folder))
@@ -87,12 +82,11 @@ def _measure(
     ]
     for what, bits in asked:
         sim = build_sim(model, sample, Precision(bits, 8) if what == "weight" else Precision(8, bits), config)
-        calibrate(sim, split, batch_size)
-        layers = quantized_layers(sim, what)
-        kinds = {name: type(model.get_submodule(name)).__name__ for name in layers}
-        groups = {ALL: layers, **{name: {name: layer} for name, layer in layers.items()}}
+        sim.calibrate(split, batch_size)
+        kinds = sim.layers(what)
+        groups = {ALL: list(kinds), **{name: [name] for name in kinds}}
         for name, group in tqdm(groups.items(), desc=f"{what}s at {bits} bits", unit="layer"):
-            with isolated(sim, group, what):
+            with sim.isolated(group, what):
                 found = score(sim.model, split, metric, batch_size, name, reference).comparison
             assert found.sqnr_db is not None
             rows.append(Sensitivity(name, kinds.get(name, ""), what, bits, found.value, found.drop, found.sqnr_db))
@@ -104,9 +98,6 @@ def summarise(rows: list[Sensitivity]) -> SensitivitySummary:
 
     Compared are the fewest bits that were asked for of each.
     """
-    if not rows:
-        says = "not measured: the model came as ONNX, and layers are isolated in a network of PyTorch's"
-        return SensitivitySummary(sensitive_to=None, summary=says, worst=())
     fewest = {what: min(row.bits for row in rows if row.what == what) for what in ("weight", "activation")}
     at = [row for row in rows if row.bits == fewest[row.what]]
     whole = {row.what: row for row in at if row.layer == ALL}

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,11 @@ from bitladder.network.scoring import score
 from bitladder.params import Params
 from bitladder.precision import Precision
 from bitladder.quantize.prepare.task_quantization import task_quantization_of
-from bitladder.quantize.sim.layers import LayerSqnr, layer_sqnr
-from bitladder.quantize.sim.torch_sim import build_sim, calibrate
+from bitladder.quantize.sim.layers import LayerSqnr
+from bitladder.quantize.sim.sim import Sim, build_sim
 from bitladder.running.files import save_tensors, write_csv, write_json, write_text
 from bitladder.statistics.limits import allowed, is_within
 from bitladder.tasks.metric import Metric
-from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.samples import Samples, Split, in_memory
 from bitladder.tasks.splits import save_split
 
@@ -57,7 +55,7 @@ def verify(
 
     """
     sim = build_sim(model, sample_inputs(split), PRECISION, params.soc.quantsim_config)
-    calibrate(sim, split, params.evaluate.batch_size)
+    sim.calibrate(split, params.evaluate.batch_size)
     size = params.evaluate.batch_size
     found = score(sim.model, split, metric, size, str(PRECISION), reference, work=work)
     result, limits, found_db = found.comparison, params.verify, found.comparison.sqnr_db
@@ -66,7 +64,7 @@ def verify(
     if is_within(result.drop, most) and found_db >= limits.min_sqnr_db:
         return result
     few = in_memory(split.first(EVIDENCE_SAMPLES))
-    layers = layer_sqnr(model, sim, few)
+    layers = sim.layer_sqnr(model, few)
     facts = {
         "task": params.task.model_dump(),
         "prepare": params.prepare.model_dump(),
@@ -76,7 +74,7 @@ def verify(
     }
     left = ""
     if evidence:
-        _write_evidence(evidence, model, few, layers, facts)
+        _write_evidence(evidence, sim, few, layers, facts)
         left = f"; {evidence} holds what an AIMET issue needs"
     keys = {"max_drop": limits.max_drop, "max_relative_drop": limits.max_relative_drop}
     asked = ", ".join(f"verify.{key} {limit:g}" for key, limit in keys.items() if limit is not None)
@@ -87,25 +85,20 @@ def verify(
     )
 
 
-def _write_evidence(
-    folder: Path, model: nn.Module, split: Split, layers: list[LayerSqnr], facts: Mapping[str, Any]
-) -> None:
+def _write_evidence(folder: Path, sim: Sim, split: Split, layers: list[LayerSqnr], facts: Mapping[str, Any]) -> None:
     """Leave what an AIMET issue needs: facts, versions, weights, samples, per-layer SQNR, a script that shows it.
 
     Args:
         folder: is written to; what it held before is replaced file by file.
-        model: the prepared network.
+        sim: at 16/16 bits.
         split: a few samples.
         layers: what layer_sqnr found.
         facts: config, task and figures, for facts.json.
 
     """
-    came_as_onnx = isinstance(model, OnnxNetwork)
-    versions = {name: version(name) for name in ("aimet-onnx" if came_as_onnx else "aimet-torch", "torch", "onnx")}
+    versions = {name: version(name) for name in (sim.leave_evidence(folder), "torch", "onnx")}
     write_json(folder / "facts.json", {**facts, "versions": versions})
     write_csv(folder / "layers.csv", ("layer", "kind", "sqnr_db"), map(asdict, layers))
-    save_tensors(folder / "weights.safetensors", model.state_dict())
+    save_tensors(folder / "weights.safetensors", sim.network.state_dict())
     save_split(folder / "samples.safetensors", split)
-    write_text(folder / "model.txt", f"{model}\n")
-    if not came_as_onnx:  # model.txt, weights and samples are all that takes; the script builds a network of torch
-        write_text(folder / "show.py", files("bitladder.quantize").joinpath("show_w16a16.py").read_text("utf-8"))
+    write_text(folder / "model.txt", f"{sim.network}\n")

@@ -20,9 +20,7 @@ def main(params: Params, rung: str) -> None:
     from bitladder.network.lines import lines_kept
     from bitladder.network.model import build_model, output_names, sample_inputs
     from bitladder.network.target_reference import keep_reference
-    from bitladder.quantize.sim.layers import layer_rows
     from bitladder.quantize.sim.restore import restore
-    from bitladder.quantize.sim.torch_sim import encodings_of, export_encodings, export_qdq
     from bitladder.running.determinism import seed_all
     from bitladder.tasks.samples import held
     from bitladder.tasks.splits import load_samples
@@ -36,12 +34,12 @@ def main(params: Params, rung: str) -> None:
     sim, model = restore(params, rung, task, sample, files.sim)
     outputs = output_names(sim.model) or predict(sim.model, few.first(1), 1, "sim")
     names = graph_names(list(few.row(0)), list(outputs))
-    write_csv(files.layers, LAYER_COLUMNS, layer_rows(model, sim, few))
+    write_csv(files.layers, LAYER_COLUMNS, sim.layer_rows(model, few))
     keep_reference(files, sim.model, build_model(task, TRAINED), evaluation, task.metric, params)
-    write_json(files.encodings, encodings_of(sim), exact=True)
-    export_qdq(sim, sample, names, files.model)
+    write_json(files.encodings, sim.encodings(), exact=True)
+    sim.export_qdq(sample, names, files.model)
     note_layers(files.model, sim.model, lines_kept(model))
-    export_encodings(sim, sample, names, files.aimet)
+    sim.export_encodings(sample, names, files.aimet)
     check_bias_scales(files.model)
     repairs = repair_file(files.model, params.soc, params.export.rules, files.aimet)
     found = check_outputs(files.model, few, sim.model, params.evaluate.batch_size, params.export.min_sqnr_db)

@@ -15,8 +15,6 @@ def main(params: Params, rung: str) -> None:
     from bitladder.network.model import build_model
     from bitladder.network.scoring import save_score, score, scoring
     from bitladder.quantize.ptq import quantize_rung
-    from bitladder.quantize.sim.layers import layer_rows
-    from bitladder.quantize.sim.torch_sim import encodings_of, save_sim
     from bitladder.running.determinism import seed_all
     from bitladder.tasks.splits import load_samples
     from bitladder.tasks.task import load_task
@@ -26,13 +24,13 @@ def main(params: Params, rung: str) -> None:
     rung_result = quantize_rung(params, rung, task)
     quantized = rung_result.quantized
     split, fp32 = load_samples(task, params, "evaluation"), build_model(task, TRAINED)
-    save_sim(files.ptq_sim, quantized.sim)
+    quantized.sim.save(files.ptq_sim)
     size = params.evaluate.batch_size
     with scoring(f"ptq-{rung}-scored", params, files.ptq_sim) as work:
         result = score(quantized.sim.model, split, task.metric, size, f"ptq {rung}", fp32, work=work)
     save_score(files.ptq_scores, result)
-    write_json(files.ptq_encodings, encodings_of(quantized.sim), exact=True)
-    write_csv(files.ptq_layers, LAYER_COLUMNS, layer_rows(rung_result.model, quantized.sim, split))
+    write_json(files.ptq_encodings, quantized.sim.encodings(), exact=True)
+    write_csv(files.ptq_layers, LAYER_COLUMNS, quantized.sim.layer_rows(rung_result.model, split))
     write_yaml(files.raised, rung_result.raised)
     record = result.comparison.record(task.metric, quantized.name, bits.weights, bits.activations)
     decided = {"tries": tuple(rung_result.tries), "held_out": rung_result.held_out}

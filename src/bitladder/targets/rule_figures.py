@@ -18,7 +18,7 @@ from bitladder.network.evaluate import Outputs, predict, sqnr_db
 from bitladder.network.model import sample_inputs
 from bitladder.precision import Precision
 from bitladder.quantize.prepare.prepare import prepare
-from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
+from bitladder.quantize.sim.sim import build_sim
 from bitladder.socs import Soc
 from bitladder.targets.backend import CONTEXT_FILE, compile_context, run_batch
 from bitladder.targets.plain_qdq import quantize_plainly
@@ -89,8 +89,8 @@ def _export(network: nn.Module, split: Split, precision: str, soc: Soc, path: Pa
         quantize_plainly(network, split, names, bits, path)
         return
     sim = build_sim(prepare(network, sample)[0], sample, Precision(*bits), soc.quantsim_config)
-    calibrate(sim, split, len(split))
-    export_qdq(sim, sample, names, path, int32_bias=writer == "aimet")
+    sim.calibrate(split, len(split))
+    sim.export_qdq(sample, names, path, int32_bias=writer == "aimet")
 
 
 def _on_npu(model: Path, split: Split, expected: Outputs, soc: Soc, half: bool, pool: ProcessPool) -> OnNpu | None:

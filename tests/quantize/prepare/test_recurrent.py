@@ -11,7 +11,7 @@ from bitladder.network.evaluate import predict, sqnr_db
 from bitladder.precision import Precision
 from bitladder.quantize.prepare.prepare import prepare
 from bitladder.quantize.prepare.recurrent import MOST_STEPS, unroll
-from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
+from bitladder.quantize.sim.sim import build_sim
 from bitladder.tasks.onnx_model import OnnxModel
 from bitladder.tasks.task import Split
 
@@ -101,9 +101,9 @@ def exported(model, split, bits, folder):
     sample = tuple(value[:1] for value in split.inputs.values())
     prepared, _ = prepare(model, sample)
     sim = build_sim(prepared, sample, bits, "htp_v75")
-    calibrate(sim, split, 4)
+    sim.calibrate(split, 4)
     path = folder / "model.onnx"
-    export_qdq(sim, sample, (list(split.inputs), ["output"]), path)
+    sim.export_qdq(sample, (list(split.inputs), ["output"]), path)
     return path, sim
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from bitladder.errors import UserError
 from bitladder.precision import Precision
-from bitladder.quantize.sim.torch_sim import build_sim
+from bitladder.quantize.sim.sim import build_sim
 from support import prepared_as_before
 
 FORMS = {

@@ -11,7 +11,7 @@ from bitladder.network.model import sample_inputs
 from bitladder.precision import Precision
 from bitladder.quantize.sim import fast_quant, small_scales
 from bitladder.quantize.sim.fast_quant import aimets_own, plain_tensors
-from bitladder.quantize.sim.torch_sim import build_sim, calibrate
+from bitladder.quantize.sim.sim import build_sim
 
 TENSOR, BY_CHANNEL, BY_INPUT_CHANNEL = (16, 8, 7, 7), (8, 4, 3, 3), (4, 8, 3, 3)
 
@@ -71,10 +71,10 @@ def test_the_lean_way_is_taken_and_calibration_is_not(trained, monkeypatch):
     own = fast_quant._QuantizeDequantize.apply
     monkeypatch.setattr(fast_quant._QuantizeDequantize, "apply", lambda *inputs: taken.append(1) or own(*inputs))
     sim = build_sim(copy.deepcopy(trained.prepared), trained.sample, Precision(4, 8), "htp_v75")
-    calibrate(sim, trained.splits["calibration"].first(32), 32)
+    sim.calibrate(trained.splits["calibration"].first(32), 32)
     assert not taken
     sim.model(*sample_inputs(trained.splits["train"]))
-    assert len(taken) == len(dict(sim.named_quantizers()))
+    assert len(taken) == len(dict(sim.aimet.named_quantizers()))
 
 
 def test_training_steps_are_aimets(trained):
@@ -82,7 +82,7 @@ def test_training_steps_are_aimets(trained):
     train = trained.splits["train"].first(64)
     for context in (aimets_own, plain_tensors):
         sim = build_sim(copy.deepcopy(trained.prepared), trained.sample, Precision(4, 8), "htp_v75")
-        calibrate(sim, trained.splits["calibration"].first(32), 32)
+        sim.calibrate(trained.splits["calibration"].first(32), 32)
         optimizer = torch.optim.SGD(sim.model.parameters(), 1e-3)
         losses = []
         with context():

@@ -12,7 +12,7 @@ from bitladder.export.float_tensors import find_float
 from bitladder.network.evaluate import predict, sqnr_db
 from bitladder.precision import Precision
 from bitladder.quantize.prepare.prepare import check_equal, prepare
-from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
+from bitladder.quantize.sim.sim import build_sim
 from bitladder.socs import find_soc
 from bitladder.targets.context import compile_model, run
 from bitladder.tasks.task import Split
@@ -83,8 +83,8 @@ def exported(kind: type, bits: Precision, folder):
     prepared, _ = prepare(model, sample)
     check_equal(sqnr_db(expected, predict(prepared, split, 4, "prepared")))
     sim = build_sim(prepared, sample, bits, WITHOUT_FP16.quantsim_config)
-    calibrate(sim, split, 4)
-    export_qdq(sim, sample, (["input"], ["output"]), folder / "model.onnx")
+    sim.calibrate(split, 4)
+    sim.export_qdq(sample, (["input"], ["output"]), folder / "model.onnx")
     return folder / "model.onnx", sim, split
 
 
@@ -113,7 +113,7 @@ def test_parameters_in_a_product_have_the_weights_bits_and_others_the_activation
     _, sim, _ = exported(Operands, Precision(8, 16), tmp_path)
     operands = {
         name: quantizer.bitwidth
-        for name, quantizer in sim.named_quantizers()
+        for name, quantizer in sim.aimet.named_quantizers()
         if "input_quantizers" in name and not name.startswith("stem")
     }
     in_products = {name for name in operands if "matmul" in name}

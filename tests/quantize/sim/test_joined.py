@@ -9,7 +9,7 @@ from bitladder.network.evaluate import predict, sqnr_db
 from bitladder.network.model import sample_inputs
 from bitladder.precision import Precision
 from bitladder.quantize.prepare.prepare import prepare
-from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq, load_sim, save_sim
+from bitladder.quantize.sim.sim import build_sim
 from bitladder.tasks.onnx_model import OnnxModel
 from bitladder.tasks.task import Split
 
@@ -37,7 +37,7 @@ def sims(tmp_path):
             network = OnnxModel(path)()
         prepared, _ = prepare(network, sample)
         made = [build_sim(prepared, sample, Precision(8, 8), "htp_v75") for _ in range(2)]
-        calibrate(made[0], split, 8)
+        made[0].calibrate(split, 8)
         return predict(prepared, split, 8, ""), made, split
 
     return build
@@ -54,15 +54,15 @@ def test_each_keeps_its_range_in_the_simulation_and_in_what_is_exported(sims, ki
     found = predict(sim.model, split, 1, "")
     assert decibels(expected, found, slice(4)) > 40
     assert decibels(expected, found, slice(4, None)) > 40  # with one range for both it is 15
-    export_qdq(sim, sample_inputs(split), (["image"], ["y"]), tmp_path / "model.onnx")
+    sim.export_qdq(sample_inputs(split), (["image"], ["y"]), tmp_path / "model.onnx")
     assert decibels(found, run_unoptimised(tmp_path / "model.onnx", split), slice(4, None)) > 80
-    save_sim(tmp_path / "sim", sim)
-    load_sim(other, tmp_path / "sim")
+    sim.save(tmp_path / "sim")
+    other.load(tmp_path / "sim")
     assert decibels(found, predict(other.model, split, 1, ""), slice(None)) > 150
 
 
 @pytest.mark.parametrize("kind", ["torch", "onnx"])
 def test_what_a_layer_reads_has_one_range(sims, kind):
     _, (sim, _), _ = sims(kind, layer_behind=True)
-    quantizers = sim._quantizers.values() if kind == "onnx" else [one for _, one in sim.named_quantizers()]
+    quantizers = sim._quantizers.values() if kind == "onnx" else [one for _, one in sim.aimet.named_quantizers()]
     assert {one.bitwidth for one in quantizers} == {8}

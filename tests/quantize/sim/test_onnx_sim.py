@@ -10,9 +10,8 @@ from bitladder.network.evaluate import predict, sqnr_db
 from bitladder.network.model import sample_inputs
 from bitladder.precision import Precision
 from bitladder.quantize.prepare.prepare import prepare
-from bitladder.quantize.sim import onnx_sim
-from bitladder.quantize.sim.layers import layer_rows
-from bitladder.quantize.sim.torch_sim import build_sim, export_qdq
+from bitladder.quantize.sim import onnx_layers
+from bitladder.quantize.sim.sim import build_sim
 from bitladder.tasks.onnx_model import OnnxModel
 from bitladder.tasks.task import Split
 
@@ -41,13 +40,13 @@ def rows_of(tmp_path):
     split = Split({"x": torch.randn(6, 4, 8, generator=torch.Generator().manual_seed(1))}, torch.arange(6))
     prepared, _ = prepare(OnnxModel(str(tmp_path / "net.onnx"))(), sample_inputs(split))
     sim = build_sim(prepared, sample_inputs(split), Precision(8, 8), "htp_v75")
-    sim.calibrate(split)
+    sim.calibrate(split, 8)
     return prepared, sim, split
 
 
 def test_nodes_that_aimet_fuses_do_not_end_the_table(rows_of):
     prepared, sim, split = rows_of
-    rows = {row["layer"]: row for row in layer_rows(prepared, sim, split)}
+    rows = {row["layer"]: row for row in sim.layer_rows(prepared, split)}
     assert {"linear", "mean", "relu"} <= set(rows)
     expected = sqnr_db(predict(prepared, split, 8, ""), predict(sim.model, split, 8, ""))
     assert rows["relu"]["sqnr_db"] == pytest.approx(expected, abs=1e-3)
@@ -56,13 +55,14 @@ def test_nodes_that_aimet_fuses_do_not_end_the_table(rows_of):
 def test_the_tensors_of_one_sample_are_held_at_a_time(rows_of, monkeypatch):
     seen = []
 
-    class Sums(onnx_sim.NoiseSums):
+    class Sums(onnx_layers.NoiseSums):
         def add(self, reference, outputs):
             seen.extend(values.shape for values in reference.values())
             super().add(reference, outputs)
 
-    monkeypatch.setattr(onnx_sim, "NoiseSums", Sums)
-    layer_rows(*rows_of)
+    monkeypatch.setattr(onnx_layers, "NoiseSums", Sums)
+    prepared, sim, split = rows_of
+    sim.layer_rows(prepared, split)
     assert (1, 4, 8) in seen and max(shape[0] for shape in seen if len(shape) == 3) == 1
 
 
@@ -86,8 +86,8 @@ def test_a_pad_of_a_value_is_exported_as_simulated(value, tmp_path):
     model = OnnxModel(str(tmp_path / "net.onnx"))()
     prepared, _ = prepare(model, sample_inputs(split))
     sim = build_sim(prepared, sample_inputs(split), Precision(8, 8), "htp_v75")
-    sim.calibrate(split)
-    export_qdq(sim, sample_inputs(split), (["x"], ["y"]), tmp_path / "q.onnx")
+    sim.calibrate(split, 8)
+    sim.export_qdq(sample_inputs(split), (["x"], ["y"]), tmp_path / "q.onnx")
     exported = run_unoptimised(tmp_path / "q.onnx", split)
     assert sqnr_db(predict(sim.model, split, 8, ""), exported) > 60
     assert sqnr_db(predict(model, split, 8, ""), exported) > 30

@@ -8,7 +8,7 @@ from torch import nn
 from bitladder.network.model import sample_inputs
 from bitladder.precision import Precision
 from bitladder.quantize.sim import small_scales
-from bitladder.quantize.sim.torch_sim import build_sim, calibrate
+from bitladder.quantize.sim.sim import build_sim
 from bitladder.tasks.samples import Split
 
 
@@ -53,6 +53,6 @@ def test_a_network_with_small_weights_and_large_activations_is_right_at_every_pr
     expected = net(split.inputs["image"]).detach()
     for bits, decibels in ((16, 80), (8, 35)):
         sim = build_sim(net, sample_inputs(split), Precision(bits, bits), "htp_v75")
-        calibrate(sim, split, 8)
+        sim.calibrate(split, 8)
         noise = (sim.model(split.inputs["image"]) - expected).square().mean()
         assert 10 * torch.log10(expected.square().mean() / noise) > decibels

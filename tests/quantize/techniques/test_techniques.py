@@ -17,7 +17,9 @@ from bitladder.quantize.prepare.prepare import prepare
 from bitladder.quantize.ptq import quantize
 from bitladder.quantize.sensitivity import ALL, measure, summarise
 from bitladder.quantize.sim.batches import Batches
-from bitladder.quantize.sim.torch_sim import build_sim, encodings_of, load_sim, needs_relu, save_sim, swap_relu6
+from bitladder.quantize.sim.relu6 import needs_relu
+from bitladder.quantize.sim.sim import build_sim
+from bitladder.quantize.sim.torch_sim import TorchSim
 from bitladder.quantize.techniques import gptq
 from bitladder.quantize.techniques.bias_correction import correct_biases
 from bitladder.quantize.techniques.technique import ORDER, RANGES, NotApplicable, apply
@@ -92,18 +94,18 @@ def test_cle_takes_relu6_out_and_the_next_stage_builds_it_so(trained, tmp_path):
         pytest.fail("the network has layers with ReLU6 between them")
     assert not any(isinstance(module, nn.ReLU6) for module in done.model.modules())
     assert any(isinstance(module, nn.ReLU6) for module in trained.prepared.modules())
-    save_sim(tmp_path / "sim.safetensors", done.sim)
+    done.sim.save(tmp_path / "sim.safetensors")
     assert needs_relu(tmp_path / "sim.safetensors")
-    swap_relu6(done.model)
+    TorchSim.swap_relu6(done.model)
     other = build_sim(done.model, trained.sample, TINY, CONFIG)
-    load_sim(other, tmp_path / "sim.safetensors")
-    assert encodings_of(other) == encodings_of(done.sim)
+    other.load(tmp_path / "sim.safetensors")
+    assert other.encodings() == done.sim.encodings()
 
 
 def test_bias_correction_gives_every_channel_the_mean_it_has_in_float(trained, plain, tmp_path):
     setting = rung_setting(trained, TINY, ["min-max"])
-    sim = plain.copy_sim(setting)
-    assert correct_biases(sim, plain.model, Batches(setting.fit, 32), tmp_path) > 5
+    sim = plain.copy_sim()
+    assert correct_biases(sim, Batches(setting.fit, 32), tmp_path) > 5
     last = [name for name, module in plain.model.named_modules() if isinstance(module, nn.Linear)][-1]
     means = {}
     for key, network in (("float", plain.model), ("sim", sim.model), ("before", plain.sim.model)):
@@ -124,7 +126,7 @@ def test_adaround_beats_rounding_to_the_nearest_and_a_killed_run_ends_with_the_s
     for path in layers[: len(layers) // 2]:
         shutil.copy(path, tmp_path / "killed/adaround")
     resumed = apply("adaround", replace(setting, work=tmp_path / "killed"), plain)
-    assert encodings_of(resumed.sim) == encodings_of(whole.sim)
+    assert resumed.sim.encodings() == whole.sim.encodings()
     state, other = whole.sim.model.state_dict(), resumed.sim.model.state_dict()
     assert all(torch.equal(state[name], other[name]) for name in state if isinstance(state[name], torch.Tensor))
 
@@ -134,7 +136,7 @@ def test_gptq_beats_rounding_to_the_nearest_and_gives_the_same_bits_twice(traine
     done, again = (apply("gptq", setting, plain) for _ in range(2))
     assert done.name == "ptq:bn-fold+min-max+gptq"
     assert left_db(trained, done) > left_db(trained, plain) + 3
-    assert encodings_of(again.sim) == encodings_of(done.sim)
+    assert again.sim.encodings() == done.sim.encodings()
     state, other = done.sim.model.state_dict(), again.sim.model.state_dict()
     assert all(torch.equal(state[name], other[name]) for name in state if isinstance(state[name], torch.Tensor))
     for module in done.sim.model.modules():  # what it gives stands on the grid that is exported
@@ -258,7 +260,7 @@ def test_what_rounds_weights_starts_from_float_ones(trained, plain, tmp_path):
     on_top = apply("adaround", setting, apply("gptq", setting, plain))
     alone = apply("adaround", replace(setting, work=tmp_path / "alone"), plain)
     assert on_top.name == alone.name == "ptq:bn-fold+min-max+adaround"
-    assert encodings_of(on_top.sim) == encodings_of(alone.sim)
+    assert on_top.sim.encodings() == alone.sim.encodings()
 
 
 def test_biases_are_corrected_anew_where_the_float_network_changes(trained, plain):

@@ -12,7 +12,7 @@ from bitladder.network.model import sample_inputs
 from bitladder.network.smoke_test import try_task
 from bitladder.precision import Precision
 from bitladder.quantize.prepare.prepare import prepare
-from bitladder.quantize.sim.torch_sim import build_sim, calibrate
+from bitladder.quantize.sim.sim import build_sim
 from bitladder.tasks import synthetic
 from bitladder.tasks.builtin.efficientnet_lite0 import task as efficientnet_lite0
 from bitladder.tasks.builtin.image_folder import task as image_folder
@@ -88,7 +88,7 @@ def test_segmentation_is_judged_by_mean_intersection_over_union():
     sample = sample_inputs(split)
     prepared, _ = prepare(model, sample)
     sim = build_sim(prepared, sample, Precision(8, 8), "htp_v75")
-    calibrate(sim, split, 12)
+    sim.calibrate(split, 12)
     quantized = task.metric(predict(sim.model, split, 4, ""), split.targets)
     assert reference > 0.7 and abs(reference - quantized) < 0.05
 

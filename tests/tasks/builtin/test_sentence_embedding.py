@@ -9,7 +9,7 @@ from bitladder.network.model import output_names, sample_inputs
 from bitladder.params import load_params
 from bitladder.precision import Precision
 from bitladder.quantize.prepare.prepare import check_equal, prepare
-from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
+from bitladder.quantize.sim.sim import build_sim
 from bitladder.socs import find_soc
 from bitladder.targets.context import compile_model, run
 from bitladder.tasks.splits import make_splits
@@ -29,11 +29,11 @@ def test_the_transformer_compiles_for_the_npu_as_a_whole(params_with, tmp_path):
     prepared, _ = prepare(model, sample)
     check_equal(sqnr_db(reference, predict(prepared, split, 8, "")))
     sim = build_sim(prepared, sample, Precision(8, 16), "htp_v75")
-    calibrate(sim, splits["calibration"], 24)
+    sim.calibrate(splits["calibration"], 24)
     simulated = predict(sim.model, split, 8, "")
     assert task.metric(simulated, split.targets) > 0.99
     path = tmp_path / "model.onnx"
-    export_qdq(sim, sample, graph_names(list(split.inputs), list(output_names(prepared))), path)
+    sim.export_qdq(sample, graph_names(list(split.inputs), list(output_names(prepared))), path)
     few, first = split.first(2), {name: values[:2] for name, values in simulated.items()}
     assert sqnr_db(first, run_unoptimised(path, few)) > 40
     soc = find_soc("SM8650")

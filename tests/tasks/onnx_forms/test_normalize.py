@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from bitladder.tasks.onnx_file import open_session
 from bitladder.tasks.onnx_forms.normalize import normalize, separate_weights
-from bitladder.tasks.onnx_model import open_session
 
 RANDOM = np.random.default_rng(0)
 

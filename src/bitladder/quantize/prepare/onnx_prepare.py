@@ -12,8 +12,10 @@ from bitladder.network.model import keep_folded
 from bitladder.precision import OPSET
 from bitladder.quantize.prepare.onnx_recurrent import write_steps
 from bitladder.quantize.prepare.task_quantization import keep_task_quantization
+from bitladder.tasks.onnx_forms.fold import fold_constants
 from bitladder.tasks.onnx_forms.graph import opset_of, raise_opset
 from bitladder.tasks.onnx_forms.normalize import separate_weights
+from bitladder.tasks.onnx_forms.pads import write_pads
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.task import Quantization
 
@@ -23,7 +25,7 @@ __all__ = ["prepare_onnx", "quiet"]
 def prepare_onnx(
     network: OnnxNetwork, sample: tuple[Tensor, ...], exclude: Sequence[str], quantization: Quantization
 ) -> OnnxNetwork:
-    """Make a network fit for aimet-onnx: shapes for a batch of one, opset 21, batch norms folded.
+    """Make a network fit for aimet-onnx: shapes for a batch of one, constants computed, opset 21, batch norms folded.
 
     Raises UserError where options are set that only a network of torch has, or the opset cannot be raised.
     """
@@ -33,7 +35,7 @@ def prepare_onnx(
     quiet()
     from aimet_onnx.batch_norm_fold import fold_all_batch_norms_to_weight
 
-    proto = network.fixed(sample).proto
+    proto = fold_constants(network.fixed(sample).proto)
     try:
         proto = raise_opset(proto)
     except ValueError as error:
@@ -43,6 +45,7 @@ def prepare_onnx(
         ) from None
     _constants_as_initializers(proto)
     _name_nodes(proto)
+    write_pads(proto)
     separate_weights(proto)
     write_steps(proto)
     folded = fold_all_batch_norms_to_weight(proto)  # into the layer before a batch norm, and into the one after it

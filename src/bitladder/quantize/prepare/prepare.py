@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from bitladder.errors import UserError
 from bitladder.network.lines import keep_lines, lines_kept, module_lines
 from bitladder.network.model import build_model, build_network, keep_folded, keep_output_names, load_weights
+from bitladder.precision import OPSET
 from bitladder.quantize.prepare.layouts import bake_weights, split_groups, swap_layers
 from bitladder.quantize.prepare.norms import fold_others, ready_norms
 from bitladder.quantize.prepare.onnx_prepare import prepare_onnx
@@ -29,6 +30,7 @@ from bitladder.quantize.prepare.rewrite import rewrite as rewrite_calls
 from bitladder.quantize.prepare.task_quantization import define, keep_task_quantization
 from bitladder.quantize.prepare.tracing import untraceable
 from bitladder.running.files import load_note, load_tensors, save_tensors
+from bitladder.tasks.onnx_forms.graph import opset_of
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.source import user_code
 from bitladder.tasks.task import Quantization, Task, flatten_outputs, name_outputs
@@ -48,13 +50,14 @@ EQUAL_SQNR_DB = 60.0  # folding and rewriting reorder float32 sums, which leaves
 class Preparation:
     """What was done to a network: whether it was rewritten; ops left without quantizers on request.
 
-    `onnx`: it came as ONNX, which the decision knows by that. `exported`: torch.export traced it, since torch.fx could
-    not.
+    `onnx`: it came as ONNX, which the decision knows by that, of this `opset`. `exported`: torch.export
+    traced it, since torch.fx could not.
     """
 
     rewritten: bool
     unquantized: tuple[str, ...] = ()
     onnx: bool = False
+    opset: int = OPSET
     exported: bool = False
 
     def __bool__(self) -> bool:
@@ -64,6 +67,8 @@ class Preparation:
     def __str__(self) -> str:
         """Say it as the technique of the FP32 record."""
         done = OF_ONNX if self.onnx else REWRITTEN if self.rewritten else AS_IT_CAME
+        if self.opset < OPSET:
+            done += f", opset {self.opset} raised to {OPSET} by onnx's version converter"
         if self.exported:
             done += " from torch.export's graph, as torch.fx cannot trace it"
         return f"{done}, no quantizers for {', '.join(self.unquantized)}" if self.unquantized else done
@@ -98,7 +103,9 @@ def prepare(
 
     """
     if isinstance(model, OnnxNetwork):
-        return prepare_onnx(model, sample, exclude, quantization or Quantization()), Preparation(False, onnx=True)
+        return prepare_onnx(model, sample, exclude, quantization or Quantization()), Preparation(
+            False, onnx=True, opset=opset_of(model.proto)
+        )
     model.to("cpu")
     with torch.no_grad():
         names = tuple(name_outputs(model(*sample)))

@@ -18,8 +18,8 @@ from torch.utils.hooks import RemovableHandle
 from bitladder.quantize.sim.batches import Batches
 from bitladder.quantize.sim.graph import Runner, graph_of, places
 from bitladder.quantize.sim.hooks import hooked
+from bitladder.quantize.sim.lean import plain_tensors
 from bitladder.quantize.sim.spill import Spill, Spilled
-from bitladder.quantize.sim.torch_sim import plain_tensors
 
 __all__ = ["Layer", "Seen", "in_lockstep"]
 

@@ -1,60 +1,71 @@
-"""QuantSim of a network that came as ONNX, by aimet-onnx: what simulation.py has for a network of torch."""
+"""QuantSim of a network that came as ONNX, by aimet-onnx."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bitladder.errors import RefusedError
-from bitladder.network.evaluate import NoiseSums
+from bitladder.errors import RefusedError, UserError
 from bitladder.network.model import keep_output_names
 from bitladder.precision import Precision
 from bitladder.quantize.prepare.onnx_prepare import quiet
 from bitladder.quantize.prepare.task_quantization import task_quantization_of
+from bitladder.quantize.sim import lean
+from bitladder.quantize.sim.batches import Batches
+from bitladder.quantize.sim.integers import keep_integer
 from bitladder.quantize.sim.joined import part_joined_onnx
-from bitladder.running.files import load_tensors, replacing, save_tensors
+from bitladder.quantize.sim.layers import SAMPLES, Cost, LayerSqnr, What, no_such_layer
+from bitladder.quantize.sim.onnx_layers import cost_of, node_rows, rows_of
+from bitladder.quantize.sim.onnx_modules import Modules, followers
+from bitladder.quantize.sim.onnx_names import Names
+from bitladder.quantize.sim.onnx_ranges import set_ranges, widen_padded
+from bitladder.quantize.sim.onnx_state import put_weights, set_state, state_of, weights_of
+from bitladder.quantize.sim.relu6 import note_of
+from bitladder.running.files import load_tensors, replacing, save_tensors, write_text
 from bitladder.tasks.onnx_model import OnnxNetwork, run_samples
 from bitladder.tasks.samples import Samples
-
-if TYPE_CHECKING:
-    from aimet_onnx.quantsim import QuantizationSimModel
 
 __all__ = ["OnnxSim"]
 
 RANGE_SETTINGS = {"min-max": "min_max", "sqnr": "tf_enhanced"}  # ours, in aimet-onnx's words
 
-MATRIX_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-
-MOST_WIDER = 16  # 4 bits
-
-FIELDS = ("min", "max", "delta", "offset", "bw")  # of an encoding
+SEQ_MSE_BITS = 4
 
 
 class OnnxSim:
-    """A QuantSim of a prepared network. `model` runs it as a torch module would be run."""
+    """A Sim by aimet-onnx. Its layers are the graph's nodes; techniques see them as modules of torch."""
 
-    def __init__(self, network: OnnxNetwork, precision: Precision, config: str, range_setting: str) -> None:
+    def __init__(
+        self,
+        network: OnnxNetwork,
+        sample: tuple[Tensor, ...],
+        precision: Precision,
+        config: str,
+        range_setting: str = "min-max",
+    ) -> None:
+        """Build it as build_sim says."""
         quiet()
+        lean.install()
+        from aimet_onnx.common.defs import qtype
         from aimet_onnx.quantsim import QuantizationSimModel
 
         quantization = task_quantization_of(network)
-        self.network = network
-        self._constants = {tensor.name for tensor in network.proto.graph.initializer}
+        self.network, self._built_with = network, (sample, precision, config)
         self._folder = TemporaryDirectory()  # aimet-onnx's own is not cleared away at the end of the process
         try:
-            self._sim: QuantizationSimModel = QuantizationSimModel(
+            self.aimet: QuantizationSimModel = QuantizationSimModel(
                 copy.deepcopy(network.proto),
-                param_type=f"int{precision.weights}",
-                activation_type=f"int{precision.activations}",
+                param_type=qtype.int(precision.weights),
+                activation_type=qtype.int(precision.activations),
                 quant_scheme=RANGE_SETTINGS[range_setting],
                 config_file=quantization.config or config,
                 path=self._folder.name,
@@ -63,228 +74,207 @@ class OnnxSim:
         except Exception as error:  # aimet-onnx raises many kinds
             reason = " ".join(str(error).split())[:300]
             raise RefusedError(f"task: aimet-onnx builds no QuantSim of {network.source}: {reason}") from None
-        self._quantizers: dict[str, Any] = self._sim.qc_quantize_op_dict
-        self._leave(quantization.exclude)
-        self._check_weights(quantization.exclude)
-        part_joined_onnx(self._sim)
-        self.model = _SimNetwork(self._sim, network)
+        self._quantizers: dict[str, Any] = self.aimet.qc_quantize_op_dict
+        self._names = Names(network, self._quantizers)
+        self._names.leave(quantization.exclude)
+        if bare := self._names.bare(quantization.exclude):
+            raise RefusedError(
+                f"task: the QuantSim has no quantizers in {', '.join(bare[:5])} (its weight); say that they stay in"
+                " float by Quantization.exclude"
+            )
+        part_joined_onnx(self.aimet)
+        self.model: nn.Module = _SimNetwork(self.aimet, network)
 
-    def calibrate(self, split: Samples) -> None:
-        """Find the quantizers' ranges from samples. Raise RefusedError where one is left without."""
-        rows = tqdm(_rows(split), desc="calibrate", unit="sample", total=len(split), leave=False)
-        self._sim.compute_encodings(iter(rows))
-        self._widen_padded()
-        names = self._names()
+    @staticmethod
+    def swap_relu6(network: OnnxNetwork) -> bool:
+        """Put Relu in the place of every Clip from 0 to 6."""
+        return network.swap_relu6()
+
+    @staticmethod
+    def equalize(network: OnnxNetwork, sample: tuple[Tensor, ...]) -> None:
+        """Move scales between neighbouring convolutions."""
+        from aimet_onnx.cross_layer_equalization import CrossLayerScaling
+
+        network.put(network.tensors())  # the bytes of constants as aimet-onnx changes them
+        CrossLayerScaling(network.proto).scale_model()
+
+    def calibrate(self, samples: Samples, batch_size: int) -> None:
+        """Find the quantizers' ranges, sample by sample."""
+        rows = tqdm(rows_of(samples), desc="calibrate", unit="sample", total=len(samples), leave=False)
+        self.aimet.compute_encodings(iter(rows))
+        widen_padded(self.network.proto.graph, self._quantizers)
+        names = self._names.as_of_torch()
         empty = [names[key] for key, one in self._quantizers.items() if one.enabled and not one.is_initialized()]
         if empty:
             raise RefusedError(
                 f"task: calibration left no range in {', '.join(empty[:5])}; no sample runs through them"
             )
 
-    def save(self, path: Path) -> None:
-        """Write weights and encodings as safetensors."""
-        tensors = {f"weights.{name}": values for name, values in self.network.state_dict().items()}
+    def set_layers(self, layers: Mapping[str, Precision]) -> None:
+        """Give some nodes bits of their own."""
+        quantized = list(dict.fromkeys([*self.layers("weight"), *self.layers("activation")]))
+        for name, precision in layers.items():
+            if name not in quantized:
+                raise UserError(no_such_layer(name, quantized))
+            for key in self._names.weights([name]):
+                self._quantizers[key].set_bitwidth(precision.weights)
+            for key in self._names.outputs(name):
+                self._quantizers[key].set_bitwidth(precision.activations)
+
+    def layers(self, what: What) -> dict[str, str]:
+        """Name the nodes that quantize a weight, or an output."""
+        find = (lambda name: self._names.weights([name])) if what == "weight" else self._names.activations
+        return {name: node.op_type for name, node in self._names.nodes.items() if find(name)}
+
+    @contextmanager
+    def isolated(self, names: Collection[str], what: What) -> Iterator[None]:
+        """Leave only these nodes' quantizers."""
+        kept = (
+            self._names.weights(names)
+            if what == "weight"
+            else [key for name in names for key in self._names.activations(name)]
+        )
+        with self._without({*self._quantizers} - set(kept)):
+            yield
+
+    def costs(self) -> dict[str, Cost]:
+        """Take sizes from the graph."""
+        return {name: cost_of(self.network, name) for name in self.layers("weight")}
+
+    def batches(self, samples: Samples, size: int) -> Batches:
+        """Give samples one by one, as the graph is for a batch of one."""
+        return Batches(samples, 1)
+
+    @contextmanager
+    def as_modules(self, activations: bool = True) -> Iterator[tuple[nn.Module, nn.Module]]:
+        """Give the graph as modules; take what they have become."""
+        with self._without([] if activations else self.aimet.activation_names):
+            modules = Modules(self.aimet, self.network.tensors(), activations)
+            yield modules.reference, modules.model
+        values: dict[str, np.ndarray] = {}
+        for change in modules.changes():
+            values |= change.values
+            quantizer = self._quantizers.get(change.weight)
+            if quantizer is not None and change.ranges is not None:
+                quantizer._is_encoding_frozen = False
+                set_ranges(quantizer, change.ranges)
+            if quantizer is not None and change.frozen:
+                quantizer.freeze_encodings()
+        put_weights(self.aimet, values)
+
+    def followers(self, network: nn.Module) -> Mapping[nn.Module, nn.Module | None]:
+        """Look at the graph of modules."""
+        return followers(network)
+
+    def search_ranges(self, batches: Batches, candidates: int, folder: Path) -> None:
+        """Find weight ranges by aimet-onnx's SeqMSE, of weights of few bits only, as aimet-torch does."""
+        from aimet_onnx import apply_seq_mse
+
+        rows = list(rows_of(batches.split))
+        wide = [
+            name
+            for name in self.layers("weight")
+            if self._quantizers[self._names.nodes[name].input[1]].bitwidth > SEQ_MSE_BITS
+        ]
+        apply_seq_mse(self.aimet, rows, candidates, nodes_to_exclude=wide)
+
+    def put_back_weights(self, names: Iterable[str]) -> None:
+        """Give nodes their float weights."""
+        keys = self._names.weights(names)
+        for key in keys:
+            self._quantizers[key]._is_encoding_frozen = False
+        own = self.network.tensors()
+        put_weights(self.aimet, {key: own[key] for key in keys})
+
+    def put_back_biases(self) -> None:
+        """Give all nodes the float network's other constants; of these only biases change."""
+        weights = set(self._names.weights(self._names.nodes))
+        own = {name: values for name, values in self.network.tensors().items() if name not in weights}
+        put_weights(self.aimet, own)
+
+    def copy(self) -> "OnnxSim":
+        """Build another, and put the state in."""
+        other = OnnxSim(self.network, *self._built_with)
+        set_state(other.aimet, state_of(self.aimet, self.network))
         for name, one in self._quantizers.items():
-            if one.enabled and (found := one.get_encodings()):
-                rows = [[getattr(encoding, field) for field in FIELDS] for encoding in found]
-                tensors[f"encodings.{name}"] = torch.tensor(rows, dtype=torch.float64)
-        save_tensors(path, tensors)
+            if one.is_encoding_frozen():
+                other._quantizers[name].freeze_encodings()
+        return other
+
+    def save(self, path: Path) -> None:
+        """Write weights and encodings."""
+        save_tensors(path, note_of(self.network) | state_of(self.aimet, self.network))
 
     def load(self, path: Path) -> None:
-        """Put in what `save` wrote of a sim that was built with the same arguments."""
-        from aimet_onnx.common import libpymo
-
-        tensors = load_tensors(path)
-        for name, one in self._quantizers.items():
-            rows = tensors.get(f"encodings.{name}")
-            one.enabled = rows is not None
-            if rows is None:
-                continue
-            encodings = []
-            for row in rows.tolist():
-                encoding = libpymo.TfEncoding()
-                for field, value in zip(FIELDS, row, strict=True):
-                    setattr(encoding, field, int(value) if field == "bw" else value)
-                encodings.append(encoding)
-            one.set_bitwidth(encodings[0].bw)
-            one.load_encodings(encodings)
+        """Put in what `save` wrote."""
+        set_state(self.aimet, load_tensors(path))
 
     def encodings(self) -> dict[str, Any]:
-        """Give every quantizer's encoding by layer, named as those of a network of torch are."""
-        names = self._names()
+        """Give the encodings, by names such as those of a network of torch."""
+        names = self._names.as_of_torch()
         found = {
             names[key]: one.export_encodings("1.0.0") for key, one in sorted(self._quantizers.items()) if one.enabled
         }
         return {name: encoding for name, encoding in sorted(found.items()) if encoding}
 
-    def export_qdq(self, path: Path, int32_bias: bool) -> None:
-        """Write the sim as ONNX with QuantizeLinear and DequantizeLinear nodes, for a batch of one."""
-        proto = self._sim.to_onnx_qdq(export_int32_bias=int32_bias, prequantize_constants=True)
-        with replacing(path) as temporary:
-            onnx.save(proto, str(temporary))
+    def layer_sqnr(self, network: OnnxNetwork, split: Samples) -> list[LayerSqnr]:
+        """Compare nodes' outputs."""
+        rows = node_rows(network, self.aimet, split)
+        found = [LayerSqnr(row["layer"], row["kind"], row["sqnr_db"]) for row in rows]
+        return sorted(found, key=lambda layer: layer.sqnr_db)
 
-    def export_encodings(self, folder: Path) -> None:
-        """Write the float graph and its encodings beside it, as Qualcomm's converters take them."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self._sim.export(str(folder), "model", export_model=False, encoding_version="1.0.0")
+    def layer_rows(self, network: OnnxNetwork, split: Samples) -> list[dict[str, Any]]:
+        """Give a row a node."""
+        return node_rows(network, self.aimet, split.first(SAMPLES))
+
+    def leave_evidence(self, folder: Path) -> str:
+        """Leave the graph, and a script that needs nothing of bitladder."""
+        script = files("bitladder.quantize").joinpath("show_w16a16_onnx.py")
+        write_text(folder / "show.py", script.read_text("utf-8"))
         with replacing(folder / "model.onnx") as temporary:
             onnx.save(self.network.proto, str(temporary))
+        return "aimet-onnx"
 
-    def layers(self, split: Samples) -> list[dict[str, Any]]:
-        """Give a row a node that makes a floating-point tensor, in the graph's order.
+    def export_qdq(
+        self, sample: tuple[Tensor, ...], names: tuple[list[str], list[str]], path: Path, int32_bias: bool = False
+    ) -> None:
+        """Write the QDQ graph."""
+        proto = self.aimet.to_onnx_qdq(export_int32_bias=int32_bias, prequantize_constants=True)
+        with replacing(path) as temporary:
+            onnx.save(proto, str(temporary))
+        keep_integer(path)
 
-        Every sample of the split is run; SQNR is against FP32. The columns are those of metrics/layers/*.csv.
-        """
-        nodes = [node for node in self.network.proto.graph.node if node.op_type != "Constant"]
-        after = {node.input[0]: node.output[0] for node in self._sim.model.nodes() if node.op_type == "QcQuantizeOp"}
-        # what aimet-onnx folded away is in the float graph only
-        left = {name for node in self._sim.model.nodes() for name in node.output}
-        names = [node.output[0] for node in nodes if node.output[0] in left]
-        found = _compare_tensors(
-            _TensorReader(self.network.proto, {name: name for name in names}),
-            _TensorReader(self._sim.model.model, {name: after.get(name, name) for name in names}),
-            split,
-        )
-        rows = []
-        for node in nodes:
-            name = node.output[0]
-            if name in found:
-                weights = self._quantizers.get(node.input[1]) if self._has_weights(node) else None
-                rows.append(
-                    {"layer": node.name, "kind": node.op_type, "sqnr_db": found[name]}
-                    | _range("weight", "weights_bits", weights)
-                    | _range("output", "outputs_bits", self._quantizers.get(name))
-                )
-        return rows
+    def export_encodings(self, sample: tuple[Tensor, ...], names: tuple[list[str], list[str]], folder: Path) -> None:
+        """Write the graph with the sim's weights, and the encodings."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.aimet.export(str(folder), "model", export_model=False, encoding_version="1.0.0")
+        plain = copy.deepcopy(self.network)
+        plain.put(weights_of(self.aimet, self.network))
+        with replacing(folder / "model.onnx") as temporary:
+            onnx.save(plain.proto, str(temporary))
 
-    def _leave(self, exclude: Sequence[str]) -> None:
-        """Take the quantizers from excluded nodes, and from the bounds of clips, which the NPU wants as constants."""
-        for node in self.network.proto.graph.node:
-            excluded = node.name in exclude
-            constants = [name for name in node.input if name in self._constants]
-            left = [*constants, *node.output] if excluded else constants if node.op_type == "Clip" else []
-            for name in left:
-                if name in self._quantizers:
-                    self._quantizers[name].enabled = False
-
-    def _widen_padded(self) -> None:
-        """Bring what a Pad pads with into the range of what it pads: the two, and its output, have one scale."""
-        graph = self.network.proto.graph
-        makers = {output: node for node in graph.node for output in node.output}
-        values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-        for node in graph.node:
-            if node.op_type != "Pad" or len(node.input) < 3 or node.input[2] not in values:
-                continue
-            name, value = node.input[0], values[node.input[2]].item()
-            while name in makers and not self._has_range(name):  # through what only moves values
-                name = makers[name].input[0]
-            if self._has_range(name):
-                quantizer = self._quantizers[name]
-                quantizer.load_encodings([_widened(one, value) for one in quantizer.get_encodings()])
-
-    def _has_range(self, name: str) -> bool:
-        return name in self._quantizers and self._quantizers[name].enabled and self._quantizers[name].is_initialized()
-
-    def _has_weights(self, node: onnx.NodeProto) -> bool:
-        return node.op_type in MATRIX_OPS and node.input[1] in self._constants
-
-    def _check_weights(self, exclude: Sequence[str]) -> None:
-        bare = [
-            node.name
-            for node in self.network.proto.graph.node
-            if self._has_weights(node) and node.name not in exclude
-            if not (one := self._quantizers.get(node.input[1])) or not one.enabled
-        ]
-        if bare:
-            raise RefusedError(
-                f"task: the QuantSim has no quantizers in {', '.join(bare[:5])} (its weight); say that they stay in"
-                " float by Quantization.exclude"
-            )
-
-    def _names(self) -> dict[str, str]:
-        names: dict[str, str] = {name: f"{name}.input_quantizers.0" for name in self.network.inputs}
-        for node in self.network.proto.graph.node:
-            parts = ("weight", "bias")
-            for index, name in enumerate(node.input[1:3]):
-                names.setdefault(name, f"{node.name}.param_quantizers.{parts[index]}")
-            for index, name in enumerate(node.output):
-                names[name] = f"{node.name}.output_quantizers.{index}"
-        return {name: names.get(name, name) for name in self._quantizers}
+    @contextmanager
+    def _without(self, names: Iterable[str]) -> Iterator[None]:
+        """Take quantizers out, for a while; one that several tensors share stays for those that are not named."""
+        named = set(names)
+        kept = {id(one) for name, one in self._quantizers.items() if name not in named}
+        off = [one for one in self._quantizers.values() if one.enabled and id(one) not in kept]
+        for one in off:
+            one.enabled = False
+        try:
+            yield
+        finally:
+            for one in off:
+                one.enabled = True
 
 
 class _SimNetwork(nn.Module):
     """Runs a sim a sample at a time, with the outputs named as the network's."""
 
-    def __init__(self, sim: "QuantizationSimModel", network: OnnxNetwork) -> None:
+    def __init__(self, sim: Any, network: OnnxNetwork) -> None:
         super().__init__()
         self._sim, self._names = sim, (network.inputs, network.outputs)
         keep_output_names(self, network.outputs)
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         return run_samples(self._sim.session.run, *self._names, inputs)
-
-
-class _TensorReader:
-    """Runs a graph a sample at a time and gives its inner tensors; `wanted` says what each is called there."""
-
-    def __init__(self, proto: onnx.ModelProto, wanted: dict[str, str]) -> None:
-        from aimet_onnx.utils import OrtInferenceSession, register_aimet_custom_ops
-
-        options = register_aimet_custom_ops(onnxruntime.SessionOptions())
-        options.intra_op_num_threads = torch.get_num_threads()  # sums change their last bits with it
-        proto = copy.deepcopy(proto)
-        new = set(wanted.values()) - {value.name for value in proto.graph.output}
-        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(new))
-        self._session = OrtInferenceSession(proto, ["CPUExecutionProvider"], options)
-        kinds = {output.name: output.type for output in self._session.get_outputs()}
-        self._wanted = {name: inner for name, inner in wanted.items() if kinds[inner] == "tensor(float)"}
-
-    def __call__(self, sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        tensors = self._session.run(list(self._wanted.values()), sample)
-        return dict(zip(self._wanted, tensors, strict=True))
-
-
-def _compare_tensors(float_graph: _TensorReader, simulated: _TensorReader, split: Samples) -> dict[str, float]:
-    """Give the SQNR of each tensor over a split. The tensors of one sample are held at a time: all do not fit."""
-    sums = NoiseSums()
-    for row in _rows(split):
-        pair = (
-            {name: torch.from_numpy(values) for name, values in graph(row).items()}
-            for graph in (float_graph, simulated)
-        )
-        sums.add(*pair)
-    return sums.by_name()
-
-
-def _rows(samples: Samples) -> Iterator[dict[str, np.ndarray]]:
-    """Give each sample as ONNX Runtime takes it: a batch of one, by name."""
-    for inputs, _ in samples.batches(1):
-        yield {name: values.numpy() for name, values in inputs.items()}
-
-
-def _widened(encoding: Any, value: float) -> Any:
-    """Give an encoding whose range holds a value too; as it is, where that would leave few steps for the others.
-
-    So is a large negative value before a MaxPool, which clipping serves as well.
-    """
-    from aimet_onnx.common import libpymo
-
-    low, high = min(encoding.min, value), max(encoding.max, value)
-    if (low, high) == (encoding.min, encoding.max) or high - low > MOST_WIDER * (encoding.max - encoding.min):
-        return encoding
-    widened, steps = libpymo.TfEncoding(), 2**encoding.bw - 1
-    widened.bw, widened.delta = encoding.bw, (high - low) / steps
-    widened.offset = round(low / widened.delta)
-    widened.min, widened.max = widened.delta * widened.offset, widened.delta * (widened.offset + steps)
-    return widened
-
-
-def _range(what: str, bits: str, quantizer: Any) -> dict[str, Any]:
-    found = quantizer.get_encodings() if quantizer is not None and quantizer.enabled else None
-    if not found:
-        return {bits: None, f"{what}_min": None, f"{what}_max": None}
-    return {
-        bits: quantizer.bitwidth,
-        f"{what}_min": min(encoding.min for encoding in found),
-        f"{what}_max": max(encoding.max for encoding in found),
-    }

@@ -16,16 +16,14 @@ from aimet_torch.adaround.activation_sampler import ActivationSampler
 from aimet_torch.adaround.adaround_loss import AdaroundHyperParameters, AdaroundLoss
 from aimet_torch.adaround.adaround_optimizer import AdaroundOptimizer
 from aimet_torch.adaround.adaround_weight import Adaround
-from aimet_torch.meta.connectedgraph_utils import get_module_act_func_pair
 from aimet_torch.nn import QuantizationMixin
-from aimet_torch.quantsim import QuantizationSimModel
-from aimet_torch.utils import remove_activation_quantizers
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from bitladder.params import AdaroundParams
 from bitladder.quantize.sim.batches import Batches
 from bitladder.quantize.sim.hooks import hooked
+from bitladder.quantize.sim.sim import Sim
 from bitladder.quantize.techniques.technique import (
     ADAROUND,
     SEQ_MSE,
@@ -49,49 +47,47 @@ BETA, WARM_START = (20, 2), 0.2  # AIMET's defaults: how the rounding is pressed
 def adaround(setting: Setting, start: Quantized | None) -> Quantized:
     """Each weight rounded up or down as the layer's output asks (arXiv:2004.10568)."""
     start = with_float_weights(setting, start or apply("min-max", setting, None), but=SEQ_MSE)
-    sim, own = start.copy_sim(setting, float_biases=True), setting.params.adaround
-    folder = setting.work / "adaround"
-    round_weights(sim, start.model, setting.fit.first(own.samples), own, setting.seed, folder)
+    sim, own = start.copy_sim(float_biases=True), setting.params.adaround
+    round_weights(sim, setting.fit.first(own.samples), own, setting.seed, setting.work / "adaround")
     return with_biases(setting, start, sim, ADAROUND)
 
 
-def round_weights(
-    sim: QuantizationSimModel, reference: nn.Module, split: Samples, settings: AdaroundParams, seed: int, folder: Path
-) -> None:
+def round_weights(sim: Sim, split: Samples, settings: AdaroundParams, seed: int, folder: Path) -> None:
     """Move the weights of a sim in place to where its grid takes them best; its weight ranges are kept from then on.
 
     Args:
         sim: with ranges for its weights.
-        reference: the same network without quantizers, whose layers' outputs are what the sim's should be.
-        split: samples to fit the outputs on.
+        split: samples to fit the outputs of its float network's layers on.
         settings: iterations a layer, and so on.
         seed: of the batches, together with the layer's name.
         folder: rounded layers are kept here, so that a killed run goes on from the last.
 
     """
     sample = Batches(split, 1).one()
-    activations = get_module_act_func_pair(reference, sample)
-    layers = _layers_in_order(reference, sim, sample)
-    batches: list[Any] = [(batch, {}) for batch in Batches(split, settings.batch_size)]
-    with remove_activation_quantizers(sim.model), tqdm(layers, desc="adaround", unit="layer") as bar:
-        for name, module in bar:
-            bar.set_postfix_str(name)
-            kept = folder / f"{name}.safetensors"
-            with Adaround._replace_quantization_layer(sim.model, name) as wrapper:
-                if kept.is_file():
-                    wrapper.alpha.data.copy_(load_tensors(kept)["alpha"])
-                else:
-                    sampler = ActivationSampler(module, wrapper, reference, sim.model, _forward)
-                    inputs, outputs = sampler.sample_and_place_all_acts_on_cpu(batches)
-                    with _seeded(seed, name):
-                        _round_layer(wrapper, activations.get(module), inputs, outputs, settings)
-                    save_tensors(kept, {"alpha": wrapper.alpha})
-                wrapper.use_soft_rounding = False
-                with torch.no_grad():
-                    wrapper.weight.copy_(wrapper.apply_adaround(wrapper.weight))
-    for name, _ in layers:
-        # calibration must not move the grid that the weights were put on
-        sim.model.get_submodule(name).param_quantizers["weight"].allow_overwrite(False)
+    batches: list[Any] = [(batch, {}) for batch in sim.batches(split, settings.batch_size)]
+    with sim.as_modules(activations=False) as (reference, model):
+        activations = sim.followers(reference)
+        layers = _layers_in_order(reference, model, sample)
+        with tqdm(layers, desc="adaround", unit="layer") as bar:
+            for name, module in bar:
+                bar.set_postfix_str(name)
+                kept = folder / f"{name}.safetensors"
+                with Adaround._replace_quantization_layer(model, name) as wrapper:
+                    if kept.is_file():
+                        wrapper.alpha.data.copy_(load_tensors(kept)["alpha"])
+                    else:
+                        sampler = ActivationSampler(module, wrapper, reference, model, _forward)
+                        inputs, outputs = sampler.sample_and_place_all_acts_on_cpu(batches)
+                        with _seeded(seed, name):
+                            _round_layer(wrapper, activations.get(module), inputs, outputs, settings)
+                        save_tensors(kept, {"alpha": wrapper.alpha})
+                    wrapper.use_soft_rounding = False
+                    with torch.no_grad():
+                        wrapper.weight.copy_(wrapper.apply_adaround(wrapper.weight))
+        for name, _ in layers:
+            # calibration must not move the grid that the weights were put on
+            weight: Any = model.get_submodule(name)
+            weight.param_quantizers["weight"].allow_overwrite(False)
 
 
 def _round_layer(wrapper: Any, activation: nn.Module | None, inputs: Tensor, outputs: Tensor, settings: Any) -> None:
@@ -110,9 +106,7 @@ def _round_layer(wrapper: Any, activation: nn.Module | None, inputs: Tensor, out
         optimizer.step()
 
 
-def _layers_in_order(
-    reference: nn.Module, sim: QuantizationSimModel, sample: tuple[Tensor, ...]
-) -> list[tuple[str, nn.Module]]:
+def _layers_in_order(reference: nn.Module, model: nn.Module, sample: tuple[Tensor, ...]) -> list[tuple[str, nn.Module]]:
     """Give the layers whose weights the sim quantizes, in the order in which they run."""
     found: dict[str, nn.Module] = {}
     names: dict[nn.Module, str] = {
@@ -124,7 +118,7 @@ def _layers_in_order(
 
     with hooked(module.register_forward_hook(note) for module in names), torch.no_grad():
         reference(*sample)
-    quantized = dict(sim.model.named_modules())
+    quantized = dict(model.named_modules())
     return [
         (name, module)
         for name, module in found.items()

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from aimet_torch.nn import QuantizationMixin
-from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 
 from bitladder.quantize.sim.batches import Batches
 from bitladder.quantize.sim.lockstep import Layer, in_lockstep
-from bitladder.quantize.sim.torch_sim import calibrate
+from bitladder.quantize.sim.sim import Sim
 from bitladder.quantize.techniques.technique import BIAS, NotApplicable, Quantized, Setting, apply
 
 __all__ = ["ChannelMeans", "bias_correction", "correct_biases", "corrected_bias"]
@@ -28,28 +27,33 @@ BIAS_SAMPLES = 100  # more move a mean little
 def bias_correction(setting: Setting, start: Quantized | None) -> Quantized:
     """Take off the biases what quantization adds to each channel's mean (arXiv:1906.04721)."""
     start = start or apply("min-max", setting, None)
-    sim, batches = start.copy_sim(setting), Batches(setting.fit.first(BIAS_SAMPLES), setting.params.batch_size)
-    if not correct_biases(sim, start.model, batches, setting.work):
+    sim = start.copy_sim()
+    batches = sim.batches(setting.fit.first(BIAS_SAMPLES), setting.params.batch_size)
+    if not correct_biases(sim, batches, setting.work):
         raise NotApplicable("no layer has a bias")
-    calibrate(sim, setting.fit, setting.params.batch_size)
+    sim.calibrate(setting.fit, setting.params.batch_size)
     return replace(start, sim=sim, techniques=(*start.techniques, BIAS))
 
 
-def correct_biases(sim: QuantizationSimModel, reference: nn.Module, batches: Batches, folder: Path) -> int:
+def correct_biases(sim: Sim, batches: Batches, folder: Path) -> int:
     """Move the biases of a calibrated sim in place, layer after layer, each on what comes out of the last.
 
     Args:
         sim: its weight ranges are kept from then on, so that calibration does not move what was corrected for.
-        reference: the same network in float.
         batches: the samples over which means are taken.
         folder: for activations that memory should not hold.
 
     Returns: the number of layers; those without a bias are passed over.
 
     """
+    with sim.as_modules() as (reference, model):
+        return _correct(reference, model, batches, folder)
+
+
+def _correct(reference: nn.Module, model: nn.Module, batches: Batches, folder: Path) -> int:
     layers: dict[str, Any] = {
         name: module
-        for name, module in sim.model.named_modules()
+        for name, module in model.named_modules()
         if isinstance(module, QuantizationMixin) and isinstance(module, LAYERS) and module.bias is not None
     }
 
@@ -59,7 +63,7 @@ def correct_biases(sim: QuantizationSimModel, reference: nn.Module, batches: Bat
             expected.add(seen.float_output)
         module.bias.copy_(corrected_bias(module, layer.inputs(), expected.value()))
 
-    in_lockstep(reference, sim.model, layers, batches, folder, correct)
+    in_lockstep(reference, model, layers, batches, folder, correct)
     for layer in layers.values():
         if layer.param_quantizers["weight"] is not None:
             layer.param_quantizers["weight"].allow_overwrite(False)

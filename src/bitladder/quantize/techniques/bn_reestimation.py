@@ -6,8 +6,9 @@ from aimet_torch.batch_norm_fold import fold_all_batch_norms
 from aimet_torch.bn_reestimation import reestimate_bn_stats
 from torch import Tensor, nn
 
+from bitladder.network.model import has_folded
 from bitladder.quantize.sim.batches import Batches
-from bitladder.quantize.sim.torch_sim import build_sim, calibrate, set_layers
+from bitladder.quantize.sim.sim import build_sim
 from bitladder.quantize.techniques.technique import NotApplicable, Quantized, Setting, apply, copy_network, on_float
 
 __all__ = ["bn_reestimation"]
@@ -27,12 +28,13 @@ def bn_reestimation(setting: Setting, start: Quantized | None) -> Quantized:
     start = start or apply("min-max", setting, None)
     unfolded = setting.unfolded()
     if not any(isinstance(module, BN) for module in unfolded.modules()):
-        raise NotApplicable("the network has no batch norm")
+        folded = "an ONNX file's batch norms are folded once, when it is prepared"
+        raise NotApplicable(folded if has_folded(setting.model) else "the network has no batch norm")
     if "cle" in start.techniques:
         raise NotApplicable("cle has changed the layers that the batch norms belong to")
     noisy = build_sim(unfolded, setting.sample, setting.precision, setting.config, start.ranges)
-    set_layers(noisy, setting.layers)
-    calibrate(noisy, setting.fit, setting.params.batch_size)
+    noisy.set_layers(setting.layers)
+    noisy.calibrate(setting.fit, setting.params.batch_size)
     batches = Batches(setting.fit, setting.params.batch_size)
     found, expected = (_statistics(model, batches) for model in (noisy.model, copy.deepcopy(unfolded)))
     for name, module in unfolded.named_modules():

@@ -3,9 +3,9 @@
 import copy
 
 import torch
-from aimet_torch.cross_layer_equalization import equalize_model
 
-from bitladder.quantize.sim.torch_sim import keep_relu, swap_relu6
+from bitladder.quantize.sim.relu6 import keep_relu
+from bitladder.quantize.sim.sim import sim_type
 from bitladder.quantize.techniques.technique import NotApplicable, Quantized, Setting, apply, copy_network, on_float
 
 __all__ = ["cle"]
@@ -18,10 +18,10 @@ def cle(setting: Setting, start: Quantized | None) -> Quantized:
     the score of the whole.
     """
     start = start or apply("min-max", setting, None)
-    model = copy_network(start.model)
+    model, kind = copy_network(start.model), sim_type(start.model)
     before = copy.deepcopy(model.state_dict())
-    swapped = swap_relu6(model)
-    equalize_model(model, dummy_input=setting.sample)
+    swapped = kind.swap_relu6(model)
+    kind.equalize(model, setting.sample)
     if all(torch.equal(values, before[name]) for name, values in model.state_dict().items()):
         raise NotApplicable("there are no two layers with only a ReLU between them")
     if swapped:

@@ -15,12 +15,11 @@ from typing import Any
 import torch
 from aimet_torch.nn import QuantizationMixin
 from aimet_torch.quantization.affine import AffineQuantizerBase
-from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 
 from bitladder.quantize.sim.batches import Batches
 from bitladder.quantize.sim.lockstep import Layer, in_lockstep
-from bitladder.quantize.sim.torch_sim import calibrate
+from bitladder.quantize.sim.sim import Sim
 from bitladder.quantize.techniques.bias_correction import ChannelMeans, corrected_bias
 from bitladder.quantize.techniques.observe import Positions, added_to, positions, windows
 from bitladder.quantize.techniques.technique import (
@@ -51,20 +50,19 @@ BLOCK = 128  # weights after which what is made up goes to all that are left
 def gptq(setting: Setting, start: Quantized | None) -> Quantized:
     """Each weight rounded, and what that does to the layer's output made up by those after it (arXiv:2210.17323)."""
     start = with_float_weights(setting, start or apply("min-max", setting, None))
-    sim, fit = start.copy_sim(setting), setting.fit.first(setting.params.gptq.samples)
-    if not round_weights(sim, start.model, Batches(fit, setting.params.batch_size), setting.seed, setting.work):
+    sim, fit = start.copy_sim(), setting.fit.first(setting.params.gptq.samples)
+    if not round_weights(sim, sim.batches(fit, setting.params.batch_size), setting.seed, setting.work):
         raise NotApplicable("no layer has weights that are quantized on a symmetric grid")
-    calibrate(sim, setting.fit, setting.params.batch_size)
+    sim.calibrate(setting.fit, setting.params.batch_size)
     others = tuple(name for name in start.techniques if name != BIAS)  # it finds biases of its own
     return replace(start, sim=sim, techniques=(*others, GPTQ))
 
 
-def round_weights(sim: QuantizationSimModel, reference: nn.Module, batches: Batches, seed: int, folder: Path) -> int:
+def round_weights(sim: Sim, batches: Batches, seed: int, folder: Path) -> int:
     """Set weights, their ranges and biases of a calibrated sim in place, in one pass from layer to layer.
 
     Args:
-        sim: its weight ranges are kept from then on.
-        reference: the same network in float, whose weights are rounded.
+        sim: its weight ranges are kept from then on. The weights of its float network are rounded.
         batches: of the samples.
         seed: of the positions that are looked at, together with the layer's name.
         folder: for activations that memory should not hold.
@@ -72,7 +70,12 @@ def round_weights(sim: QuantizationSimModel, reference: nn.Module, batches: Batc
     Returns: the number of layers. Those with weights that are quantized by blocks or with an offset are passed over.
 
     """
-    modules: dict[str, Any] = dict(sim.model.named_modules())
+    with sim.as_modules() as (reference, model):
+        return _round_layers(reference, model, batches, seed, folder)
+
+
+def _round_layers(reference: nn.Module, model: nn.Module, batches: Batches, seed: int, folder: Path) -> int:
+    modules: dict[str, Any] = dict(model.named_modules())
     layers = {name: module for name, module in modules.items() if _is_ours(module)}
     found = added_to(reference, batches.one(), layers)
     pull = PULL * max(1.0, PULL_SAMPLES / len(batches.split))
@@ -94,7 +97,7 @@ def round_weights(sim: QuantizationSimModel, reference: nn.Module, batches: Batc
         if module.bias is not None:
             module.bias.copy_(corrected_bias(module, layer.inputs(), means.value()))
 
-    in_lockstep(reference, sim.model, layers, batches, folder, fit, found)
+    in_lockstep(reference, model, layers, batches, folder, fit, found)
     return len(layers)
 
 

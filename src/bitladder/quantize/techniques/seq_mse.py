@@ -1,8 +1,5 @@
 """SeqMSE, as AIMET has it: weight ranges searched layer by layer."""
 
-from aimet_torch.seq_mse import apply_seq_mse
-
-from bitladder.quantize.sim.batches import Batches
 from bitladder.quantize.techniques.technique import (
     SEQ_MSE,
     NotApplicable,
@@ -25,11 +22,11 @@ def seq_mse(setting: Setting, start: Quantized | None) -> Quantized:
     if min(bits) > SEQ_MSE_BITS:
         raise NotApplicable(f"it is for weights of at most {SEQ_MSE_BITS} bits")
     start = with_float_weights(setting, start or apply("min-max", setting, None))
-    sim, own = start.copy_sim(setting, float_biases=True), setting.params.seq_mse
+    sim, own = start.copy_sim(float_biases=True), setting.params.seq_mse
     fit, size = setting.fit.first(own.samples), setting.params.batch_size
     # AIMET stacks the batches, so they must be alike: whole ones, or all samples as one
-    few = Batches(fit.first(len(fit) // size * size) if len(fit) > size else fit, size)
+    few = sim.batches(fit.first(len(fit) // size * size) if len(fit) > size else fit, size)
     folder = setting.work / "seq-mse"
     folder.mkdir(parents=True, exist_ok=True)
-    apply_seq_mse(sim, few, own.candidates, lambda model, inputs: model(*inputs), cache_dir=str(folder))
+    sim.search_ranges(few, own.candidates, folder)
     return with_biases(setting, start, sim, SEQ_MSE)

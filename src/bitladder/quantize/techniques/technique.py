@@ -5,16 +5,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
 
-from aimet_torch.quantsim import QuantizationSimModel
 from torch import Tensor, nn
 
 from bitladder.network.model import carry_notes, has_folded
 from bitladder.params import TECHNIQUES, PtqParams
 from bitladder.precision import Precision
-from bitladder.quantize.sim.torch_sim import build_sim, calibrate, copy_sim, set_layers
-from bitladder.tasks.onnx_model import OnnxNetwork
+from bitladder.quantize.sim.sim import Sim, build_sim
 from bitladder.tasks.samples import Samples
 
 __all__ = [
@@ -71,7 +68,7 @@ class Setting:
 class Quantized:
     """A calibrated sim, the float network that it was made from, and the techniques that led to it."""
 
-    sim: Any
+    sim: Sim
     model: nn.Module
     ranges: str
     techniques: tuple[str, ...]
@@ -82,13 +79,11 @@ class Quantized:
         folded = ("bn-fold",) if has_folded(self.model) else ()
         return "ptq:" + "+".join((*folded, *self.techniques))
 
-    def copy_sim(self, setting: Setting, float_biases: bool = False) -> QuantizationSimModel:
+    def copy_sim(self, float_biases: bool = False) -> Sim:
         """Give a copy of the sim for the next technique to change; with the float network's biases, if asked for."""
-        sim = copy_sim(self.sim, self.model, setting.sample, setting.precision, setting.config)
-        own = dict(sim.model.named_parameters())
-        for name, values in self.model.named_parameters() if float_biases else ():
-            if name.endswith(".bias"):
-                own[name].data.copy_(values)
+        sim = self.sim.copy()
+        if float_biases:
+            sim.put_back_biases()
         return sim
 
 
@@ -99,8 +94,8 @@ class NotApplicable(Exception):  # noqa: N818
 def calibrated(setting: Setting, model: nn.Module, ranges: str, techniques: tuple[str, ...]) -> Quantized:
     """Build a sim of a float network with the rung's bits, and find its ranges."""
     sim = build_sim(model, setting.sample, setting.precision, setting.config, ranges)
-    set_layers(sim, setting.layers)
-    calibrate(sim, setting.fit, setting.params.batch_size)
+    sim.set_layers(setting.layers)
+    sim.calibrate(setting.fit, setting.params.batch_size)
     return Quantized(sim, model, ranges, techniques)
 
 
@@ -110,15 +105,13 @@ ORDER = tuple(TECHNIQUES)
 
 def apply(name: str, setting: Setting, start: Quantized | None) -> Quantized:
     """Put a technique on top of what was reached before. Raises NotApplicable where it can do nothing."""
-    if isinstance(setting.model, OnnxNetwork) and name not in RANGES:
-        raise NotApplicable("the model came as ONNX, and this is done on a network of PyTorch's")
     technique: Callable[[Setting, Quantized | None], Quantized] = resolve_name(TECHNIQUES[name])
     return technique(setting, start)
 
 
-def with_biases(setting: Setting, start: Quantized, sim: QuantizationSimModel, technique: str) -> Quantized:
+def with_biases(setting: Setting, start: Quantized, sim: Sim, technique: str) -> Quantized:
     """Calibrate a sim whose weights have been changed; biases that were corrected before are corrected anew."""
-    calibrate(sim, setting.fit, setting.params.batch_size)
+    sim.calibrate(setting.fit, setting.params.batch_size)
     others = tuple(name for name in start.techniques if name != BIAS)
     done = replace(start, sim=sim, techniques=(*others, technique))
     return apply(BIAS, setting, done) if BIAS in start.techniques else done

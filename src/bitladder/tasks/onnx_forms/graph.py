@@ -8,7 +8,7 @@ from onnx import numpy_helper, version_converter
 
 from bitladder.precision import OPSET
 
-__all__ = ["Constants", "Rewrite", "constants_of", "opset_of", "raise_opset", "replace_nodes"]
+__all__ = ["Constants", "Rewrite", "constants_of", "drop_unread", "opset_of", "raise_opset", "replace_nodes"]
 
 Constants = Mapping[str, np.ndarray]
 
@@ -53,11 +53,11 @@ def replace_nodes(proto: onnx.ModelProto, kind: str, rewrite: Rewrite) -> bool:
     if replaced:
         del proto.graph.node[:]
         proto.graph.node.extend(nodes)
-        _drop_unread(proto.graph)
+        drop_unread(proto.graph)
     return replaced
 
 
-def _drop_unread(graph: onnx.GraphProto) -> None:
+def drop_unread(graph: onnx.GraphProto) -> None:
     """Remove nodes and initializers that nothing reads any more."""
     read = {value.name for value in graph.output}
     for node in reversed(graph.node):
