@@ -116,7 +116,9 @@ PATCHES = {
 }
 
 PRIVATE = {
+    "aimet_onnx.qc_quantize_op.QcQuantizeOp._copy": "a Concat's inputs with ranges of their own",
     "aimet_onnx.quantsim.QuantizationSimModel._rebuild_session": "weights that techniques changed",
+    "aimet_onnx.quantsim.QuantizationSimModel._set_quantizers": "a Concat's inputs with ranges of their own",
     "aimet_torch.adaround.adaround_optimizer.AdaroundOptimizer._compute_output_with_adarounded_weights": "AdaRound",
     "aimet_torch.adaround.adaround_weight.Adaround._replace_quantization_layer": "AdaRound",
     "aimet_torch.model_preparer._find_functional_name_for_node": "which calls AIMET's preparer knows",

@@ -25,12 +25,12 @@ def test_a_sim_is_built_and_exported_without_loading_what_compiles_networks_or_p
         "from bitladder.quantize.sim.sim import build_sim\n"
         "x = torch.zeros(1, 3, 8, 8)\n"
         "sim = build_sim(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), (x,), Precision(8, 8), 'htp_v75')\n"
-        "sim.compute_encodings(lambda model: model(x + 1))\n"
+        "sim.aimet.compute_encodings(lambda model: model(x + 1))\n"
         "sim.export_qdq((x,), (['image'], ['y']), Path('model.onnx'))\n"
         "sim.export_encodings((x,), (['image'], ['y']), Path('aimet'))\n"
         "print(sorted({'torch._dynamo', 'bokeh'} & set(sys.modules)))\n"
         "from aimet_torch.v2.visualization_tools import visualize_stats\n"
-        "visualize_stats(sim, (x,), save_path='plots.html')\n"
+        "visualize_stats(sim.aimet, (x,), save_path='plots.html')\n"
         "print('bokeh' in sys.modules)\n"
     )
     done = python(code, cwd=tmp_path)
