@@ -143,7 +143,10 @@ def norm_as_jax_writes_it(axis, shape, wrong=None):
 @pytest.mark.parametrize(("axis", "shape"), [(1, (6, 4)), (2, (4, 6)), (1, (6,)), (1, (6, 6))])
 def test_a_layer_norm_as_jax_writes_it_becomes_one_op(axis, shape):
     nodes, constants = norm_as_jax_writes_it(axis, shape)
-    kinds = check_equal(graph(nodes, {"x": shape}, constants), {"x": shape})
+    made = graph(nodes, {"x": shape}, constants)
+    for dim in made.graph.input[0].type.tensor_type.shape.dim:  # tf2onnx knows no sizes, only how many there are
+        dim.dim_param = f"unknown_{len(dim.dim_param)}"
+    kinds = check_equal(made, {"x": shape})
     around = [] if axis == len(shape) else ["Transpose"]
     assert kinds == [*around, "LayerNormalization", *around]
 

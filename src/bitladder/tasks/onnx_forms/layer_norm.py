@@ -57,10 +57,10 @@ def _write(
     centred = [parts.operands(parts.maker(one), "Sub") for one in parts.operands(normed, "Mul")]
     if end is None or (mean.of, name) not in [(one, parts.origin(other)) for one, other in centred]:
         return None
-    shape = parts.shapes.get(mean.of, [])
-    axis, count = mean.axis % max(len(shape), 1), shape[mean.axis] if shape else 0
-    if not count or (mean.factor is not None and not np.isclose(mean.factor, 1 / count)):
+    shape = parts.shapes.get(mean.of)
+    if not shape or gamma is None or (mean.factor is not None and not np.isclose(mean.factor, 1 / gamma.size)):
         return None
+    axis, count = mean.axis % len(shape), gamma.size
     wide = tuple(count if place == axis else 1 for place in range(len(shape)))
     names = [f"{end.output[0]}.{kind}" for kind in ("gamma", "beta")]
     for one, values in zip(names, (gamma, beta), strict=True):
