@@ -16,8 +16,8 @@ BIAS_STEPS = 2**28  # of the largest bias of a layer: what the others are rounde
 class Multiplier:
     """Steps of an accumulator in steps of the output, channel by channel, as the NPU holds them: m / 2^(15 + shift).
 
-    The accumulator is shifted until the multiplier is in [1/16, 1/8), so that m has 12 bits; what the shift cuts off
-    is taken to be one half.
+    The accumulator is shifted, to the left too, until the multiplier is in [1/16, 1/8), so that m has 12 bits. What the
+    shift cuts off is taken to be one half, also where it cuts off nothing.
     """
 
     factor: Tensor
@@ -26,15 +26,14 @@ class Multiplier:
     @classmethod
     def of(cls, ratio: Tensor) -> "Multiplier":
         """Give that of ratios of scales, in float64."""
-        shift = torch.ceil(-torch.log2(ratio) - 4).clamp(min=0)
-        shift += (ratio * 2**shift < 1 / 16).double()
-        shift = torch.where((ratio * 2**shift >= 1 / 8) & (shift > 0), shift - 1, shift)
-        return cls(torch.round(ratio * 2 ** (shift + FRACTION)).int(), shift.int())
+        exponent = torch.frexp(ratio).exponent  # ratio is in [2^(exponent - 1), 2^exponent)
+        shift = -3 - exponent
+        return cls(torch.round(torch.ldexp(ratio, shift + FRACTION)).int(), shift.int())
 
     def apply(self, accumulator: Tensor, zero_point: int, low: int, high: int) -> Tensor:
         """Give the output's integers of an int32 accumulator, whose channels come last but for those of `factor`."""
         limit = (2**30) // self.factor.clamp(min=1)  # far outside of what an output holds
-        doubled = 2 * (accumulator >> self.shift) + (self.shift > 0).int()
+        doubled = 2 * ((accumulator << (-self.shift).clamp(min=0)) >> self.shift.clamp(min=0)) + 1
         doubled = doubled.maximum(-limit).minimum(limit)
         rounded = (doubled * self.factor + 2**FRACTION) >> (FRACTION + 1)
         return (rounded + zero_point).clamp(low, high).float()
