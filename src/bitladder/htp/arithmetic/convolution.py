@@ -13,9 +13,12 @@ from torch.nn import functional
 
 from bitladder.htp.arithmetic.accumulate import Accumulator
 from bitladder.htp.arithmetic.layer import Layer, Operand
-from bitladder.htp.arithmetic.requantize import Multiplier, integer_bias
+from bitladder.htp.arithmetic.requantize import Multiplier, folded, integer_bias
 
 __all__ = ["weighted"]
+
+LARGEST_SHIFT = 13
+"""Of a depthwise convolution of stride 2 that other kernels of the NPU take: 31 bits less the 15 of their multiplier."""
 
 Product = Callable[[Tensor, Tensor], Tensor]
 
@@ -47,11 +50,12 @@ def _eight_bits(layer: Layer, read: _Weighted) -> Callable[[Tensor], Tensor]:
     (source,) = layer.tensors
     assert source.quantizer is not None
     scale, zero = source.quantizer.step, int(source.quantizer.zero_point)
-    bias = integer_bias(read.bias, scale * read.scales).view(read.along)
+    bias = integer_bias(read.bias, scale * read.scales)
+    bias = folded(bias, read.weights, zero).view(read.along)
     multiplier = Multiplier.of((scale * read.scales / layer.quantizer.step).view(read.along))
     sums = Accumulator.of(read.weights, 255, read.product)
     zero_point, levels = int(layer.quantizer.zero_point), layer.levels
-    if _is_strided_depthwise(layer):
+    if _is_strided_depthwise(layer) and multiplier.shift.max() <= LARGEST_SHIFT:
         return _strided_depthwise(read, sums, zero, scale * read.scales, layer)
     return lambda inputs: multiplier.apply(sums(read.pad(inputs - zero, 0)) + bias, zero_point, *levels)
 

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Multiplier", "integer_bias"]
+__all__ = ["Multiplier", "folded", "integer_bias"]
 
 FRACTION = 15  # bits of a multiplier
+
+INT32 = (-(2**31), 2**31 - 1)
 
 BIAS_STEPS = 2**28  # of the largest bias of a layer: what the others are rounded to
 
@@ -40,18 +42,29 @@ class Multiplier:
 
 
 def integer_bias(bias: Tensor, steps: Tensor) -> Tensor:
-    """Give biases in steps of the accumulator, int32, as the compiler makes them.
+    """Give biases in steps of the accumulator, whole numbers in float64, as the compiler makes them.
 
     It rounds them to int32, and then again, in float32, to a step that all channels share: the largest, in steps of its
     own channel, over 2^28. What is left of a whole step is cut off. So most of them are right, and the others one off; by
     more where the bias of a channel that has next to no weights is a huge number of steps.
     """
-    limit = 2**31
-    whole = torch.round(bias / steps).clamp(-limit, limit - 1).float()
+    whole = torch.round(bias / steps).clamp(*INT32).float()
     unit = steps.max().float()
     scaled = whole * unit
     shared = scaled.abs().max() / BIAS_STEPS
     if not shared:
-        return whole.int()
+        return whole.double()
     found = torch.trunc(torch.round(scaled * (1 / shared)) * shared / unit)
-    return found.double().clamp(-limit, limit - 1).int()
+    return found.double().clamp(*INT32)
+
+
+def folded(bias: Tensor, weights: Tensor, zero: int) -> Tensor:
+    """Give biases, int32, as they meet a sum over inputs less their zero point.
+
+    The compiler adds the zero point's part to them in 32 bits, where it wraps; the sum then saturates. Here they are
+    kept so far from the ends that it need not.
+    """
+    part = zero * weights.flatten(1).sum(1)
+    wrapped = torch.remainder(bias - part - INT32[0], 2**32) + INT32[0] + part
+    room = INT32[1] - 255 * weights.abs().flatten(1).sum(1)
+    return wrapped.maximum(-room).minimum(room).int()
