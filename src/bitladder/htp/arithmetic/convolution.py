@@ -50,13 +50,14 @@ def _eight_bits(layer: Layer, read: _Weighted) -> Callable[[Tensor], Tensor]:
     (source,) = layer.tensors
     assert source.quantizer is not None
     scale, zero = source.quantizer.step, int(source.quantizer.zero_point)
-    bias = integer_bias(read.bias, scale * read.scales)
+    steps = torch.tensor(scale).float() * read.scales.float()
+    bias = integer_bias(read.bias, steps)
     bias = folded(bias, read.weights, zero).view(read.along)
-    multiplier = Multiplier.of((scale * read.scales / layer.quantizer.step).view(read.along))
+    multiplier = Multiplier.of((steps / torch.tensor(layer.quantizer.step).float()).view(read.along))
     sums = Accumulator.of(read.weights, 255, read.product)
     zero_point, levels = int(layer.quantizer.zero_point), layer.levels
     if _is_strided_depthwise(layer) and multiplier.shift.max() <= LARGEST_SHIFT:
-        return _strided_depthwise(read, sums, zero, scale * read.scales, layer)
+        return _strided_depthwise(read, sums, zero, steps.double(), layer)
     return lambda inputs: multiplier.apply(sums(read.pad(inputs - zero, 0)) + bias, zero_point, *levels)
 
 

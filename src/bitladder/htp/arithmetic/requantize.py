@@ -27,10 +27,10 @@ class Multiplier:
 
     @classmethod
     def of(cls, ratio: Tensor) -> "Multiplier":
-        """Give that of ratios of scales, in float64."""
-        exponent = torch.frexp(ratio).exponent  # ratio is in [2^(exponent - 1), 2^exponent)
-        shift = -3 - exponent
-        return cls(torch.round(torch.ldexp(ratio, shift + FRACTION)).int(), shift.int())
+        """Give that of ratios of scales, which the compiler has in float32."""
+        ratio = ratio.double()
+        shift = -3 - torch.frexp(ratio).exponent  # whose ratio is in [2^(exponent - 1), 2^exponent)
+        return cls(torch.floor(torch.ldexp(ratio, shift + FRACTION) + 0.5).int(), shift.int())
 
     def apply(self, accumulator: Tensor, zero_point: int, low: int, high: int) -> Tensor:
         """Give the output's integers of an int32 accumulator, whose channels come last but for those of `factor`."""
@@ -42,14 +42,14 @@ class Multiplier:
 
 
 def integer_bias(bias: Tensor, steps: Tensor) -> Tensor:
-    """Give biases in steps of the accumulator, whole numbers in float64, as the compiler makes them.
+    """Give biases in steps of the accumulator (float32), whole numbers in float64, as the compiler makes them.
 
-    It rounds them to int32, and then again, in float32, to a step that all channels share: the largest, in steps of its
+    All in float32: it rounds them to int32, and then again to a step that all channels share: the largest, in steps of its
     own channel, over 2^28. What is left of a whole step is cut off. So most of them are right, and the others one off; by
     more where the bias of a channel that has next to no weights is a huge number of steps.
     """
-    whole = torch.round(bias / steps).clamp(*INT32).float()
-    unit = steps.max().float()
+    whole = torch.round(bias.float() / steps).double().clamp(*INT32).float()
+    unit = steps.max()
     scaled = whole * unit
     shared = scaled.abs().max() / BIAS_STEPS
     if not shared:
