@@ -1,8 +1,7 @@
 """Sums of two quantized tensors, in fixed point."""
 
-from collections.abc import Callable
-
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor

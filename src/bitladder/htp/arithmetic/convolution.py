@@ -1,6 +1,6 @@
 """Convolutions and fully connected layers: an exact sum of integers, then the output's step.
 
-On 1,000s of random layers the 8-bit formula gives every integer of the emulator (v73 to v81).
+What a formula is worth stands in the guide "The NPU's arithmetic"; `tests/htp/arithmetic` holds them to the emulator.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from bitladder.htp.arithmetic.requantize import Multiplier, folded, integer_bias
 __all__ = ["weighted"]
 
 LARGEST_SHIFT = 13
-"""Of a depthwise convolution of stride 2 that other kernels of the NPU take: 31 bits less the 15 of their multiplier."""
+"""Of a depthwise convolution of stride 2 that other kernels take: 31 bits less the 15 of their multiplier, and 3."""
 
 Product = Callable[[Tensor, Tensor], Tensor]
 
@@ -70,7 +70,7 @@ def _is_strided_depthwise(layer: Layer) -> bool:
 def _strided_depthwise(
     read: _Weighted, sums: Accumulator, zero: int, steps: Tensor, layer: Layer
 ) -> Callable[[Tensor], Tensor]:
-    """Model what other kernels of the NPU do: a multiplier of 15 bits, and no shift. It gives 99.9 %."""
+    """Model other kernels of the NPU: a multiplier of 15 bits, and no shift before it. Not all of it is known."""
     ratio = steps / layer.quantizer.step
     unit = torch.ldexp(torch.ones_like(ratio), torch.frexp(ratio).exponent - 15)
     ratio = (torch.round(ratio / unit) * unit).view(read.along)

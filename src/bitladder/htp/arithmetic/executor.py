@@ -56,8 +56,10 @@ class Executor:
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give the graph's outputs for a batch."""
-        *_, (_, values) = self.trace(inputs)
-        return {name: values[name] for name in self._outputs}
+        found: dict[str, Tensor] = {}
+        for _, values in self.trace(inputs):
+            found = values
+        return {name: found[name] for name in self._outputs}
 
     @torch.no_grad()
     def trace(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[Step, dict[str, Tensor]]]:

@@ -37,7 +37,7 @@ def dequantized(integers: Tensor, quantizer: Quantizer) -> Tensor:
 
 
 def float_node(graph: Graph, node: NodeProto, reads: Iterable[str]) -> Callable[..., tuple[Tensor, ...]]:
-    """Give what runs a node in float, sample by sample, on the tensors of these names; all else it reads is constant."""
+    """Give what runs a node in float, sample by sample, on tensors of these names; what else it reads is constant."""
     names = list(reads)
     constants = {
         name: numpy_helper.from_array(np.ascontiguousarray(values, _dtype(values)), name)

@@ -1,4 +1,4 @@
-"""A QDQ graph made ready to be read as layers: constants computed, and quantizers where the NPU carries them through."""
+"""A QDQ graph made ready to be read as layers: constants computed, and quantizers carried through moves."""
 
 import numpy as np
 import onnx

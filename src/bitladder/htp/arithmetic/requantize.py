@@ -44,9 +44,9 @@ class Multiplier:
 def integer_bias(bias: Tensor, steps: Tensor) -> Tensor:
     """Give biases in steps of the accumulator (float32), whole numbers in float64, as the compiler makes them.
 
-    All in float32: it rounds them to int32, and then again to a step that all channels share: the largest, in steps of its
-    own channel, over 2^28. What is left of a whole step is cut off. So most of them are right, and the others one off; by
-    more where the bias of a channel that has next to no weights is a huge number of steps.
+    All in float32: it rounds them to int32, and then again to a step that all channels share: the largest, in steps of
+    its own channel, over 2^28. What is left of a whole step is cut off. So most of them are right, and the others one
+    off; by more where a channel has next to no weights, and its bias is a huge number of steps.
     """
     whole = torch.round(bias.float() / steps).double().clamp(*INT32).float()
     unit = steps.max()
