@@ -11,15 +11,9 @@ from torch import Tensor
 from bitladder.htp.graph import Graph, Quantizer
 from bitladder.tasks.onnx_model import open_session, run_samples
 
-__all__ = ["dequantized", "float_node", "half_up", "quantized"]
+__all__ = ["dequantized", "float_node", "quantized"]
 
 HALF = torch.tensor(0.5)
-
-
-def half_up(values: Tensor, quantizer: Quantizer) -> Tensor:
-    """Quantize, halves upwards."""
-    scale, zero_point = _along(quantizer, values.ndim)
-    return (torch.floor(values.double() / scale + 0.5) + zero_point).clamp(*quantizer.levels).float()
 
 
 def quantized(values: Tensor, quantizer: Quantizer) -> Tensor:

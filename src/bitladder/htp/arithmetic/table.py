@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitladder.htp.arithmetic.float_ops import float_node, half_up
+from bitladder.htp.arithmetic.float_ops import float_node
 from bitladder.htp.arithmetic.layer import Layer
 
 __all__ = ["TABLES", "table"]
@@ -29,5 +29,7 @@ def table(layer: Layer) -> Callable[[Tensor], Tensor] | None:
     steps = np.arange(low, high + 1) - int(quantizer.zero_point)
     values = torch.from_numpy(steps.astype(np.float32) * quantizer.scale.astype(np.float32))
     (found,) = float_node(layer.graph, layer.node, (layer.node.input[0],))(values[None])
-    looked_up = half_up(found[0], layer.quantizer).clamp(*layer.levels)
+    # in float32, halves to even
+    made = torch.round(found[0] / torch.tensor(layer.quantizer.step).float())
+    looked_up = (made + int(layer.quantizer.zero_point)).clamp(*layer.levels)
     return lambda inputs: looked_up[(inputs - low).long()]
