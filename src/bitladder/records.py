@@ -208,7 +208,7 @@ class Exact(_Block):
     float_ops: tuple[str, ...] = ()
     """Ops that have no model, each with its node: they were run in float, as the graph says."""
     first_difference: str | None = None
-    """The first op whose integers differ on the first sample; null where none does."""
+    """The first op whose integers differ, on the first sample whose outputs do; null where none does."""
     used: bool
     """Whether metric, drop and gap are of all samples of the evaluation split, by this model."""
     reason: str

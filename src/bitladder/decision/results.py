@@ -46,9 +46,9 @@ def read_rung_scores(params: Params, rung: str) -> RungScores:
     for soc in (params.soc, *params.other_socs):
         if (path := files.target_scores(soc.name)).is_file():  # or the SoC does not take the rung
             own = read_scores(path)
-            # on as many samples: all, where a model of the NPU ran them
-            fp32 = next(one[FP32] for one in (reference, off) if one[FP32].samples == own[NETWORK].samples)
-            found[soc.name] = {FP32: fp32, **own}
+            # all samples, where a model of the NPU ran them
+            on_all = own[NETWORK].samples == off[FP32].samples
+            found[soc.name] = {FP32: (off if on_all else reference)[FP32], **own}
     return found
 
 

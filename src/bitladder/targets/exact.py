@@ -52,7 +52,7 @@ def prove(job: Job, outputs: StoredOutputs, soc: Soc, settings: TargetParams) ->
     proto = onnx.load(job.model)
     try:
         executor = Executor(proto)
-        equal, classes = _compare(executor, Graph(proto), job.split, outputs)
+        equal, classes, differs = _compare(executor, Graph(proto), job.split, outputs)
     except Exception as error:  # ONNX Runtime's kinds of error share no base; what only checks must not cost the stage
         return _none(f"no model of this graph: {' '.join(str(error).split())[:200]}"), None
     trusted = equal >= LEAST_EQUAL and classes in (1.0, None)
@@ -63,7 +63,7 @@ def prove(job: Job, outputs: StoredOutputs, soc: Soc, settings: TargetParams) ->
         equal_integers=equal,
         equal_classes=classes,
         float_ops=executor.float_ops,
-        first_difference=None if equal == 1 else _first_difference(executor, job, soc, settings),
+        first_difference=None if differs is None else _first_difference(executor, job, differs, soc, settings),
         used=False,
         reason=shown + ("" if trusted else f"; {LEAST_EQUAL:.0%} and all classes must be"),
     )
@@ -99,9 +99,12 @@ def run_whole(
     return record.model_copy(update=changes), {SIMULATION: simulation, NETWORK: scored.scores}
 
 
-def _compare(executor: Executor, graph: Graph, split: Samples, outputs: StoredOutputs) -> tuple[float, float | None]:
-    """Give the shares of the outputs' integers and of the classes that are equal."""
+def _compare(
+    executor: Executor, graph: Graph, split: Samples, outputs: StoredOutputs
+) -> tuple[float, float | None, int | None]:
+    """Give the shares of the outputs' integers and of the classes that are equal, and the first sample that differs."""
     top, done, equal, values = TopOne(), 0, 0, 0
+    differs: int | None = None
     for inputs, targets in split.batches(BATCH):
         found = executor(inputs)
         stop = done + len(next(iter(inputs.values())))
@@ -110,8 +113,10 @@ def _compare(executor: Executor, graph: Graph, split: Samples, outputs: StoredOu
         for name, own in found.items():
             same = _integers(own, graph.find_quantizer(name)) == _integers(expected[name], graph.find_quantizer(name))
             equal, values = equal + int(same.sum()), values + same.numel()
+            if differs is None and not same.all():
+                differs = done + int(same.flatten(1).all(1).logical_not().nonzero()[0])
         done = stop
-    return equal / values, top.share()
+    return equal / values, top.share(), differs
 
 
 def _integers(values: Tensor, quantizer: Quantizer | None) -> Tensor:
@@ -119,9 +124,9 @@ def _integers(values: Tensor, quantizer: Quantizer | None) -> Tensor:
     return values if quantizer is None else torch.round(values.double() / quantizer.step)
 
 
-def _first_difference(executor: Executor, job: Job, soc: Soc, settings: TargetParams) -> str | None:
-    """Name the first op whose integers are not the emulator's, on one sample; None where none is found."""
-    proto, one = onnx.load(job.model), job.split.first(1)
+def _first_difference(executor: Executor, job: Job, sample: int, soc: Soc, settings: TargetParams) -> str | None:
+    """Name the first op whose integers are not the emulator's, on a sample; None where none is found."""
+    proto, one = onnx.load(job.model), job.split.subset([sample])
     graph, watched = Graph(proto), dict[str, tuple[str, Quantizer]]()
     modelled = {name for step in executor.steps if step.op != "QuantizeLinear" for name in step.makes}
     for node in graph.of_type("QuantizeLinear"):
