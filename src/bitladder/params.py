@@ -426,6 +426,7 @@ class TargetParams(_Block):
     soc: Annotated[str, _checked(find_soc)]
     socs: list[Annotated[str, _checked(find_soc)]] = []
     samples: Count | None = None
+    exact: Literal["auto", "off"] = "auto"
     # No defaults: DVC tracks these two by name
     max_gap: Limit | None
     max_relative_gap: Limit | None

@@ -16,7 +16,9 @@ from bitladder.running.files import write_json
 
 __all__ = [
     "Decision",
+    "Emulated",
     "Evaluation",
+    "Exact",
     "ExportCheck",
     "Figures",
     "FloatShare",
@@ -181,6 +183,40 @@ class Memory(_Block):
     """`context binary`, or `none` and why."""
 
 
+class Emulated(_Block):
+    """What the target itself ran, where figures of more samples stand in its place."""
+
+    samples: Count
+    """How many samples it ran."""
+    value: Finite
+    """The metric on them, in its own unit."""
+    drop: Finite
+    """How much worse it is than FP32's on them."""
+    gap: Finite
+    """Distance to the simulation's metric on them."""
+
+
+class Exact(_Block):
+    """The NPU's integers computed by a model of its arithmetic, held against what the emulator gives."""
+
+    samples: Count
+    """How many samples both ran; 0 where there is no model."""
+    equal_integers: Finite | None = None
+    """Share of the outputs' integers that are equal, 0 to 1."""
+    equal_classes: Finite | None = None
+    """Share of samples with the same top-1; null where the targets are not indices of classes."""
+    float_ops: tuple[str, ...] = ()
+    """Ops that have no model, each with its node: they were run in float, as the graph says."""
+    first_difference: str | None = None
+    """The first op whose integers differ, on the first sample whose outputs do; null where none does."""
+    used: bool
+    """Whether metric, drop and gap are of all samples of the evaluation split, by this model."""
+    reason: str
+    """Why, or why not."""
+    emulated: Emulated | None = None
+    """The emulator's own figures, where others stand in their place."""
+
+
 class Measurement(_Block):
     """A rung, or FP16, on one SoC. Figures are null where it was not measured, and `reason` says why."""
 
@@ -189,7 +225,8 @@ class Measurement(_Block):
     soc: str
     """The SoC, by its own name."""
     samples: Count
-    """How many samples of the evaluation split were run, from its start; 0 where it was not measured."""
+    """How many samples of the evaluation split `value`, `drop` and `gap` are of, from its start; 0 where it was not
+    measured."""
     value: Finite | None = None
     """The metric on target, in its own unit."""
     drop: Finite | None = None
@@ -225,6 +262,15 @@ class Measurement(_Block):
     reason: str
     """How the latency was found, or why there is none; where nothing was measured, why: `skipped: ...`, `refused: ...`
     or that the SoC does not take the precision."""
+    exact: Exact | None = _LEFT_OUT
+    """What a model of the NPU's arithmetic gives; only of a quantized rung on the emulator (`target.exact`)."""
+
+    @property
+    def ran_by(self) -> str:
+        """What the figures of the metric come from."""
+        if self.exact is None or not self.exact.used:
+            return self.backend
+        return f"hexagon-exact (proved on {self.exact.samples} emulated samples)"
 
     @property
     def refused(self) -> str | None:

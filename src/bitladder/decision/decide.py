@@ -184,6 +184,6 @@ def _figures(off: Evaluation, on: Measurement) -> str:
     latency = "" if on.latency_ms is None else f", {on.latency_ms:.3f} ms ({on.latency_source})"
     return (
         f"{off.metric} {figure(off.value)} off target (drop {figure(off.drop, '+')}),"
-        f" {figure(on.value)} on {on.soc} by {on.backend} (drop {figure(on.drop, '+')}, {on.samples} samples)"
+        f" {figure(on.value)} on {on.soc} by {on.ran_by} (drop {figure(on.drop, '+')}, {on.samples} samples)"
         f"{memory}{latency}"
     )

@@ -13,7 +13,7 @@ from bitladder.params import Params
 from bitladder.paths import RungFiles, evaluated
 from bitladder.records import Evaluation, ExportCheck, Measurement, TargetRecord, read_record
 from bitladder.running.files import locked_stages, remove_path
-from bitladder.statistics.scores import FP32, Scores, read_scores
+from bitladder.statistics.scores import FP32, NETWORK, Scores, read_scores
 
 __all__ = ["OF_RUNGS", "Results", "flat", "read_results", "read_rung_scores", "read_target", "remove_dropped"]
 
@@ -45,7 +45,10 @@ def read_rung_scores(params: Params, rung: str) -> RungScores:
     found: dict[str, Mapping[str, Scores]] = {OFF_TARGET: off}
     for soc in (params.soc, *params.other_socs):
         if (path := files.target_scores(soc.name)).is_file():  # or the SoC does not take the rung
-            found[soc.name] = {FP32: reference[FP32], **read_scores(path)}
+            own = read_scores(path)
+            # all samples, where a model of the NPU ran them
+            on_all = own[NETWORK].samples == off[FP32].samples
+            found[soc.name] = {FP32: (off if on_all else reference)[FP32], **own}
     return found
 
 

@@ -35,7 +35,7 @@ def sources_of(off: Evaluation, on: Measurement) -> Sources:
     if on.value is None:
         target = memory = "none: refused" if on.refused else f"none: {on.reason}"
     else:
-        target = f"{on.backend}, {on.soc}, {on.samples} samples"
+        target = f"{on.ran_by}, {on.soc}, {on.samples} samples"
         memory = f"context binary compiled for {on.soc}"
     why = "refused" if on.refused else on.reason.removeprefix("latency: ")
     return Sources(

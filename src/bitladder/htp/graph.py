@@ -183,7 +183,7 @@ class Graph:
         node = self.maker(tensor)
         if node is None or node.op_type != "DequantizeLinear":
             node = self.quantize_node(tensor)
-        return None if node is None else self._quantizer_of(node)
+        return None if node is None else self.quantizer_of(node)
 
     def quantizer(self, tensor: str) -> Quantizer:
         """Tell how a tensor is quantized that is known to be."""
@@ -338,7 +338,8 @@ class Graph:
         shape = self.shape(tensor)
         return prod(shape) if shape is not None and all(shape) else None
 
-    def _quantizer_of(self, node: NodeProto) -> Quantizer | None:
+    def quantizer_of(self, node: NodeProto) -> Quantizer | None:
+        """Tell how a QuantizeLinear or DequantizeLinear quantizes; None where its scale is no constant."""
         scale = self._constants.get(node.input[1])
         if scale is None or len(scale.dims) > 1:
             return None

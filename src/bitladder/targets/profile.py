@@ -6,14 +6,15 @@ from pkgutil import resolve_name
 
 from bitladder.errors import RefusedError
 from bitladder.network.outputs import Outputs, StoredOutputs
-from bitladder.network.scoring import Score, Tally, save_score
+from bitladder.network.scoring import Tally
 from bitladder.params import TARGETS, Params, TargetParams
 from bitladder.paths import TASK, WORK, RungFiles, samples
 from bitladder.records import Measurement
 from bitladder.running.files import copy_file, hash_path, read_json, write_json
 from bitladder.running.resume import fingerprint, workspace
 from bitladder.socs import Soc
-from bitladder.statistics.scores import FP32, SIMULATION, read_scores
+from bitladder.statistics.scores import FP32, NETWORK, SIMULATION, Scores, read_scores, save_scores
+from bitladder.targets.exact import Whole, prove, run_whole
 from bitladder.targets.record import memory_of, precision_of
 from bitladder.targets.target import Job, Target
 from bitladder.tasks.metric import Metric
@@ -35,23 +36,26 @@ def profile_rung(params: Params, rung: str, soc: Soc) -> Measurement:
     What was measured is kept: where another SoC is added, the stage runs again, and only that one is measured.
     """
     files, data, settings = RungFiles(rung), samples("evaluation"), params.target
-    folder, own = files.compiled / soc.name, (settings.backend, settings.host, settings.samples)
-    made_of = (TASK, files.model, files.reference, data)
-    key = fingerprint(soc, params.task, own, settings.warmup, settings.runs, hash_path(files.outputs), files=made_of)
+    folder, precision = files.compiled / soc.name, precision_of(params, rung)
+    exact = settings.exact == "auto" and settings.backend == "hexagon-emulator" and precision != "FP16"
+    own = (settings.backend, settings.host, settings.samples, settings.warmup, settings.runs, exact)
+    made_of = (TASK, files.model, files.reference, files.scores, data)
+    key = fingerprint(soc, params.task, own, hash_path(files.outputs), files=made_of)
     kept = WORK / f"measured-{rung}-{soc.name}"
     if (record := _find(kept / key, folder, files.target_scores(soc.name))) is not None:
         return record
     with workspace(f"profile-{rung}-{soc.name}", key) as work:
         task = load_task(params.task.factory, params.task.args)
-        split = load_samples(task, params, "evaluation").first(settings.samples)
+        split = load_samples(task, params, "evaluation")
         record, found = profile(
-            Job(files.model, precision_of(params, rung), split, folder, files.notes / soc.name, work),
+            Job(files.model, precision, split.first(settings.samples), folder, files.notes / soc.name, work),
             task.metric,
             (StoredOutputs(files.outputs), read_scores(files.reference)[FP32].total),
             soc,
             settings,
+            Whole(split, read_scores(files.scores)) if exact else None,
         )
-        save_score(files.target_scores(soc.name), found, SIMULATION)
+        save_scores(files.target_scores(soc.name), found)
         _keep(kept, key, record, folder, files.target_scores(soc.name))
     return record
 
@@ -82,8 +86,13 @@ def _find(kept: Path, folder: Path, scores: Path) -> Measurement | None:
 
 
 def profile(
-    job: Job, metric: Metric, reference: tuple[StoredOutputs, float], soc: Soc, settings: TargetParams
-) -> tuple[Measurement, Score]:
+    job: Job,
+    metric: Metric,
+    reference: tuple[StoredOutputs, float],
+    soc: Soc,
+    settings: TargetParams,
+    whole: Whole | None = None,
+) -> tuple[Measurement, dict[str, Scores]]:
     """Measure a model on the target that `target.backend` names, and compare its outputs.
 
     Args:
@@ -93,9 +102,11 @@ def profile(
             them.
         soc: the chip.
         settings: target and limits.
+        whole: what a model of the NPU runs where it is proved on these samples; None: there is none.
 
-    Returns: the record of this SoC, and the metric of each sample. `drop` is against FP32, `agreement`, `sqnr_db` and
-    `gap` against the simulation, all on the same samples; `reference_value` is the simulation's metric on them.
+    Returns: the record of this SoC, and the metric of each sample, the simulation's too. `drop` is against FP32,
+    `agreement`, `sqnr_db` and `gap` against the simulation, all on the same samples; `reference_value` is the
+    simulation's metric on them.
 
     Raises UserError where the target refuses the model, fails, or takes too long.
 
@@ -133,7 +144,13 @@ def profile(
         latency_source=found.latency.source,
         reason=found.latency.reason,
     )
-    return record, scored
+    scores = {SIMULATION: scored.reference_scores, NETWORK: scored.scores}
+    if whole is None or not isinstance(found.outputs, StoredOutputs):
+        return record, scores
+    proof, executor = prove(job, found.outputs, soc, settings)
+    if executor is None or len(job.split) == len(whole.samples):
+        return record.model_copy(update={"exact": proof}), scores
+    return run_whole(executor, whole, metric, proof, record)
 
 
 def _part(outputs: Outputs | StoredOutputs, start: int, stop: int) -> Outputs:

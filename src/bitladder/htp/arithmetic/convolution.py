@@ -1,0 +1,177 @@
+"""Convolutions and fully connected layers: an exact sum of integers, then the output's step.
+
+What a formula is worth stands in the guide "The NPU's arithmetic"; `tests/htp/arithmetic` holds them to the emulator.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bitladder.htp.arithmetic.accumulate import Accumulator
+from bitladder.htp.arithmetic.layer import Layer, Operand
+from bitladder.htp.arithmetic.requantize import Multiplier, folded, integer_bias
+
+__all__ = ["weighted"]
+
+LARGEST_SHIFT = 13
+"""Of a depthwise convolution of stride 2 that other kernels take: 31 bits less the 15 of their multiplier, and 3."""
+
+Product = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class _Weighted:
+    """Weights of a layer with the output's channels first, scales and bias for each, and the kernel that takes them."""
+
+    weights: Tensor
+    scales: Tensor
+    bias: Tensor
+    product: Product
+    pad: Callable[[Tensor, int], Tensor]
+    along: tuple[int, ...]
+    """The shape in which what belongs to a channel meets the sums."""
+
+
+def weighted(layer: Layer) -> Callable[..., Tensor] | None:
+    """Model a Conv, a Gemm, or a MatMul with constant weights, all tensors of which have 8 bits, or all 16."""
+    read = {"Conv": _conv, "Gemm": _gemm, "MatMul": _matmul}[layer.node.op_type](layer)
+    if read is None or len(layer.tensors) != 1:
+        return None
+    if layer.has_bits(8):
+        return _eight_bits(layer, read)
+    return _sixteen_bits(layer, read) if layer.has_bits(16) else None
+
+
+def _eight_bits(layer: Layer, read: _Weighted) -> Callable[[Tensor], Tensor]:
+    (source,) = layer.tensors
+    assert source.quantizer is not None
+    scale, zero = source.quantizer.step, int(source.quantizer.zero_point)
+    steps = torch.tensor(scale).float() * read.scales.float()
+    bias = integer_bias(read.bias, steps)
+    bias = folded(bias, read.weights, zero).view(read.along)
+    multiplier = Multiplier.of((steps / torch.tensor(layer.quantizer.step).float()).view(read.along))
+    sums = Accumulator.of(read.weights, 255, read.product)
+    zero_point, levels = int(layer.quantizer.zero_point), layer.levels
+    if _is_strided_depthwise(layer) and multiplier.shift.max() <= LARGEST_SHIFT:
+        return _strided_depthwise(read, sums, zero, steps.double(), layer)
+    return lambda inputs: multiplier.apply(sums(read.pad(inputs - zero, 0)) + bias, zero_point, *levels)
+
+
+def _is_strided_depthwise(layer: Layer) -> bool:
+    attribute, weights = layer.graph.attribute, layer.operands[1].integers
+    groups, strides = attribute(layer.node, "group", 1), attribute(layer.node, "strides", [1])
+    return weights is not None and groups == len(weights) > 1 and list(strides) == [2, 2]
+
+
+def _strided_depthwise(
+    read: _Weighted, sums: Accumulator, zero: int, steps: Tensor, layer: Layer
+) -> Callable[[Tensor], Tensor]:
+    """Model other kernels of the NPU: a multiplier of 15 bits, and no shift before it. Not all of it is known."""
+    ratio = steps / layer.quantizer.step
+    unit = torch.ldexp(torch.ones_like(ratio), torch.frexp(ratio).exponent - 15)
+    ratio = (torch.round(ratio / unit) * unit).view(read.along)
+    bias = torch.round(read.bias / steps).view(read.along)
+    zero_point, levels = int(layer.quantizer.zero_point), layer.levels
+
+    def run(inputs: Tensor) -> Tensor:
+        found = (sums(read.pad(inputs - zero, 0)) + bias) * ratio
+        return (torch.floor(found + 0.5) + zero_point).clamp(*levels).float()
+
+    return run
+
+
+def _sixteen_bits(layer: Layer, read: _Weighted) -> Callable[[Tensor], Tensor]:
+    (source,) = layer.tensors
+    assert source.quantizer is not None
+    scale, zero = source.quantizer.step, int(source.quantizer.zero_point)
+    constant = read.bias / (scale * read.scales) - zero * read.weights.flatten(1).sum(1).double()
+    constant = torch.round(constant / 256).view(read.along)
+    ratio = (256 * scale * read.scales / layer.quantizer.step).view(read.along)
+    sums = Accumulator.of(read.weights, 255, read.product)
+    zero_point, levels = int(layer.quantizer.zero_point), layer.levels
+
+    def run(inputs: Tensor) -> Tensor:
+        inputs = read.pad(inputs, zero)
+        upper = torch.floor(inputs / 256)
+        found = (sums(upper) + (sums(inputs - 256 * upper) >> 8)).double()
+        return (torch.floor((found + constant) * ratio + 0.503) + zero_point).clamp(*levels).float()
+
+    return run
+
+
+def _scales(operand: Operand, channels: int) -> Tensor | None:
+    """Give a scale for each output channel; None where weights have zero points of their own."""
+    quantizer = operand.quantizer
+    if quantizer is None or operand.integers is None or np.any(quantizer.zero_point):
+        return None
+    return torch.from_numpy(quantizer.scale.astype(np.float64)).reshape(-1).expand(channels).clone()
+
+
+def _bias(operand: Operand | None, channels: int) -> Tensor | None:
+    if operand is None:
+        return torch.zeros(channels, dtype=torch.float64)
+    if operand.floats is not None:
+        values = operand.floats
+    elif operand.integers is not None and operand.quantizer is not None:
+        values = operand.integers.astype(np.float64) * operand.quantizer.scale.astype(np.float64)
+    else:
+        return None
+    return torch.from_numpy(np.broadcast_to(values.astype(np.float64).reshape(-1), channels).copy())
+
+
+def _read(
+    weights: np.ndarray,
+    operand: Operand,
+    bias: Operand | None,
+    product: Product,
+    pad: Callable[[Tensor, int], Tensor] = lambda inputs, zero: inputs,
+    along: tuple[int, ...] = (-1,),
+) -> _Weighted | None:
+    scales, added = _scales(operand, len(weights)), _bias(bias, len(weights))
+    if scales is None or added is None:
+        return None
+    return _Weighted(torch.from_numpy(weights.astype(np.float64)), scales, added, product, pad, along)
+
+
+def _conv(layer: Layer) -> _Weighted | None:
+    attribute = layer.graph.attribute
+    operand, bias = [*layer.operands[1:], None, None][:2]
+    if operand is None or operand.integers is None or attribute(layer.node, "auto_pad", b"NOTSET") != b"NOTSET":
+        return None
+    rank = operand.integers.ndim - 2
+    kernel = {1: functional.conv1d, 2: functional.conv2d}.get(rank)
+    if kernel is None:
+        return None
+    stride, dilation = (attribute(layer.node, name, [1] * rank) for name in ("strides", "dilations"))
+    groups = attribute(layer.node, "group", 1)
+    pads = attribute(layer.node, "pads", [0] * 2 * rank)
+    around = [side for axis in reversed(range(rank)) for side in (pads[axis], pads[axis + rank])]
+
+    def product(inputs: Tensor, weights: Tensor) -> Tensor:
+        return kernel(inputs, weights, None, stride, 0, dilation, groups)
+
+    def pad(inputs: Tensor, zero: int) -> Tensor:
+        return functional.pad(inputs, around, value=zero) if any(around) else inputs
+
+    return _read(operand.integers, operand, bias, product, pad, (1, -1, *(1,) * rank))
+
+
+def _gemm(layer: Layer) -> _Weighted | None:
+    attribute = layer.graph.attribute
+    operand, bias = [*layer.operands[1:], None][:2]
+    plain = attribute(layer.node, "alpha", 1.0) == attribute(layer.node, "beta", 1.0) == 1.0
+    if not plain or attribute(layer.node, "transA", 0) or operand is None or operand.integers is None:
+        return None
+    weights = operand.integers if attribute(layer.node, "transB", 0) else operand.integers.T
+    return _read(weights, operand, bias, functional.linear)
+
+
+def _matmul(layer: Layer) -> _Weighted | None:
+    operand = layer.operands[1]
+    if operand.integers is None or operand.integers.ndim != 2:
+        return None
+    return _read(operand.integers.T, operand, layer.bias, functional.linear)

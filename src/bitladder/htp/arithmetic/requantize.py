@@ -1,0 +1,70 @@
+"""From an exact accumulator to the integers of the output, in the NPU's fixed point."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Multiplier", "folded", "integer_bias"]
+
+FRACTION = 15  # bits of a multiplier
+
+INT32 = (-(2**31), 2**31 - 1)
+
+BIAS_STEPS = 2**28  # of the largest bias of a layer: what the others are rounded to
+
+
+@dataclass(frozen=True, eq=False)
+class Multiplier:
+    """Steps of an accumulator in steps of the output, channel by channel, as the NPU holds them: m / 2^(15 + shift).
+
+    The accumulator is shifted, to the left too, until the multiplier is in [1/16, 1/8), so that m has 12 bits. What the
+    shift cuts off is taken to be one half, also where it cuts off nothing.
+    """
+
+    factor: Tensor
+    shift: Tensor
+
+    @classmethod
+    def of(cls, ratio: Tensor) -> "Multiplier":
+        """Give that of ratios of scales, which the compiler has in float32."""
+        ratio = ratio.double()
+        shift = -3 - torch.frexp(ratio).exponent  # whose ratio is in [2^(exponent - 1), 2^exponent)
+        return cls(torch.floor(torch.ldexp(ratio, shift + FRACTION) + 0.5).int(), shift.int())
+
+    def apply(self, accumulator: Tensor, zero_point: int, low: int, high: int) -> Tensor:
+        """Give the output's integers of an int32 accumulator, whose channels come last but for those of `factor`."""
+        limit = (2**30) // self.factor.clamp(min=1)  # far outside of what an output holds
+        doubled = 2 * ((accumulator << (-self.shift).clamp(min=0)) >> self.shift.clamp(min=0)) + 1
+        doubled = doubled.maximum(-limit).minimum(limit)
+        rounded = (doubled * self.factor + 2**FRACTION) >> (FRACTION + 1)
+        return (rounded + zero_point).clamp(low, high).float()
+
+
+def integer_bias(bias: Tensor, steps: Tensor) -> Tensor:
+    """Give biases in steps of the accumulator (float32), whole numbers in float64, as the compiler makes them.
+
+    All in float32: it rounds them to int32, and then again to a step that all channels share: the largest, in steps of
+    its own channel, over 2^28. What is left of a whole step is cut off. So most of them are right, and the others one
+    off; by more where a channel has next to no weights, and its bias is a huge number of steps.
+    """
+    whole = torch.round(bias.float() / steps).double().clamp(*INT32).float()
+    unit = steps.max()
+    scaled = whole * unit
+    shared = scaled.abs().max() / BIAS_STEPS
+    if not shared:
+        return whole.double()
+    found = torch.trunc(torch.round(scaled * (1 / shared)) * shared / unit)
+    return found.double().clamp(*INT32)
+
+
+def folded(bias: Tensor, weights: Tensor, zero: int) -> Tensor:
+    """Give biases, int32, as they meet a sum over inputs less their zero point.
+
+    The compiler adds the zero point's part to them in 32 bits, where it wraps; the sum then saturates. Here they are
+    kept so far from the ends that it need not.
+    """
+    part = zero * weights.flatten(1).sum(1)
+    wrapped = torch.remainder(bias - part - INT32[0], 2**32) + INT32[0] + part
+    room = INT32[1] - 255 * weights.abs().flatten(1).sum(1)
+    return wrapped.maximum(-room).minimum(room).int()

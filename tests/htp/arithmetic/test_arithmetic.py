@@ -1,0 +1,177 @@
+"""Models of the NPU's integers against the emulator, op by op, on random tensors."""
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from emulated import Constant, compare, emulate, model, one_op, quantizer, random_inputs
+from onnx import TensorProto
+
+from bitladder.htp.arithmetic import convolution
+from bitladder.htp.arithmetic.executor import FAMILIES, Executor
+from bitladder.htp.arithmetic.requantize import Multiplier
+from bitladder.htp.graph import Graph, Quantizer
+from bitladder.targets.workers import worker_pool
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    with worker_pool(1, tmp_path_factory.mktemp("pool")) as workers:
+        yield workers
+
+
+def conv(
+    bits: int = 8, channels: tuple[int, int] = (8, 24), kernel: int = 3, groups: int = 1, stride: int = 1,
+    zero: int = 37, activations: int = 8, bias: float = 0.3, gain: float = 1.0, dead: bool = False,
+) -> onnx.ModelProto:  # fmt: skip
+    """A convolution whose outputs fill their range, with float biases; `gain` makes its output's step finer."""
+    numbers, (inner, outer), most = np.random.default_rng(kernel + groups), channels, 2 ** (bits - 1) - 1
+    integers = numbers.integers(-most, most + 1, (outer, inner // groups, kernel, kernel))
+    scales = numbers.uniform(0.5, 1.5, outer) / most
+    if dead:
+        scales[0] *= 1e-8
+    source = quantizer(5 / 2**activations, zero * 2 ** (activations - 8), activations)
+    spread = math.sqrt(integers[0].size) * 0.6 * 1.5
+    kind = TensorProto.INT8 if bits == 8 else TensorProto.INT4
+    weights = Quantizer(scales.astype(np.float32), np.zeros(outer, np.int64), kind, 0)
+    values = integers * weights.scale.astype(np.float64).reshape(-1, 1, 1, 1)
+    biases = numbers.normal(size=outer) * spread * bias
+    return one_op(
+        "Conv",
+        [((1, inner, 24, 24), source), Constant(values, weights), Constant(biases.astype(np.float32))],
+        quantizer(spread * 6 / 2**activations / gain, 100 * 2 ** (activations - 8), activations),
+        kernel_shape=[kernel] * 2,
+        group=groups,
+        strides=[stride] * 2,
+        pads=[kernel // 2] * 4,
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"zero": 0},
+        {"bits": 4},
+        {"bits": 4, "channels": (1, 24), "kernel": 1, "gain": 6.0},  # the accumulator is shifted to the left
+        {"channels": (24, 24), "groups": 24},
+        {"channels": (300, 8), "kernel": 3},  # float32 alone would not hold the sums
+        {"dead": True},  # a bias beyond int32
+    ],
+    ids=str,
+)
+def test_a_convolution_is_equal_at_8_bits(changes, pool):
+    graph = conv(**changes)
+    assert not compare(graph, random_inputs(graph, 2), pool).any()
+
+
+def test_a_wrong_rounding_is_caught(pool, monkeypatch):
+    def half_even(self, accumulator, zero_point, low, high):
+        scaled = accumulator.double() * self.factor / 2.0 ** (15 + self.shift)
+        return (torch.round(scaled) + zero_point).clamp(low, high).float()
+
+    graph = conv()
+    inputs = random_inputs(graph)
+    emulated = emulate(graph, inputs, pool)
+    assert (model(graph, inputs) == emulated).all()
+    monkeypatch.setattr(convolution.Multiplier, "apply", half_even)
+    assert 0.9 < (model(graph, inputs) == emulated).mean() < 0.995
+
+
+def test_a_strided_depthwise_convolution_is_nearly_equal(pool):
+    graph = conv(channels=(24, 24), groups=24, stride=2)
+    difference = compare(graph, random_inputs(graph, 4), pool)
+    assert (difference == 0).mean() > 0.997 and abs(difference).max() <= 1
+
+
+def test_a_convolution_at_16_bits_is_within_a_step(pool):
+    graph = conv(activations=16)
+    assert abs(compare(graph, random_inputs(graph), pool)).max() <= 1
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_linear_layer_is_equal_at_8_bits(bits, pool):
+    numbers, most = np.random.default_rng(0), 2 ** (bits - 1) - 1
+    kind = TensorProto.INT8 if bits == 8 else TensorProto.INT4
+    weights = Quantizer(numbers.uniform(0.5, 1, 32).astype(np.float32) / most, np.zeros(32, np.int64), kind, 0)
+    values = numbers.integers(-most, most + 1, (32, 64)) * weights.scale[:, None].astype(np.float64)
+    operands = [((1, 64), quantizer(0.02, 90, 8)), Constant(values, weights), Constant(np.ones(32, np.float32))]
+    graph = one_op("Gemm", operands, quantizer(0.15, 120, 8), transB=1)
+    assert not compare(graph, random_inputs(graph, 20), pool).any()
+
+
+@pytest.mark.parametrize(
+    ("scales", "zeros"),
+    [
+        ((0.02, 0.031, 0.05), (0, 0, 0)),
+        ((0.02, 0.031, 0.05), (20, 130, 90)),
+        ((0.05, 0.011, 0.052), (10, 20, 15)),
+        ((0.0219, 0.0823, 0.1018), (104, 33, 70)),
+        ((0.03, 0.03, 0.03), (128, 128, 128)),
+        ((0.04, 0.05, 0.02), (127, 127, 127)),
+    ],
+)
+def test_an_add_is_equal_for_all_pairs_of_8_bit_integers(scales, zeros, pool):
+    left, right, output = (quantizer(*one, 8) for one in zip(scales, zeros, strict=True))
+    graph = one_op("Add", [((1, 1, 256, 256), left), ((1, 1, 256, 256), right)], output)
+    steps = np.arange(256)
+    pairs = [one[None, None].astype(np.float32) for one in np.meshgrid(steps - zeros[0], steps - zeros[1])]
+    inputs = {"x0": pairs[0] * left.scale, "x1": pairs[1] * right.scale}
+    assert not compare(graph, inputs, pool).any()
+
+
+@pytest.mark.parametrize("op", ["Sigmoid", "Tanh", "HardSwish", "Exp", "Gelu"])
+def test_a_table_is_equal_for_all_8_bit_integers(op, pool):
+    source = quantizer(0.05, 128, 8)
+    graph = one_op(op, [((1, 1, 16, 16), source)], Quantizer.of_range(-1, 6, 8))
+    inputs = {"x0": ((np.arange(256) - 128) * source.scale).astype(np.float32).reshape(1, 1, 16, 16)}
+    assert not compare(graph, inputs, pool).any()
+
+
+@pytest.mark.parametrize(
+    ("bits", "scale", "zero", "share"),
+    [(8, 0.0083, 120, 1), (8, 0.0078125, 0, 1), (16, 3.3e-5, 30000, 0.998), (16, 0.001, 0, 1)],
+)
+def test_inputs_are_quantized_as_the_npu_does(bits, scale, zero, share, pool):
+    same = quantizer(scale, zero, bits)
+    graph = one_op("MaxPool", [((1, 1, 64, 64), same)], same, kernel_shape=[1, 1])
+    inputs = {"x0": np.random.default_rng(0).uniform(-1.3, 1.3, (1, 1, 64, 64)).astype(np.float32)}
+    difference = compare(graph, inputs, pool)
+    assert (difference == 0).mean() >= share and abs(difference).max() <= 1
+
+
+def test_an_op_without_a_model_runs_in_float_and_is_named():
+    graph = one_op("Softmax", [((1, 8), quantizer(0.1, 128, 8))], quantizer(1 / 256, 0, 8))
+    executor = Executor(graph)
+    assert executor.float_ops == ("Softmax made",)
+    values = torch.linspace(-3, 3, 8)[None]
+    assert torch.allclose(executor({"x0": values})["y"], values.softmax(1), atol=0.01)
+
+
+def test_a_batch_gives_what_its_samples_give_alone():
+    graph = conv()
+    inputs = random_inputs(graph, 3)
+    alone = [model(graph, {"x0": inputs["x0"][index : index + 1]}) for index in range(3)]
+    assert (model(graph, inputs) == np.concatenate(alone)).all()
+
+
+def test_a_family_that_is_left_out_falls_back_to_float():
+    graph = conv()
+    families = {op: family for op, family in FAMILIES.items() if op != "Conv"}
+    assert Executor(graph, families).float_ops == ("Conv made",)
+
+
+def test_multipliers_have_12_bits():
+    ratios = torch.tensor([0.9, 0.1, 1e-3, 1e-7, 3.0])
+    factors = Multiplier.of(ratios).factor
+    assert ((factors >= 2**11) & (factors <= 2**12)).all()
+
+
+def test_the_graph_that_was_given_is_left_as_it_is():
+    graph = conv()
+    before = graph.SerializeToString()
+    Executor(graph)
+    assert graph.SerializeToString() == before
+    assert Graph(graph).is_quantized
