@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ __all__ = ["verify"]
 PRECISION = Precision(16, 16)
 
 EVIDENCE_SAMPLES = 32
+
+SHOWN_BY = {"aimet-torch": "show_w16a16.py", "aimet-onnx": "show_w16a16_onnx.py"}
+"""The script that shows it, by the package of AIMET's that it needs."""
 
 
 def verify(
@@ -96,7 +100,9 @@ def _write_evidence(folder: Path, sim: Sim, split: Split, layers: list[LayerSqnr
         facts: config, task and figures, for facts.json.
 
     """
-    versions = {name: version(name) for name in (sim.leave_evidence(folder), "torch", "onnx")}
+    package = sim.leave_evidence(folder)
+    write_text(folder / "show.py", files("bitladder.quantize").joinpath(SHOWN_BY[package]).read_text("utf-8"))
+    versions = {name: version(name) for name in (package, "torch", "onnx")}
     write_json(folder / "facts.json", {**facts, "versions": versions})
     write_csv(folder / "layers.csv", ("layer", "kind", "sqnr_db"), map(asdict, layers))
     save_tensors(folder / "weights.safetensors", sim.network.state_dict())

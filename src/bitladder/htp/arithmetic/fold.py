@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 
 from bitladder.htp.graph import Graph
-from bitladder.tasks.onnx_model import open_session
+from bitladder.tasks.onnx_file import open_session
 
 __all__ = ["normalized"]
 

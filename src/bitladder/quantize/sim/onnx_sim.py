@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,7 +29,7 @@ from bitladder.quantize.sim.onnx_names import Names
 from bitladder.quantize.sim.onnx_ranges import set_ranges, widen_padded
 from bitladder.quantize.sim.onnx_state import put_weights, set_state, state_of, weights_of
 from bitladder.quantize.sim.relu6 import note_of
-from bitladder.running.files import load_tensors, replacing, save_tensors, write_text
+from bitladder.running.files import load_tensors, replacing, save_tensors
 from bitladder.tasks.onnx_model import OnnxNetwork, run_samples
 from bitladder.tasks.samples import Samples
 
@@ -228,9 +227,7 @@ class OnnxSim:
         return node_rows(network, self.aimet, split.first(SAMPLES))
 
     def leave_evidence(self, folder: Path) -> str:
-        """Leave the graph, and a script that needs nothing of bitladder."""
-        script = files("bitladder.quantize").joinpath("show_w16a16_onnx.py")
-        write_text(folder / "show.py", script.read_text("utf-8"))
+        """Leave the graph."""
         with replacing(folder / "model.onnx") as temporary:
             onnx.save(self.network.proto, str(temporary))
         return "aimet-onnx"

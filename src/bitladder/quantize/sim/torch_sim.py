@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
-from importlib.resources import files
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ from bitladder.quantize.sim.missing import check_layers, check_ranges, leave_unk
 from bitladder.quantize.sim.operands import quantize_embeddings, quantize_operands
 from bitladder.quantize.sim.relu6 import NOTE, note_of
 from bitladder.quantize.sim.unused import unused_layers
-from bitladder.running.files import load_tensors, replacing, save_tensors, write_text
+from bitladder.running.files import load_tensors, replacing, save_tensors
 from bitladder.tasks.samples import Samples
 
 __all__ = ["TorchSim"]
@@ -234,9 +233,7 @@ class TorchSim:
         return torch_layers.layer_rows(network, self.aimet, split)
 
     def leave_evidence(self, folder: Path) -> str:
-        """Leave a script that builds the network anew."""
-        script = files("bitladder.quantize").joinpath("show_w16a16.py")
-        write_text(folder / "show.py", script.read_text("utf-8"))
+        """Leave nothing: the script builds the network anew."""
         return "aimet-torch"
 
     def export_qdq(
