@@ -9,7 +9,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from bitladder.htp.graph import Graph, Quantizer
-from bitladder.tasks.onnx_file import open_session, run_samples
+from bitladder.tasks.onnx_file import open_session
+from bitladder.tasks.onnx_model import run_samples
 
 __all__ = ["dequantized", "float_node", "quantized"]
 
