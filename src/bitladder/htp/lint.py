@@ -1,8 +1,10 @@
 """Any ONNX file held against the rules: read, checked, repaired."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
+import onnx.numpy_helper
 from google.protobuf.message import DecodeError
 
 from bitladder.errors import UserError
@@ -25,6 +27,8 @@ def read_graph(path: Path) -> onnx.ModelProto:
         proto = onnx.load(str(path))
         onnx.checker.check_model(proto)
         onnx.shape_inference.infer_shapes(proto, strict_mode=True)
+        for tensor in _constants(proto.graph):
+            onnx.numpy_helper.to_array(tensor)
     except DecodeError:
         raise UserError(f"{path}: is no ONNX file, or only a part of one") from None
     except Exception as error:  # the checker and the inference of shapes raise kinds of their own
@@ -33,3 +37,10 @@ def read_graph(path: Path) -> onnx.ModelProto:
     if opset < OLDEST:
         raise UserError(f"{path}: is of opset {opset}, and the rules read opset {OLDEST} and later; convert it first")
     return proto
+
+
+def _constants(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Give the stored tensors, whose values the checker does not read."""
+    yield from graph.initializer
+    for node in graph.node:
+        yield from (one.t for one in node.attribute if one.type == onnx.AttributeProto.TENSOR)

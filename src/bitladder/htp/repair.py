@@ -44,9 +44,12 @@ def find(proto: onnx.ModelProto, soc: Soc) -> list[Finding]:
 
 
 def repair(proto: onnx.ModelProto, soc: Soc, names: Iterable[str] = RULES) -> list[Finding]:
-    """Repair a graph in place by the rules of these names, in the order of RULES; give what was repaired."""
+    """Repair a graph in place by the rules of these names, in the order of RULES; give what was repaired.
+
+    They are applied twice: a repair can bring forth what an earlier rule concerns, or its own.
+    """
     graph, repaired, wanted = Graph(proto), [], set(names)
-    for rule in (rule for name, rule in RULES.items() if name in wanted):
+    for rule in [rule for name, rule in RULES.items() if name in wanted] * 2:
         for node in list(rule.find(graph, soc)):
             repaired.append(Finding(rule, node.name or node.output[0], node.op_type))
             rule.repair(graph, node, soc)
