@@ -91,3 +91,32 @@ def test_a_pad_of_a_value_is_exported_as_simulated(value, tmp_path):
     exported = run_unoptimised(tmp_path / "q.onnx", split)
     assert sqnr_db(predict(sim.model, split, 8, ""), exported) > 60
     assert sqnr_db(predict(model, split, 8, ""), exported) > 30
+
+
+@pytest.mark.parametrize("activation", ["Relu", "Clip"])
+def test_what_feeds_only_an_activation_has_its_range_and_is_compared_behind_it(activation, tmp_path):
+    """A depthwise convolution is not fused with its activation, and would spend its steps on what that clips."""
+    weights = 20 * torch.randn(4, 1, 3, generator=torch.Generator().manual_seed(0)).numpy()
+    ends = ["c"] if activation == "Relu" else ["c", "low", "high"]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], name="depthwise", group=4),
+        helper.make_node(activation, ends, ["y"], name="activation"),
+    ]
+    constants = {"w": weights, "low": np.float32(0), "high": np.float32(6)}
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4, 8])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4, 6])]
+    tensors = [
+        numpy_helper.from_array(np.asarray(one), name) for name, one in constants.items() if name in {*ends, "w"}
+    ]
+    graph = helper.make_graph(nodes, "net", inputs, outputs, tensors)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "net.onnx")
+    split = Split({"x": torch.randn(16, 4, 8, generator=torch.Generator().manual_seed(1))}, torch.arange(16))
+    prepared, _ = prepare(OnnxModel(str(tmp_path / "net.onnx"))(), sample_inputs(split))
+    sim = build_sim(prepared, sample_inputs(split), Precision(8, 8), "htp_v75")
+    sim.calibrate(split, 8)
+    rows = {row["layer"]: row for row in sim.layer_rows(prepared, split)}
+    most = prepared(split.inputs["x"])["y"].max().item()
+    assert rows["depthwise"]["output_min"] == 0
+    assert rows["depthwise"]["output_max"] == pytest.approx(most, rel=1e-2)
+    assert rows["depthwise"]["sqnr_db"] == pytest.approx(rows["activation"]["sqnr_db"], abs=3)
+    assert rows["activation"]["sqnr_db"] > 30

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 
 from bitladder.network.evaluate import NoiseSums
 from bitladder.quantize.sim.layers import Cost
+from bitladder.quantize.sim.onnx_clipped import clipped_tensors
 from bitladder.quantize.sim.onnx_ranges import has_range
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.samples import Samples
@@ -46,7 +47,8 @@ def cost_of(network: OnnxNetwork, name: str) -> Cost:
 def node_rows(network: OnnxNetwork, sim: Any, split: Samples) -> list[dict[str, Any]]:
     """Give a row a node that makes a floating-point tensor, in the graph's order.
 
-    Every sample of the split is run; SQNR is against FP32. The columns are those of metrics/layers/*.csv.
+    Every sample of the split is run; SQNR is against FP32. Of what feeds only a Relu or a Clip, what that lets through
+    is compared: its range is the activation's. The columns are those of metrics/layers/*.csv.
 
     Args:
         network: in float.
@@ -65,6 +67,7 @@ def node_rows(network: OnnxNetwork, sim: Any, split: Samples) -> list[dict[str, 
         _TensorReader(network.proto, {name: name for name in names}),
         _TensorReader(sim.model.model, {name: after.get(name, name) for name in names}),
         split,
+        {name: bounds for name, (_, bounds) in clipped_tensors(network.proto.graph, quantizers).items()},
     )
     rows = []
     for node in nodes:
@@ -99,12 +102,18 @@ class _TensorReader:
         return dict(zip(self._wanted, tensors, strict=True))
 
 
-def _compare_tensors(float_graph: _TensorReader, simulated: _TensorReader, split: Samples) -> dict[str, float]:
+def _compare_tensors(
+    float_graph: _TensorReader,
+    simulated: _TensorReader,
+    split: Samples,
+    clipped: Mapping[str, tuple[float, float]],
+) -> dict[str, float]:
     """Give the SQNR of each tensor over a split. The tensors of one sample are held at a time: all do not fit."""
+    whole = (-np.inf, np.inf)
     sums = NoiseSums()
     for row in rows_of(split):
         pair = (
-            {name: torch.from_numpy(values) for name, values in graph(row).items()}
+            {name: torch.from_numpy(values).clamp(*clipped.get(name, whole)) for name, values in graph(row).items()}
             for graph in (float_graph, simulated)
         )
         sums.add(*pair)

@@ -9,7 +9,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
-__all__ = ["channel_rows", "has_range", "ranges_of", "set_ranges", "widen_padded"]
+__all__ = ["channel_rows", "has_range", "ranges_between", "ranges_of", "set_ranges", "widen_padded"]
 
 FIELDS = ("min", "max", "delta", "offset", "bw")  # of an encoding
 
@@ -52,6 +52,14 @@ def widen_padded(graph: onnx.GraphProto, quantizers: dict[str, Any]) -> None:
             quantizer.load_encodings([_widened(one, value) for one in quantizer.get_encodings()])
 
 
+def ranges_between(low: float, high: float, bits: int) -> Tensor:
+    """Give the row of a range with an offset, between about these ends."""
+    steps = 2**bits - 1
+    delta = (high - low) / steps
+    offset = round(low / delta)
+    return torch.tensor([[delta * offset, delta * (offset + steps), delta, offset, bits]], dtype=torch.float64)
+
+
 def channel_rows(low: Sequence[float], high: Sequence[float], bits: int) -> Tensor:
     """Give the rows of symmetric ranges, a channel each."""
     ends = np.stack([np.asarray(low, np.float64), np.asarray(high, np.float64)], 1)
@@ -77,8 +85,5 @@ def _widened(encoding: Any, value: float) -> Any:
     low, high = min(encoding.min, value), max(encoding.max, value)
     if (low, high) == (encoding.min, encoding.max) or high - low > MOST_WIDER * (encoding.max - encoding.min):
         return encoding
-    steps = 2**encoding.bw - 1
-    delta = (high - low) / steps
-    offset = round(low / delta)
-    ends = {"min": delta * offset, "max": delta * (offset + steps)}
-    return _encoding({**ends, "delta": delta, "offset": offset, "bw": encoding.bw})
+    (row,) = ranges_between(low, high, encoding.bw).tolist()
+    return _encoding(dict(zip(FIELDS, row, strict=True)))

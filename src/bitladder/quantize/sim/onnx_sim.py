@@ -23,6 +23,7 @@ from bitladder.quantize.sim.batches import Batches
 from bitladder.quantize.sim.integers import keep_integer
 from bitladder.quantize.sim.joined import part_joined_onnx
 from bitladder.quantize.sim.layers import SAMPLES, Cost, LayerSqnr, What, no_such_layer
+from bitladder.quantize.sim.onnx_clipped import clip_to_activations
 from bitladder.quantize.sim.onnx_layers import cost_of, node_rows, rows_of
 from bitladder.quantize.sim.onnx_modules import Modules, followers
 from bitladder.quantize.sim.onnx_names import Names
@@ -101,6 +102,7 @@ class OnnxSim:
         """Find the quantizers' ranges, sample by sample."""
         rows = tqdm(rows_of(samples), desc="calibrate", unit="sample", total=len(samples), leave=False)
         self.aimet.compute_encodings(iter(rows))
+        clip_to_activations(self.network.proto.graph, self._quantizers)
         widen_padded(self.network.proto.graph, self._quantizers)
         names = self._names.as_of_torch()
         empty = [names[key] for key, one in self._quantizers.items() if one.enabled and not one.is_initialized()]
