@@ -20,6 +20,9 @@ __all__ = ["weighted"]
 LARGEST_SHIFT = 13
 """Of a depthwise convolution of stride 2 that other kernels take: 31 bits less the 15 of their multiplier, and 3."""
 
+HALF = 0.5035
+"""What rounds at 16 bits; found by trying."""
+
 Product = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -58,7 +61,13 @@ def _eight_bits(layer: Layer, read: _Weighted) -> Callable[[Tensor], Tensor]:
     zero_point, levels = int(layer.quantizer.zero_point), layer.levels
     if _is_strided_depthwise(layer) and multiplier.shift.max() <= LARGEST_SHIFT:
         return _strided_depthwise(read, sums, zero, steps.double(), layer)
-    return lambda inputs: multiplier.apply(sums(read.pad(inputs - zero, 0)) + bias, zero_point, *levels)
+
+    def run(inputs: Tensor) -> Tensor:
+        found = sums(read.pad(inputs - zero if zero else inputs, 0))
+        found += bias
+        return multiplier.apply(found, zero_point, *levels)
+
+    return run
 
 
 def _is_strided_depthwise(layer: Layer) -> bool:
@@ -88,9 +97,11 @@ def _sixteen_bits(layer: Layer, read: _Weighted) -> Callable[[Tensor], Tensor]:
     (source,) = layer.tensors
     assert source.quantizer is not None
     scale, zero = source.quantizer.step, int(source.quantizer.zero_point)
-    constant = read.bias / (scale * read.scales) - zero * read.weights.flatten(1).sum(1).double()
-    constant = torch.round(constant / 256).view(read.along)
-    ratio = (256 * scale * read.scales / layer.quantizer.step).view(read.along)
+    steps = torch.tensor(scale).float() * read.scales.float()
+    # the bias is cut where the zero point's part is rounded
+    constant = torch.trunc(integer_bias(read.bias, steps) / 256)
+    constant = (constant + torch.round(-zero * read.weights.flatten(1).sum(1) / 256)).view(read.along)
+    ratio = (256 * (steps / torch.tensor(layer.quantizer.step).float()).double()).view(read.along)
     sums = Accumulator.of(read.weights, 255, read.product)
     zero_point, levels = int(layer.quantizer.zero_point), layer.levels
 
@@ -98,7 +109,7 @@ def _sixteen_bits(layer: Layer, read: _Weighted) -> Callable[[Tensor], Tensor]:
         inputs = read.pad(inputs, zero)
         upper = torch.floor(inputs / 256)
         found = (sums(upper) + (sums(inputs - 256 * upper) >> 8)).double()
-        return (torch.floor((found + constant) * ratio + 0.503) + zero_point).clamp(*levels).float()
+        return (torch.floor((found + constant) * ratio + HALF) + zero_point).clamp(*levels).float()
 
     return run
 
