@@ -18,7 +18,7 @@ NETS = {"efficientnet_lite0": 224, "mobilenet_v2": 64, "resnet18": 64}
 
 PRECISIONS = ((8, 8), (4, 8), (8, 16))
 
-THREADS, CALIBRATION = 2, 16
+THREADS, CALIBRATION = 1, 16  # the emulator has one process, which keeps one core busy
 
 
 def main() -> None:
@@ -86,15 +86,18 @@ def row(net: str, rung: str, path: Path, split: "Split", soc: "Soc") -> str:  # 
     from bitladder.targets.context import compile_model, run_stored
     from bitladder.targets.exact import prove
     from bitladder.targets.target import Job
+    from bitladder.targets.workers import worker_pool
 
     settings = load_params(Path(__file__).parents[1] / "params.yaml").target
     settings = settings.model_copy(update={"workers": THREADS, "sample_limit_s": 600.0})
     work = path.parent / "work"
     work.mkdir()
     compiled = compile_model(path, path.parent / "compiled", soc, False, settings.compile_limit_s, work)
-    start = time.perf_counter()
-    emulated = run_stored(compiled, soc, False, split, settings, work)
-    emulating = time.perf_counter() - start
+    with worker_pool(THREADS, work) as pool:
+        run_stored(compiled, soc, False, split.first(1), settings, work / "first", pool)  # loads the model
+        start = time.perf_counter()
+        emulated = run_stored(compiled, soc, False, split, settings, work, pool)
+        emulating = time.perf_counter() - start
     proof, _ = prove(Job(path, rung, split, path.parent, path.parent, work), emulated, soc, settings)
     executor, expected = Executor(onnx.load(path)), emulated.whole()
     start = time.perf_counter()
