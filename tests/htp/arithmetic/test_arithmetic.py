@@ -86,9 +86,11 @@ def test_a_strided_depthwise_convolution_is_nearly_equal(pool):
     assert (difference == 0).mean() > 0.997 and abs(difference).max() <= 1
 
 
-def test_a_convolution_at_16_bits_is_within_a_step(pool):
-    graph = conv(activations=16)
-    assert abs(compare(graph, random_inputs(graph), pool)).max() <= 1
+@pytest.mark.parametrize("changes", [{}, {"channels": (24, 24), "groups": 24}], ids=str)
+def test_a_convolution_at_16_bits_is_within_a_step(changes, pool):
+    graph = conv(activations=16, **changes)
+    difference = compare(graph, random_inputs(graph), pool)
+    assert (difference == 0).mean() > 0.995 and abs(difference).max() <= 1
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -120,6 +122,12 @@ def test_an_add_is_equal_for_all_pairs_of_8_bit_integers(scales, zeros, pool):
     pairs = [one[None, None].astype(np.float32) for one in np.meshgrid(steps - zeros[0], steps - zeros[1])]
     inputs = {"x0": pairs[0] * left.scale, "x1": pairs[1] * right.scale}
     assert not compare(graph, inputs, pool).any()
+
+
+def test_an_add_is_equal_at_16_bits(pool):
+    left, right = quantizer(1e-4, 32000, 16), quantizer(0.7e-4, 1000, 16)
+    graph = one_op("Add", [((1, 4, 32, 32), left), ((1, 4, 32, 32), right)], quantizer(1.3e-4, 20000, 16))
+    assert (compare(graph, random_inputs(graph), pool) == 0).mean() > 0.998
 
 
 @pytest.mark.parametrize("op", ["Sigmoid", "Tanh", "HardSwish", "Exp", "Gelu"])

@@ -22,6 +22,7 @@ class Accumulator:
     """Sums of inputs times weights, in int32. `product` is the kernel: it takes inputs and weights."""
 
     parts: tuple[tuple[int, Tensor], ...]
+    """What a part counts for, and its weights: all, or 16 times the high ones and the low ones."""
     product: Callable[[Tensor, Tensor], Tensor]
 
     @classmethod
@@ -35,8 +36,11 @@ class Accumulator:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Give the sums for a batch of integers."""
-        sums = [factor * self.product(inputs.to(part.dtype), part).int() for factor, part in self.parts]
-        return sums[0] if len(sums) == 1 else sums[0] + sums[1]
+        (factor, first), *others = self.parts
+        found = self.product(inputs.to(first.dtype), first).int()
+        for _, low in others:
+            found = factor * found + self.product(inputs.to(low.dtype), low).int()
+        return found
 
 
 def _sum(weights: Tensor) -> float:

@@ -10,7 +10,7 @@ from bitladder.htp.arithmetic.layer import Layer
 
 __all__ = ["add"]
 
-BITS = 14  # of both multipliers together
+BITS, WIDE_BITS = 14, 15  # of both multipliers together at 8 bits; of the larger one at 16
 
 COARSE = 256  # units of a multiplier in a unit of the constant
 
@@ -18,9 +18,8 @@ COARSE = 256  # units of a multiplier in a unit of the constant
 def add(layer: Layer) -> Callable[..., Tensor] | None:
     """Model an Add of two tensors.
 
-    At 8 bits the steps of the inputs, in steps of the output, become integers whose sum has 14 bits. Zero points and
-    the half that rounds are one constant, which is rounded to 256 units of these. At 16 bits no model is exact; this is
-    the sum rounded half up.
+    Steps of the inputs, in steps of the output, become integers. At 8 bits their sum has 14 bits; zero points and the
+    half that rounds are one constant, which is rounded to 256 units of these. At 16 bits the larger has 15 bits.
     """
     if layer.node.op_type != "Add" or len(layer.tensors) != 2 or len(layer.operands) != 2:
         return None
@@ -43,9 +42,11 @@ def add(layer: Layer) -> Callable[..., Tensor] | None:
         return fixed
     if not layer.has_bits(16):
         return None
+    unit = 2.0 ** (math.frexp(max(ratios))[1] - WIDE_BITS)
+    factors = [round(ratio / unit) * unit for ratio in ratios]
 
-    def run(one: Tensor, other: Tensor) -> Tensor:
-        found = (one.double() - zeros[0]) * ratios[0] + (other.double() - zeros[1]) * ratios[1]
+    def wide(one: Tensor, other: Tensor) -> Tensor:
+        found = (one.double() - zeros[0]) * factors[0] + (other.double() - zeros[1]) * factors[1]
         return (torch.floor(found + 0.5) + zero_point).clamp(*levels).float()
 
-    return run
+    return wide

@@ -14,11 +14,15 @@ from torch.nn import functional
 from bitladder.htp.arithmetic.accumulate import Accumulator
 from bitladder.htp.arithmetic.layer import Layer, Operand
 from bitladder.htp.arithmetic.requantize import Multiplier, folded, integer_bias
+from bitladder.htp.graph import Quantizer
 
 __all__ = ["weighted"]
 
-LARGEST_SHIFT = 13
-"""Of a depthwise convolution of stride 2 that other kernels take: 31 bits less the 15 of their multiplier, and 3."""
+LEAST_EXPONENT = -16
+"""Of the ratio of steps, for depthwise convolutions of stride 2 to be run by kernels of their own."""
+
+HALF = 0.5035
+"""What rounds at 16 bits; found by trying."""
 
 Product = Callable[[Tensor, Tensor], Tensor]
 
@@ -41,41 +45,66 @@ def weighted(layer: Layer) -> Callable[..., Tensor] | None:
     read = {"Conv": _conv, "Gemm": _gemm, "MatMul": _matmul}[layer.node.op_type](layer)
     if read is None or len(layer.tensors) != 1:
         return None
-    if layer.has_bits(8):
-        return _eight_bits(layer, read)
-    return _sixteen_bits(layer, read) if layer.has_bits(16) else None
+    bits = next((bits for bits in (8, 16) if layer.has_bits(bits)), None)
+    if bits is None:
+        return None
+    steps = _step(_source(layer)) * read.scales.float()
+    smallest = torch.frexp((steps / _step(layer.quantizer)).min()).exponent
+    if _is_strided_depthwise(layer, len(read.weights)) and smallest >= LEAST_EXPONENT:
+        return _strided_depthwise(layer, read, steps)
+    return (_eight_bits if bits == 8 else _sixteen_bits)(layer, read, steps)
 
 
-def _eight_bits(layer: Layer, read: _Weighted) -> Callable[[Tensor], Tensor]:
-    (source,) = layer.tensors
-    assert source.quantizer is not None
-    scale, zero = source.quantizer.step, int(source.quantizer.zero_point)
-    steps = torch.tensor(scale).float() * read.scales.float()
-    bias = integer_bias(read.bias, steps)
-    bias = folded(bias, read.weights, zero).view(read.along)
-    multiplier = Multiplier.of((steps / torch.tensor(layer.quantizer.step).float()).view(read.along))
+def _eight_bits(layer: Layer, read: _Weighted, steps: Tensor) -> Callable[[Tensor], Tensor]:
+    source = _source(layer)
+    zero = int(source.zero_point)
+    bias = folded(integer_bias(read.bias, steps), read.weights, zero).view(read.along)
+    multiplier = Multiplier.of((steps / _step(layer.quantizer)).view(read.along))
     sums = Accumulator.of(read.weights, 255, read.product)
     zero_point, levels = int(layer.quantizer.zero_point), layer.levels
-    if _is_strided_depthwise(layer) and multiplier.shift.max() <= LARGEST_SHIFT:
-        return _strided_depthwise(read, sums, zero, steps.double(), layer)
-    return lambda inputs: multiplier.apply(sums(read.pad(inputs - zero, 0)) + bias, zero_point, *levels)
+
+    def run(inputs: Tensor) -> Tensor:
+        found = sums(read.pad(inputs - zero if zero else inputs, 0))
+        found += bias
+        return multiplier.apply(found, zero_point, *levels)
+
+    return run
 
 
-def _is_strided_depthwise(layer: Layer) -> bool:
-    attribute, weights = layer.graph.attribute, layer.operands[1].integers
+def _sixteen_bits(layer: Layer, read: _Weighted, steps: Tensor) -> Callable[[Tensor], Tensor]:
+    """Model the sum of upper and lower bytes, of which the lower ones' sum is cut to steps of 256."""
+    zero = int(_source(layer).zero_point)
+    # the bias is cut where the zero point's part is rounded
+    constant = torch.trunc(integer_bias(read.bias, steps) / 256)
+    constant = (constant + torch.round(-zero * read.weights.flatten(1).sum(1) / 256)).view(read.along)
+    ratio = (256 * (steps / _step(layer.quantizer)).double()).view(read.along)
+    sums = Accumulator.of(read.weights, 255, read.product)
+    zero_point, levels = int(layer.quantizer.zero_point), layer.levels
+
+    def run(inputs: Tensor) -> Tensor:
+        inputs = read.pad(inputs, zero)
+        upper = torch.floor(inputs / 256)
+        found = (sums(upper) + (sums(inputs - 256 * upper) >> 8)).double()
+        return (torch.floor((found + constant) * ratio + HALF) + zero_point).clamp(*levels).float()
+
+    return run
+
+
+def _is_strided_depthwise(layer: Layer, channels: int) -> bool:
+    attribute = layer.graph.attribute
     groups, strides = attribute(layer.node, "group", 1), attribute(layer.node, "strides", [1])
-    return weights is not None and groups == len(weights) > 1 and list(strides) == [2, 2]
+    return groups == channels > 1 and list(strides) == [2, 2]
 
 
-def _strided_depthwise(
-    read: _Weighted, sums: Accumulator, zero: int, steps: Tensor, layer: Layer
-) -> Callable[[Tensor], Tensor]:
-    """Model other kernels of the NPU: a multiplier of 15 bits, and no shift before it. Not all of it is known."""
-    ratio = steps / layer.quantizer.step
+def _strided_depthwise(layer: Layer, read: _Weighted, steps: Tensor) -> Callable[[Tensor], Tensor]:
+    """Model other kernels of the NPU: a multiplier of 15 bits for the whole sum. How they round is not all known."""
+    source = _source(layer)
+    ratio = (steps / _step(layer.quantizer)).double()
     unit = torch.ldexp(torch.ones_like(ratio), torch.frexp(ratio).exponent - 15)
     ratio = (torch.round(ratio / unit) * unit).view(read.along)
-    bias = torch.round(read.bias / steps).view(read.along)
-    zero_point, levels = int(layer.quantizer.zero_point), layer.levels
+    bias = torch.round(read.bias / steps.double()).view(read.along)
+    sums = Accumulator.of(read.weights, 2**source.bits - 1, read.product)
+    zero, zero_point, levels = int(source.zero_point), int(layer.quantizer.zero_point), layer.levels
 
     def run(inputs: Tensor) -> Tensor:
         found = (sums(read.pad(inputs - zero, 0)) + bias) * ratio
@@ -84,23 +113,15 @@ def _strided_depthwise(
     return run
 
 
-def _sixteen_bits(layer: Layer, read: _Weighted) -> Callable[[Tensor], Tensor]:
+def _source(layer: Layer) -> Quantizer:
     (source,) = layer.tensors
     assert source.quantizer is not None
-    scale, zero = source.quantizer.step, int(source.quantizer.zero_point)
-    constant = read.bias / (scale * read.scales) - zero * read.weights.flatten(1).sum(1).double()
-    constant = torch.round(constant / 256).view(read.along)
-    ratio = (256 * scale * read.scales / layer.quantizer.step).view(read.along)
-    sums = Accumulator.of(read.weights, 255, read.product)
-    zero_point, levels = int(layer.quantizer.zero_point), layer.levels
+    return source.quantizer
 
-    def run(inputs: Tensor) -> Tensor:
-        inputs = read.pad(inputs, zero)
-        upper = torch.floor(inputs / 256)
-        found = (sums(upper) + (sums(inputs - 256 * upper) >> 8)).double()
-        return (torch.floor((found + constant) * ratio + 0.503) + zero_point).clamp(*levels).float()
 
-    return run
+def _step(quantizer: Quantizer) -> Tensor:
+    """Give a step as the compiler has it, in float32."""
+    return torch.tensor(quantizer.step, dtype=torch.float32)
 
 
 def _scales(operand: Operand, channels: int) -> Tensor | None:

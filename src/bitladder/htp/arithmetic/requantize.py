@@ -1,6 +1,7 @@
 """From an exact accumulator to the integers of the output, in the NPU's fixed point."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -32,13 +33,25 @@ class Multiplier:
         shift = -3 - torch.frexp(ratio).exponent  # whose ratio is in [2^(exponent - 1), 2^exponent)
         return cls(torch.floor(torch.ldexp(ratio, shift + FRACTION) + 0.5).int(), shift.int())
 
+    @cached_property
+    def _left(self) -> bool:
+        """Whether any channel is shifted to the left."""
+        return bool((self.shift < 0).any())
+
     def apply(self, accumulator: Tensor, zero_point: int, low: int, high: int) -> Tensor:
-        """Give the output's integers of an int32 accumulator, whose channels come last but for those of `factor`."""
-        limit = (2**30) // self.factor.clamp(min=1)  # far outside of what an output holds
-        doubled = 2 * ((accumulator << (-self.shift).clamp(min=0)) >> self.shift.clamp(min=0)) + 1
-        doubled = doubled.maximum(-limit).minimum(limit)
-        rounded = (doubled * self.factor + 2**FRACTION) >> (FRACTION + 1)
-        return (rounded + zero_point).clamp(low, high).float()
+        """Give the output's integers of an int32 accumulator, in whose place they are computed.
+
+        With a half for what is cut off, and a half to round: ((2 a + 1) m + 2^15) / 2^16.
+        """
+        if self._left:
+            accumulator <<= (-self.shift).clamp(min=0)
+        accumulator >>= self.shift.clamp(min=0)
+        limit = 2**29 // self.factor.clamp(min=1)  # far outside of what an output holds
+        torch.minimum(torch.maximum(accumulator, -limit, out=accumulator), limit, out=accumulator)
+        accumulator *= 2 * self.factor
+        accumulator += self.factor + 2**FRACTION + (zero_point << (FRACTION + 1))
+        accumulator >>= FRACTION + 1
+        return accumulator.clamp_(low, high).float()
 
 
 def integer_bias(bias: Tensor, steps: Tensor) -> Tensor:

@@ -32,4 +32,8 @@ def table(layer: Layer) -> Callable[[Tensor], Tensor] | None:
     # in float32, halves to even
     made = torch.round(found[0] / torch.tensor(layer.quantizer.step).float())
     looked_up = (made + int(layer.quantizer.zero_point)).clamp(*layer.levels)
+    integers = torch.arange(low, high + 1).float()
+    if torch.equal(looked_up, integers.clamp(*layer.levels)):
+        ends = layer.levels
+        return lambda inputs: inputs.clamp(*ends)
     return lambda inputs: looked_up[(inputs - low).long()]
