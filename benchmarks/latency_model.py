@@ -3,8 +3,8 @@
     value(device, precision) = sum over features of  amount x unit cost
     log unit cost = belief + feature + feature@precision + device + device@part + device@part@precision
 
-Every factor but the device's own has a narrow normal prior around nothing: what one device or precision has not shown is
-taken from the others. Errors are relative, and outliers count less. Peak memory is fitted in the same way.
+Every factor but the device's own has a narrow normal prior around nothing: what one device or precision has not shown
+is taken from the others. Errors are relative, and outliers count less. Peak memory is fitted in the same way.
 """
 
 import math
@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 __all__ = ["Belief", "Model", "fit"]
 
-ERROR = 0.1  # relative error at which a measurement is good, and past which it counts as an outlier
+ERROR = 0.2  # relative error at which a measurement is good, and past which it counts as an outlier
 DEVICE, DEVICE_PART, DEVICE_PART_PRECISION = 1.0, 0.3, 0.08  # spreads of the priors
 STEPS = 40
 ENOUGH = 1e-5  # relative gain of a step below which the fit is done

@@ -1,4 +1,4 @@
-"""Latency and peak memory of an ONNX model on a device that is not at hand: a value, an interval, and on what they rest.
+"""Latency and peak memory of an ONNX model on a device that is not at hand: a value, an interval, and their basis.
 
 Everything fitted is on file (table.py); an estimate is sums and products.
 """
@@ -79,8 +79,8 @@ def _known(precision: str) -> str:
     precision = precision.lower()
     if precision.startswith("w4"):
         raise UserError(
-            f"no latencies are published at {precision}; Qualcomm publishes W4 of language models only. Estimate w8 of the"
-            " same activations instead"
+            f"no latencies are published at {precision}; Qualcomm publishes W4 of language models only. Estimate w8 of"
+            " the same activations instead"
         )
     if precision not in PRECISIONS:
         raise UserError(f"no latencies are published at {precision}; use one of {', '.join(PRECISIONS)}")
@@ -99,9 +99,7 @@ def _find_place(name: str, precision: str) -> tuple[str, tuple[str, ...], str]:
     for device, precisions in devices().items():
         if normalised(device) == normalised(name):
             if precision not in precisions:
-                raise UserError(
-                    f"{device} has no published latencies at {precision}; it has {', '.join(precisions)}"
-                )
+                raise UserError(f"{device} has no published latencies at {precision}; it has {', '.join(precisions)}")
             return device, (device,), precision
     soc = next((soc for soc in all_socs().values() if soc.is_called(name)), None)
     if soc is None:

@@ -25,8 +25,9 @@ KINDS = (
     *("concat", "move", "border"),
 )
 """Kinds of operation: `linear` has constant weights and `matmul` has none; `recurrent` are the steps of an LSTM or GRU;
-`curve` is pointwise with a transcendental function (sigmoid, GELU); `norm` is over the last axes; `window` is an average
-over windows that the vector unit has no kernel for; `move` only moves data; `border` are the graph's inputs and outputs."""
+`curve` is pointwise with a transcendental function (sigmoid, GELU); `norm` is over the last axes; `window` is an
+average over windows that the vector unit has no kernel for; `move` only moves data; `border` are the graph's inputs and
+outputs."""
 
 LANES, ROWS, COLUMNS = 32, 8, 4
 """The tile in which activations are stored, channels x height x width: what does not fill it costs as if it did."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bitladder.latency.work import Work, features
+from bitladder.latency.work import FEATURES, Work, features
 
 __all__ = ["MEMORY_FEATURES", "memory_features"]
 
@@ -18,8 +18,6 @@ MEMORY_FEATURES = {
 
 def memory_features(work: Mapping[str, Work], precision: str) -> np.ndarray:
     """Give the value of each of MEMORY_FEATURES for a graph at a precision; sizes in MB."""
-    from bitladder.latency.work import FEATURES
-
     values = dict(zip(FEATURES, features(work, precision), strict=True))
     ops = sum(of.ops for of in work.values())
     return np.array([1.0, ops, values["weight_bytes"] * 100, values["border_bytes"] * 100])

@@ -10,8 +10,8 @@ from bitladder.latency.work import features
 
 __all__ = ["Neighbours", "is_near"]
 
-WIDTH = 0.12  # distance between shares of cost at which a network counts for little
-DOUBT = 0.5  # weight of the belief that the features miss nothing
+WIDTH = 0.16  # distance between shares of cost at which a network counts for little
+DOUBT = 0.15  # weight of the belief that the features miss nothing
 PLACE = "Samsung Galaxy S24"  # where shares are compared; unit costs differ little in proportion between devices
 
 

@@ -1,7 +1,7 @@
 """Published latencies, the work of the networks they are of, and what was fitted to both: all of it data on file.
 
-`data/published_latency.csv` is from Qualcomm AI Hub Models v0.65 (BSD-3-Clause; data/LICENSE.txt): networks whose graphs
-could be rebuilt, with all ops on the NPU. `data/published_work.csv` is the work of those graphs. Both are written by
+`data/published_latency.csv` is from Qualcomm AI Hub Models v0.65 (BSD-3-Clause; data/LICENSE.txt): networks whose
+graphs could be rebuilt, with all ops on the NPU. `data/published_work.csv` is the work of those graphs. Both are from
 benchmarks/published_work.py, and all other files by benchmarks/latency_fit.py; nothing is fitted when bitladder runs.
 """
 
