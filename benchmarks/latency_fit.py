@@ -74,8 +74,12 @@ def main() -> None:
     write_units("unit_costs.csv", list(FEATURES), latency)
     write_units("memory_costs.csv", list(MEMORY_FEATURES), memory)
     neighbours = _neighbours(latency, measured, amounts)
-    rows = [{"graph": g, "precision": p, "residual": f"{r:.4f}"} for (g, p), r in neighbours.residuals.items()]
-    write_csv(DATA / "residuals.csv", ["graph", "precision", "residual"], rows)
+    devices = sorted({m.device for m in measured})
+    rows = [
+        {"graph": graph, "precision": precision, **{d: f"{of[d]:.3f}" if d in of else "" for d in devices}}
+        for (graph, precision), of in neighbours.residuals.items()
+    ]
+    write_csv(DATA / "residuals.csv", ["graph", "precision", *devices], rows)
     left, left_memory = [], []
     for name in sorted({m.model for m in measured}):
         rest = np.array([m.model != name for m in measured])
@@ -87,9 +91,9 @@ def main() -> None:
             place = measured[i].place
             if place not in fitted.unit:
                 continue
-            correction, weight = seen.correction(place[1], fitted.unit[place] * amounts[i])
-            value = fitted.value(place, amounts[i]) * np.exp(correction)
-            left.append(LeftOut(measured[i], ms[i], value, is_near(weight)))
+            weights = seen.weights(amounts[i], place[1])
+            value = fitted.value(place, amounts[i]) * np.exp(seen.correction(weights, place[1], place[0]))
+            left.append(LeftOut(measured[i], ms[i], value, is_near(weights)))
             if known[i] and place in fitted_memory.unit:
                 left_memory.append(LeftOut(measured[i], mb[i], fitted_memory.value(place, sizes[i]), True))
         print(name, *(f"{x.error:+.2f}" for x in left if x.of.model == name and x.of.device == "Samsung Galaxy S24"))
@@ -157,13 +161,12 @@ def _quantile(errors: Iterable[float]) -> dict[str, str]:
 
 
 def _neighbours(model: Model, measured: Sequence[Measurement], amounts: np.ndarray) -> Neighbours:
-    """Give each network's residual: the mean over devices of measured / estimated, as a logarithm."""
-    found: dict[tuple[str, str], list[float]] = {}
+    """Give each network's residuals: measured / estimated on each device, as a logarithm."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
     for m, amount in zip(measured, amounts, strict=True):
-        found.setdefault((m.graph, m.precision), []).append(
-            float(np.log(m.latency_ms) - np.log(model.value(m.place, amount)))
-        )
-    return Neighbours({key: float(np.median(values)) for key, values in found.items()}, model.unit)
+        ratio = m.latency_ms / model.value(m.place, amount)
+        found.setdefault((m.graph, m.precision), {})[m.device] = float(np.log(ratio))
+    return Neighbours(found, model.unit)
 
 
 def _places(measured: Iterable[Measurement]) -> list[tuple[str, str]]:

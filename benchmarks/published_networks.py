@@ -128,6 +128,10 @@ def _depth_anything() -> Any:
     return transformers.DepthAnythingConfig(backbone_config=backbone, **neck)
 
 
+AUTO = (
+    *(transformers.AutoModel, transformers.AutoModelForMaskedLM, transformers.AutoModelForDepthEstimation),
+    transformers.AutoModelForPreTraining,
+)
 _BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
 _SMALL = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
 
@@ -173,7 +177,6 @@ def without_weights(configs: Mapping[str, Callable[[], Any]]) -> Iterator[None]:
     import torchvision
     import ultralytics.models
     from qai_hub_models.utils import asset_loaders
-    from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
     def from_pretrained(cls: Any, name: str, *args: Any, **kwargs: Any) -> Any:
         config = next(make for part, make in configs.items() if part in name)()
@@ -193,7 +196,7 @@ def without_weights(configs: Mapping[str, Callable[[], Any]]) -> Iterator[None]:
         (torch.hub, "load_state_dict_from_url", lambda *args, **kwargs: {}),
         (torchvision.models.WeightsEnum, "get_state_dict", lambda *args, **kwargs: {}),
         (transformers.PreTrainedModel, "from_pretrained", classmethod(from_pretrained)),
-        (_BaseAutoModelClass, "from_pretrained", classmethod(from_pretrained)),
+        *((kind, "from_pretrained", classmethod(from_pretrained)) for kind in AUTO),
         (transformers.PreTrainedTokenizerBase, "from_pretrained", classmethod(nothing)),
         (transformers.AutoTokenizer, "from_pretrained", nothing),
         (timm, "create_model", create_model),

@@ -124,10 +124,12 @@ def _stand_ins(soc: Soc, precision: str) -> tuple[str, ...]:
 def _estimate(work: Mapping[str, Work], name: str, measured: tuple[str, ...], precision: str) -> Estimate:
     values, sizes = features(work, precision), memory_features(work, precision)
     costs = np.array([unit_costs()[device, precision] * values for device in measured])
-    correction, weight = Neighbours(residuals(), unit_costs()).correction(precision, costs.mean(0))
+    neighbours, borrowed = Neighbours(residuals(), unit_costs()), measured != (name,)
+    weights = neighbours.weights(values, precision)
+    correction = neighbours.correction(weights, precision, None if borrowed else name)
     ms = float(np.exp(np.log(costs.sum(1)).mean() + correction))
     mb = float(np.exp(np.mean([np.log(memory_costs()[device, precision] @ sizes) for device in measured])))
-    near, borrowed = is_near(weight), measured != (name,)
+    near = is_near(weights)
     # Two independent errors: that of the network, and that of taking siblings for the device
     wider = reach()["sibling", precision] if borrowed else 0.0
     factor = float(np.exp(np.hypot(reach()["latency-near" if near else "latency-far", precision], wider)))

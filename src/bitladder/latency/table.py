@@ -7,7 +7,7 @@ benchmarks/published_work.py, and all other files by benchmarks/latency_fit.py; 
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -19,6 +19,8 @@ from bitladder.latency.work import Work
 __all__ = [
     "RUNTIMES",
     "Measurement",
+    "Place",
+    "Residuals",
     "left_out",
     "memory_costs",
     "published_measurements",
@@ -35,6 +37,9 @@ _IN_OUR_WORDS = {"float": "fp16"}
 
 Place = tuple[str, str]
 """A device and a precision."""
+
+Residuals = Mapping[tuple[str, str], Mapping[str, float]]
+"""Measured / fitted latency as a logarithm, by graph and precision, then by device."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +96,15 @@ def published_measurements() -> tuple[Measurement, ...]:
         converts = row["precision"] != "float" and int(row["layers_total"]) > layers
         found.append(
             Measurement(
-                *(row[key] for key in ("model", "component", "family", "device")),
-                _IN_OUR_WORDS.get(row["precision"], row["precision"]),
-                row["runtime"],
-                float(row["latency_ms"]),
-                float(row["peak_memory_max_mb"] or math.nan) or math.nan,
-                converts,
+                model=row["model"],
+                component=row["component"],
+                family=row["family"],
+                device=row["device"],
+                precision=_IN_OUR_WORDS.get(row["precision"], row["precision"]),
+                runtime=row["runtime"],
+                latency_ms=float(row["latency_ms"]),
+                memory_mb=float(row["peak_memory_max_mb"] or math.nan) or math.nan,
+                converts=converts,
             )
         )
     return tuple(found)
@@ -115,9 +123,13 @@ def memory_costs() -> dict[Place, np.ndarray]:
 
 
 @cache
-def residuals() -> dict[tuple[str, str], float]:
-    """Give measured / fitted latency of each published graph and precision, as a logarithm."""
-    return {(row["graph"], row["precision"]): float(row["residual"]) for row in _rows("residuals.csv")}
+def residuals() -> Residuals:
+    """Give how far the fit is off each published latency."""
+    found = {}
+    for row in _rows("residuals.csv"):
+        graph, precision, *by_device = row.items()
+        found[graph[1], precision[1]] = {device: float(value) for device, value in by_device if value}
+    return found
 
 
 @cache
