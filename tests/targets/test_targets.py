@@ -19,6 +19,7 @@ from bitladder.network.outputs import StoredOutputs
 from bitladder.params import load_params
 from bitladder.socs import find_soc
 from bitladder.targets.context import compile_model, run
+from bitladder.targets.estimated import estimated_latency
 from bitladder.targets.hexagon import Hexagon, Snapdragon
 from bitladder.targets.probe import PROBED, probe
 from bitladder.targets.profile import find_target, profile
@@ -92,9 +93,15 @@ def test_what_does_not_fit_the_npu_is_spilled_and_told(tmp_path):
 
 
 def test_no_estimate_where_nothing_is_published(job):
-    found = Hexagon(find_soc("SM8550"), settings(soc="SM8550")).measure(job)
-    assert (found.latency.source, found.latency.ms) == ("none", None)
-    assert "no published latencies of SM8550" in found.latency.reason
+    found = estimated_latency(job.model, "W4A8", find_soc("SM8550"))
+    assert (found.source, found.ms) == ("none", None)
+    assert "no latencies are published at w4a8" in found.reason
+
+
+def test_a_soc_without_published_latencies_says_whose_they_are(job):
+    found = estimated_latency(job.model, "W8A8", find_soc("SM8635"))
+    assert found.source == "estimated"
+    assert "estimated for SM8635 from published latencies of devices of its Hexagon generation" in found.reason
 
 
 def test_snapdragon_refuses_a_machine_without_one(job):

@@ -92,40 +92,42 @@ def latency(
         str, typer.Option(metavar="NAME", help="A device or a SoC; --fit-report lists the devices.")
     ] = "SM8650",
     precision: Annotated[str, typer.Option(metavar="NAME", help="fp16, w8a8 or w8a16.")] = "fp16",
+    on_all: Annotated[bool, typer.Option("--all", help="On every device with published latencies.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     report: Annotated[
         bool, typer.Option("--fit-report", help="How far off it is on published networks that it has not seen.")
     ] = False,
 ) -> None:
-    """Estimate an ONNX model's latency on a device that is not at hand.
+    """Estimate an ONNX model's latency and peak memory on a device that is not at hand.
 
-    The estimate is the work of each kind of op, times unit costs that were fitted to latencies that Qualcomm published.
-    It comes with the interval that holds 80 % of published networks which the fit had not seen. Writes nothing.
+    The estimate is the work of each kind of op, times unit costs that were fitted to latencies that Qualcomm published,
+    corrected by how far they are off published networks of like make-up. Each value comes with the interval that holds
+    80 % of published networks which the fit had not seen. A SoC without published latencies takes the estimate from the
+    devices of its Hexagon generation, with a wider interval. Writes nothing.
 
     **Examples**
 
         bitladder latency model.onnx --device galaxy-s24 --precision w8a8
+        bitladder latency model.onnx --all --precision w8a16
         bitladder latency --fit-report
     """
     from dataclasses import asdict
 
-    from bitladder.latency.estimate import COVERAGE, estimate, fit_report
-    from bitladder.report.latency import format_report
+    from bitladder.latency.estimate import estimate, estimate_all
+    from bitladder.report.latency import error_rows, format_errors, format_estimate, format_estimates
 
     if report == (model is not None):
         raise UserError("give one ONNX file, or --fit-report")
     if model is None:
-        rows = fit_report()
-        typer.echo(json.dumps(rows, indent=2) if as_json else format_report(rows))
+        rows = error_rows()
+        typer.echo(json.dumps(rows, indent=2) if as_json else format_errors(rows))
         return
-    found = estimate(model, device, precision)
+    found = estimate_all(model, precision) if on_all else [estimate(model, device, precision)]
     if as_json:
-        typer.echo(json.dumps({**asdict(found), "latency_source": "estimated"}, indent=2))
+        records = [{**asdict(of), "basis": of.basis, "latency_source": "estimated"} for of in found]
+        typer.echo(json.dumps(records if on_all else records[0], indent=2))
         return
-    typer.echo(
-        f"{found.latency_ms:.3f} ms estimated on {found.device} ({found.runtime}, {found.precision});"
-        f" {COVERAGE:.0%} interval {found.low_ms:.3f} to {found.high_ms:.3f} ms"
-    )
+    typer.echo(format_estimates(found) if on_all else format_estimate(found[0]))
 
 
 def preflight(

@@ -1,156 +1,144 @@
-"""Latency of an ONNX model on a device that is not at hand: a value, an interval, and how far to trust them."""
+"""Latency and peak memory of an ONNX model on a device that is not at hand: a value, an interval, and their basis.
 
-from collections.abc import Iterator, Sequence
+Everything fitted is on file (table.py); an estimate is sums and products.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bitladder.errors import UserError
-from bitladder.latency.fit import Model, fit
 from bitladder.latency.graph import read_ops
-from bitladder.latency.table import RUNTIME, Measurement, published_measurements, published_reach
-from bitladder.latency.work import PRECISIONS, features, sum_work
-from bitladder.socs import all_socs, normalised
+from bitladder.latency.memory import memory_features
+from bitladder.latency.neighbours import Neighbours, is_near
+from bitladder.latency.siblings import siblings
+from bitladder.latency.table import memory_costs, reach, residuals, unit_costs
+from bitladder.latency.work import PRECISIONS, Work, features, sum_work
+from bitladder.socs import Soc, all_socs, normalised
 
-__all__ = [
-    "RUNTIME",
-    "Estimate",
-    "devices",
-    "estimate",
-    "fit_report",
-    "reach_by_precision",
-]
+__all__ = ["COVERAGE", "RUNTIME", "Estimate", "devices", "estimate", "estimate_all"]
 
 COVERAGE = 0.8
 """Share of models that an interval is meant to hold."""
 
-QUANTILE = 0.85  # of the errors of left-out models: over COVERAGE, since a new model differs more than these few do
+RUNTIME = "qnn_dlc or precompiled_qnn_onnx"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Latency in ms on one device; the interval holds COVERAGE of models that were left out of the fit."""
+    """Latency in ms and peak memory in MB; each interval holds COVERAGE of models that were left out of the fit.
+
+    `device` is the one whose published latencies it rests on, or the SoC where it rests on `siblings`: devices of the
+    same Hexagon generation, with a wider interval. `near`: whether networks like this one were published.
+    """
 
     device: str
     precision: str
     latency_ms: float
     low_ms: float
     high_ms: float
+    memory_mb: float
+    memory_low_mb: float
+    memory_high_mb: float
+    near: bool
+    siblings: tuple[str, ...] = ()
     runtime: str = RUNTIME
+
+    @property
+    def basis(self) -> str:
+        """Say in words what it rests on."""
+        of = f"devices of its Hexagon generation ({', '.join(self.siblings)})" if self.siblings else self.device
+        return f"published latencies of {of}" + ("" if self.near else ", none of them of a network like this one")
 
 
 def devices() -> dict[str, tuple[str, ...]]:
     """Give each device that has published latencies, and the precisions there are of it."""
-    found = {(measured.device, measured.precision) for measured in published_measurements()}
-    names = sorted({device for device, _ in found})
-    return {name: tuple(precision for precision in PRECISIONS if (name, precision) in found) for name in names}
+    names = sorted({device for device, _ in unit_costs()})
+    return {name: tuple(precision for precision in PRECISIONS if (name, precision) in unit_costs()) for name in names}
 
 
 def estimate(model: Path, device: str, precision: str) -> Estimate:
     """Estimate the latency of an ONNX model (float, FP16 or QDQ) at fp16, w8a8 or w8a16.
 
-    Raises UserError for an unknown device or precision, or a graph that cannot be read.
+    `device` is a device or a SoC. Raises UserError for an unknown one or another precision, and for a graph that cannot
+    be read.
     """
-    device, precision = _find_device(device), precision.lower()
+    return _estimate(_read(model), *_find_place(device, _known(precision)))
+
+
+def estimate_all(model: Path, precision: str) -> list[Estimate]:
+    """Estimate the latency on each device with published latencies at this precision, the fastest first."""
+    work, precision = _read(model), _known(precision)
+    found = [_estimate(work, name, (name,), precision) for name, known in devices().items() if precision in known]
+    return sorted(found, key=lambda of: of.latency_ms)
+
+
+def _known(precision: str) -> str:
+    precision = precision.lower()
+    if precision.startswith("w4"):
+        raise UserError(
+            f"no latencies are published at {precision}; Qualcomm publishes W4 of language models only. Estimate w8 of"
+            " the same activations instead"
+        )
     if precision not in PRECISIONS:
         raise UserError(f"no latencies are published at {precision}; use one of {', '.join(PRECISIONS)}")
-    if precision not in devices()[device]:
-        raise UserError(f"{device} has no published latencies at {precision}; it has {', '.join(devices()[device])}")
+    return precision
+
+
+def _read(model: Path) -> dict[str, Work]:
     work = sum_work(read_ops(model))
-    if not sum(of.ops for of in work.values()):
+    if not sum(of.ops for kind, of in work.items() if kind != "border"):
         raise UserError("the graph holds no operation, so there is no latency to estimate")
-    value = _fitted().latency_ms((device, precision), features(work, precision))
-    reach = published_reach()[precision]
-    return Estimate(device, precision, value, float(value * np.exp(-reach)), float(value * np.exp(reach)))
+    return work
 
 
-def reach_by_precision() -> dict[str, float]:
-    """Give how far intervals reach, as a logarithm, from the errors of fits that each leave a model out: a second.
-
-    data/reach.csv keeps them; `python benchmarks/latency_reach.py` writes it.
-    """
-    return {precision: _reach(_left_out(), precision) for precision in PRECISIONS}
-
-
-def fit_report() -> list[dict[str, Any]]:
-    """Estimate every published latency from the other models alone, and compare.
-
-    Returns: a row per device and precision with the number of models, median, 90th percentile and largest relative
-    error, the share of points within their intervals (each from the other models' errors) and the worst model.
-    """
-    left_out = _left_out()
-    held = [low <= ratio <= high for ratio, (low, high) in _with_intervals(left_out)]
-    rows = []
+def _find_place(name: str, precision: str) -> tuple[str, tuple[str, ...], str]:
+    """Give the device of this name or with the SoC of this name, and the devices that stand in for it where need be."""
     for device, precisions in devices().items():
-        for precision in precisions:
-            chosen = [index for index, (m, _) in enumerate(left_out) if (m.device, m.precision) == (device, precision)]
-            errors = [abs(left_out[index][1] / left_out[index][0].latency_ms - 1) for index in chosen]
-            rows.append(
-                {
-                    "device": device,
-                    "precision": precision,
-                    "models": len(chosen),
-                    "median_error": float(np.median(errors)),
-                    "p90_error": float(np.quantile(errors, 0.9)),
-                    "max_error": max(errors),
-                    "within_interval": float(np.mean([held[index] for index in chosen])),
-                    "worst": left_out[chosen[int(np.argmax(errors))]][0].model,
-                }
-            )
-    return rows
-
-
-def _find_device(name: str) -> str:
-    """Give the device of this name, or the one with the SoC of this name. Raise UserError with the names there are."""
-    for device in devices():
         if normalised(device) == normalised(name):
-            return device
+            if precision not in precisions:
+                raise UserError(f"{device} has no published latencies at {precision}; it has {', '.join(precisions)}")
+            return device, (device,), precision
     soc = next((soc for soc in all_socs().values() if soc.is_called(name)), None)
-    if soc is None or soc.device is None:
-        with_device = sorted(soc.name for soc in all_socs().values() if soc.device)
+    if soc is None:
         raise UserError(
             f"{name!r} is no device with published latencies; use one of {', '.join(devices())}, or a SoC of"
-            f" {', '.join(with_device)}"
+            f" {', '.join(sorted(all_socs()))}"
         )
-    return soc.device
+    if soc.device in devices():
+        return _find_place(soc.device or "", precision)
+    return soc.name, _stand_ins(soc, precision), precision
 
 
-LeftOut = Sequence[tuple[Measurement, float]]
+def _stand_ins(soc: Soc, precision: str) -> tuple[str, ...]:
+    if precision.upper() not in soc.takes:
+        raise UserError(f"{soc.name} does not take {precision.upper()}; it takes {', '.join(soc.takes)}")
+    found = tuple(device for device in siblings(soc.arch) if (device, precision) in unit_costs())
+    if not found:
+        raise UserError(f"{soc.name} has no published latencies at {precision}, and nor has any other {soc.arch} chip")
+    return found
 
 
-@cache
-def _fitted() -> Model:
-    return _fit(published_measurements())
-
-
-def _fit(measured: Sequence[Measurement], start: Model | None = None) -> Model:
-    places = [(m.device, m.precision) for m in measured]
-    return fit(places, np.array([m.values for m in measured]), np.array([m.latency_ms for m in measured]), start)
-
-
-@cache
-def _left_out() -> LeftOut:
-    """Give each measurement with what a fit without any of its model says."""
-    measured = published_measurements()
-    names = sorted({m.model for m in measured})
-    fits = {name: _fit([m for m in measured if m.model != name], _fitted()) for name in names}
-    return [(m, fits[m.model].latency_ms((m.device, m.precision), m.user_values)) for m in measured]
-
-
-def _reach(left_out: LeftOut, precision: str) -> float:
-    """Give how far the measured value may lie from an estimate, as the logarithm of the factor between them."""
-    errors = [abs(np.log(m.latency_ms / value)) for m, value in left_out if m.precision == precision]
-    return float(np.quantile(errors, QUANTILE))
-
-
-def _with_intervals(left_out: LeftOut) -> Iterator[tuple[float, tuple[float, float]]]:
-    """Give, for each left-out measurement, measured / estimated and its interval from all other models."""
-    known: dict[tuple[str, str], float] = {}
-    for m, value in left_out:
-        key = (m.model, m.precision)
-        if key not in known:
-            known[key] = _reach([other for other in left_out if other[0].model != m.model], m.precision)
-        yield m.latency_ms / value, (float(np.exp(-known[key])), float(np.exp(known[key])))
+def _estimate(work: Mapping[str, Work], name: str, measured: tuple[str, ...], precision: str) -> Estimate:
+    values, sizes = features(work, precision), memory_features(work, precision)
+    costs = np.array([unit_costs()[device, precision] * values for device in measured])
+    neighbours, borrowed = Neighbours(residuals(), unit_costs()), measured != (name,)
+    weights = neighbours.weights(values, precision)
+    correction = neighbours.correction(weights, precision, None if borrowed else name)
+    ms = float(np.exp(np.log(costs.sum(1)).mean() + correction))
+    mb = float(np.exp(np.mean([np.log(memory_costs()[device, precision] @ sizes) for device in measured])))
+    near = is_near(weights)
+    # Two independent errors: that of the network, and that of taking siblings for the device
+    wider = reach()["sibling", precision] if borrowed else 0.0
+    factor = float(np.exp(np.hypot(reach()["latency-near" if near else "latency-far", precision], wider)))
+    of_memory = float(np.exp(np.hypot(reach()["memory", precision], wider)))
+    return Estimate(
+        name,
+        precision,
+        *(ms, ms / factor, ms * factor),
+        *(mb, mb / of_memory, mb * of_memory),
+        near,
+        measured if borrowed else (),
+    )

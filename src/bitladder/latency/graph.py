@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import shape_inference
+from onnx import TensorProto, helper, shape_inference
 from onnx.shape_inference import InferenceError
 
 from bitladder.errors import UserError
@@ -20,17 +20,26 @@ from bitladder.latency.patterns import Links, merge_patterns
 
 __all__ = ["KINDS", "Op", "read_ops"]
 
-KINDS = ("conv", "depthwise", "linear", "matmul", "pointwise", "curve", "norm", "softmax", "pool", "move")
-"""Kinds of operation: `linear` has constant weights and `matmul` has none, `curve` is pointwise with a
-transcendental function (sigmoid, GELU), `norm` is over the last axes, `move` only moves data."""
+KINDS = (
+    *("conv", "depthwise", "linear", "matmul", "recurrent", "pointwise", "curve", "norm", "softmax", "pool", "window"),
+    *("concat", "move", "border"),
+)
+"""Kinds of operation: `linear` has constant weights and `matmul` has none; `recurrent` are the steps of an LSTM or GRU;
+`curve` is pointwise with a transcendental function (sigmoid, GELU); `norm` is over the last axes; `window` is an
+average over windows that the vector unit has no kernel for; `move` only moves data; `border` are the graph's inputs and
+outputs."""
 
-LANES = 32
-"""Channels that the matrix unit takes at once: fewer cost as many."""
+LANES, ROWS, COLUMNS = 32, 8, 4
+"""The tile in which activations are stored, channels x height x width: what does not fill it costs as if it did."""
+
+MOST_OF_A_SHAPE = 512
+"""Elements of the largest constant that a shape may be worked out from; larger ones are weights."""
 
 _SAME = {"QuantizeLinear", "DequantizeLinear", "Identity", "Cast", "Dropout"}
 _FREE = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 _FUSED = {"Relu", "Clip", "LeakyRelu", "PRelu", "HardSwish", "HardSigmoid", "BatchNormalization"}
 _TAKES_FUSED = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "BatchNormalization"}
+_RECURRENT = {"LSTM", "GRU", "RNN"}
 _KIND_OF = {
     **dict.fromkeys(("Sigmoid", "Tanh", "Erf", "Gelu", "Exp", "Log", "Pow", "Sqrt", "Softplus", "Mish"), "curve"),
     **dict.fromkeys(("HardSigmoid", "HardSwish", "Elu", "Selu", "Swish", "Sin", "Cos"), "curve"),
@@ -39,8 +48,9 @@ _KIND_OF = {
     **dict.fromkeys(("Softmax", "LogSoftmax"), "softmax"),
     **dict.fromkeys(("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Resize", "Upsample"), "pool"),
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2", "ArgMax", "TopK"), "pool"),
-    **dict.fromkeys(("Transpose", "Concat", "Slice", "Split", "Gather", "Pad", "Expand", "Tile"), "move"),
+    **dict.fromkeys(("Transpose", "Slice", "Split", "Gather", "Pad", "Expand", "Tile"), "move"),
     **dict.fromkeys(("DepthToSpace", "SpaceToDepth", "GatherElements", "GatherND", "ScatterND"), "move"),
+    "Concat": "concat",
 }  # every other kind is pointwise
 
 
@@ -48,8 +58,9 @@ _KIND_OF = {
 class Op:
     """One operation. Counts are of elements, not bytes: what a byte count is depends on the precision.
 
-    `macs` are multiply-accumulates; `padded_macs` those that the matrix unit does, which fills up to LANES channels
-    (as many groups of a grouped convolution as fit go through at once).
+    `macs` are multiply-accumulates; `padded_macs` those that the matrix unit does, which fills up its tiles (as many
+    groups of a grouped convolution as fit go through at once). `tensors` are the activations read and written, in
+    elements of whole tiles. `times` is how often it runs: once for each step of a recurrent one.
     """
 
     name: str
@@ -57,8 +68,8 @@ class Op:
     macs: int
     padded_macs: int
     weights: int
-    read: int
-    written: int
+    tensors: tuple[int, ...]
+    times: int = 1
 
 
 def read_ops(path: Path) -> list[Op]:
@@ -80,7 +91,7 @@ def read_ops(path: Path) -> list[Op]:
         raise UserError(f"{path}: not readable as ONNX ({' '.join(str(error).split())[:200]})") from None
     if name := graph.unknown():
         raise UserError(f"{path}: the shape of {name!r} is not known; export it with fixed shapes")
-    return list(graph.ops())
+    return [*graph.ops(), graph.border()]
 
 
 def _fix_batch(model: onnx.ModelProto) -> None:
@@ -91,9 +102,22 @@ def _fix_batch(model: onnx.ModelProto) -> None:
 
 
 def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Have ONNX Runtime compute what does not depend on the input, such as shapes that a graph works out itself."""
+    """Have ONNX Runtime compute what does not depend on the input, such as shapes that a graph works out itself.
+
+    Weights are only declared to it: shapes do not depend on them, and loading them takes most of the time.
+    """
     import onnxruntime
 
+    weights = [tensor for tensor in model.graph.initializer if math.prod(tensor.dims) > MOST_OF_A_SHAPE]
+    kept = [tensor for tensor in model.graph.initializer if math.prod(tensor.dims) <= MOST_OF_A_SHAPE]
+    model.graph.ClearField("initializer")
+    model.graph.initializer.extend(kept)
+    declared = {value.name for value in model.graph.input}
+    model.graph.input.extend(
+        helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        for tensor in weights
+        if tensor.name not in declared
+    )
     with TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -102,7 +126,11 @@ def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
         source = Path(folder) / "fixed.onnx"
         onnx.save(model, source)
         onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-        return onnx.load(options.optimized_model_filepath)
+        folded = onnx.load(options.optimized_model_filepath)
+    folded.graph.initializer.extend(
+        TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims) for tensor in weights
+    )
+    return folded
 
 
 class _Graph:
@@ -163,14 +191,26 @@ class _Graph:
 
     def op(self, node: onnx.NodeProto, kind: str) -> Op:
         output = self.known(node.output[0])
-        data = [name for name in node.input if name and name not in self.constant]
-        read, written = sum(math.prod(self.known(name)) for name in data), math.prod(output)
+        data = [self.known(name) for name in node.input if name and name not in self.constant]
         macs = padded = weights = 0
+        times = 1
         if node.op_type in {"Conv", "ConvTranspose"}:
             kind, macs, padded, weights = self._conv(node, output)
         elif node.op_type in {"Gemm", "MatMul"}:
             kind, macs, padded, weights = self._product(node, output)
-        return Op(node.name or node.output[0], kind, macs, padded, weights, read, written)
+        elif node.op_type in _RECURRENT:
+            kind, times = "recurrent", output[0] * output[1]
+            weights = sum(math.prod(self.known(name)) for name in node.input[1:3])
+        elif node.op_type == "AveragePool" and _has_no_kernel(node, output):
+            kind, macs = "window", math.prod(output) * math.prod(_ints(node, "kernel_shape"))
+        tensors = tuple(_tiled(shape, kind) for shape in (*data, output))
+        return Op(node.name or node.output[0], kind, macs, padded, weights, tensors, times)
+
+    def border(self) -> Op:
+        """Give the graph's inputs and outputs, which are converted and copied, as an operation."""
+        values = [v.name for v in (*self.graph.input, *self.graph.output) if v.name not in self.constant]
+        tensors = tuple(_tiled(shape, "border") for name in values if (shape := self.shape(name)) is not None)
+        return Op("border", "border", 0, 0, 0, tensors)
 
     def _conv(self, node: onnx.NodeProto, output: tuple[int, ...]) -> tuple[str, int, int, int]:
         weights = self.known(node.input[1])
@@ -186,7 +226,8 @@ class _Graph:
         wide = (
             _filled(taps * channels) if channels <= LANES // 8 and groups == 1 else taps * _filled(channels * at_once)
         )
-        return "conv", macs, positions * wide * _filled(made * at_once) * passes, math.prod(weights)
+        tiled = positions if len(output) < 4 else positions * _spatial(output) // (output[-2] * output[-1])
+        return "conv", macs, tiled * wide * _filled(made * at_once) * passes, math.prod(weights)
 
     def _product(self, node: onnx.NodeProto, output: tuple[int, ...]) -> tuple[str, int, int, int]:
         left, right = self.known(node.input[0]), self.known(node.input[1])
@@ -208,5 +249,29 @@ def _is_bias(node: onnx.NodeProto, links: Links) -> bool:
     )
 
 
-def _filled(channels: int) -> int:
-    return math.ceil(channels / LANES) * LANES
+def _has_no_kernel(pool: onnx.NodeProto, output: tuple[int, ...]) -> bool:
+    """Whether an average is neither over everything, nor over windows side by side, nor over 3 x 3."""
+    kernel, strides = _ints(pool, "kernel_shape"), _ints(pool, "strides")
+    return math.prod(output[2:]) > 1 and kernel != strides and set(kernel) != {3}
+
+
+def _ints(node: onnx.NodeProto, name: str) -> list[int]:
+    return next((list(attribute.ints) for attribute in node.attribute if attribute.name == name), [1, 1])
+
+
+def _filled(count: int, tile: int = LANES) -> int:
+    return math.ceil(count / tile) * tile
+
+
+def _spatial(shape: tuple[int, ...]) -> int:
+    height, width = shape[-2:]
+    return _filled(height * width, ROWS) if 1 in {height, width} else _filled(height, ROWS) * _filled(width, COLUMNS)
+
+
+def _tiled(shape: tuple[int, ...], kind: str) -> int:
+    """Give the elements of whole tiles: the second axis of images is the channels, the last one of all else."""
+    if len(shape) >= 4 and kind not in {"matmul", "linear", "softmax", "norm"}:
+        return shape[0] * math.prod(shape[2:-2]) * _filled(shape[1]) * _spatial(shape)
+    if len(shape) >= 3:
+        return math.prod(shape[:-2]) * _filled(shape[-2], ROWS) * _filled(shape[-1])
+    return math.prod(shape)

@@ -1,72 +1,154 @@
-"""Published on-device latencies, and the work of the networks they are of.
+"""Published latencies, the work of the networks they are of, and what was fitted to both: all of it data on file.
 
-`data/published_latency.csv` is from Qualcomm AI Hub Models v0.46 (BSD-3-Clause; data/LICENSE.txt). The work of each
-network, `data/published_work.csv`, was counted by benchmarks/published_work.py on the torchvision graph.
-`data/reach.csv` says how far the fit to both is off models that it has not seen: benchmarks/latency_reach.py.
+`data/published_latency.csv` is from Qualcomm AI Hub Models v0.65 (BSD-3-Clause; data/LICENSE.txt): networks whose
+graphs could be rebuilt, with all ops on the NPU. `data/published_work.csv` is the work of those graphs. Both are from
+benchmarks/published_work.py, and all other files by benchmarks/latency_fit.py; nothing is fitted when bitladder runs.
 """
 
 import csv
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
 import numpy as np
 
-from bitladder.latency.work import PRECISIONS, Work, features
+from bitladder.latency.work import Work
 
-__all__ = ["RUNTIME", "Measurement", "published_measurements", "published_reach", "published_work"]
+__all__ = [
+    "RUNTIMES",
+    "Measurement",
+    "Place",
+    "Residuals",
+    "left_out",
+    "memory_costs",
+    "published_measurements",
+    "published_work",
+    "reach",
+    "residuals",
+    "unit_costs",
+]
 
-RUNTIME = "qnn_dlc"
+RUNTIMES = ("qnn_dlc", "precompiled_qnn_onnx")
+"""Where the published networks ran. Beside a bare context binary, the second takes 0.2 % longer in the median."""
 
 _IN_OUR_WORDS = {"float": "fp16"}
+
+Place = tuple[str, str]
+"""A device and a precision."""
+
+Residuals = Mapping[tuple[str, str], Mapping[str, float]]
+"""Measured / fitted latency as a logarithm, by graph and precision, then by device."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A published latency; `values`: features as the network ran; `user_values`: as a user's graph shows them."""
+    """A published latency. `converts`: whether an integer graph turns its float input into integers."""
 
     model: str
+    component: str
+    family: str
     device: str
     precision: str
+    runtime: str
     latency_ms: float
-    values: np.ndarray
-    user_values: np.ndarray
+    memory_mb: float
+    converts: bool
+
+    @property
+    def graph(self) -> str:
+        """The name of the graph: a network may have several."""
+        return f"{self.model}/{self.component}" if self.component else self.model
+
+    @property
+    def place(self) -> Place:
+        """Where it was measured."""
+        return self.device, self.precision
 
 
 @cache
 def published_work() -> dict[str, dict[str, Work]]:
-    """Give the work of each published network by kind."""
+    """Give the work of each published graph by kind."""
+    from bitladder.latency.graph import KINDS
+
     work: dict[str, dict[str, Work]] = {}
     for row in _rows("published_work.csv"):
-        model, kind, *counts = row.values()
-        work.setdefault(model, {})[kind] = Work(*map(int, counts))
+        model, component, kind, *counts = row.values()
+        graph = f"{model}/{component}" if component else model
+        work.setdefault(graph, {of: Work() for of in KINDS})[kind] = Work(*map(int, counts))
     return work
 
 
 @cache
 def published_measurements() -> tuple[Measurement, ...]:
-    """Give the measurements of RUNTIME at PRECISIONS, in the order of the file."""
-    rows = [row for row in _rows("published_latency.csv") if row["runtime"] == RUNTIME]
-    layers = {(row["model"], row["device"]): int(row["layers_total"]) for row in rows if row["precision"] == "float"}
-    most = {model: max(n for (name, _), n in layers.items() if name == model) for model, _ in layers}
+    """Give the measurements of graphs whose work is known, in the order of the file."""
+    rows = list(_rows("published_latency.csv"))
+    float_layers: dict[tuple[str, str], int] = {}
+    for row in rows:
+        if row["precision"] == "float":
+            key = (row["model"], row["component"])
+            float_layers[key] = max(float_layers.get(key, 0), int(row["layers_total"]))
     found = []
     for row in rows:
-        precision = _IN_OUR_WORDS.get(row["precision"], row["precision"])
-        if precision not in PRECISIONS:
-            continue
-        work = published_work()[row["model"]]
-        # An integer graph that converts its input has a layer more than the float one; two published ones do not
-        converts = int(row["layers_total"]) > most[row["model"]]
-        values, user_values = features(work, precision, converts), features(work, precision)
-        latency = float(row["latency_ms"])
-        found.append(Measurement(row["model"], row["device"], precision, latency, values, user_values))
+        # An integer graph that converts its input has a layer more than the float one
+        layers = float_layers.get((row["model"], row["component"]), 0)
+        converts = row["precision"] != "float" and int(row["layers_total"]) > layers
+        found.append(
+            Measurement(
+                model=row["model"],
+                component=row["component"],
+                family=row["family"],
+                device=row["device"],
+                precision=_IN_OUR_WORDS.get(row["precision"], row["precision"]),
+                runtime=row["runtime"],
+                latency_ms=float(row["latency_ms"]),
+                memory_mb=float(row["peak_memory_max_mb"] or math.nan) or math.nan,
+                converts=converts,
+            )
+        )
     return tuple(found)
 
 
-def published_reach() -> dict[str, float]:
-    """Give how far an estimate's interval reaches at each precision: the logarithm of the factor up and down."""
-    return {row["precision"]: float(row["reach"]) for row in _rows("reach.csv")}
+@cache
+def unit_costs() -> dict[Place, np.ndarray]:
+    """Give the cost in ms of each of FEATURES, by device and precision."""
+    return _costs("unit_costs.csv")
+
+
+@cache
+def memory_costs() -> dict[Place, np.ndarray]:
+    """Give the cost in MB of each of MEMORY_FEATURES, by device and precision."""
+    return _costs("memory_costs.csv")
+
+
+@cache
+def residuals() -> Residuals:
+    """Give how far the fit is off each published latency."""
+    found = {}
+    for row in _rows("residuals.csv"):
+        graph, precision, *by_device = row.items()
+        found[graph[1], precision[1]] = {device: float(value) for device, value in by_device if value}
+    return found
+
+
+@cache
+def reach() -> dict[tuple[str, str], float]:
+    """Give how far intervals reach, as a logarithm, by what they are of and precision."""
+    return {(row["what"], row["precision"]): float(row["reach"]) for row in _rows("reach.csv")}
+
+
+def left_out() -> list[dict[str, str]]:
+    """Give each published latency beside the estimate of a fit that had not seen its network."""
+    return list(_rows("left_out.csv"))
+
+
+def _costs(name: str) -> dict[Place, np.ndarray]:
+    found = {}
+    for row in _rows(name):
+        device, precision, *costs = row.values()
+        found[device, precision] = np.array([float(cost) for cost in costs])
+    return found
 
 
 def _rows(name: str) -> Iterator[dict[str, str]]:

@@ -14,84 +14,99 @@ PRECISIONS = ("fp16", "w8a8", "w8a16")
 _WEIGHT_BYTES = {"fp16": 2, "w8a8": 1, "w8a16": 1}
 _ACTIVATION_BYTES = {"fp16": 2, "w8a8": 1, "w8a16": 2}
 
+VTCM = 8 * 2**20
+"""Bytes of the memory beside the matrix unit: a larger tensor passes through DRAM."""
+
 _MATRIX = ("conv", "depthwise", "linear", "matmul")
 _VECTOR = ("pointwise", "curve", "norm", "softmax")
 
 
 @dataclass(frozen=True)
 class Work:
-    """What the operations of one kind amount to. `elements` are activations read and written."""
+    """What the operations of one kind amount to.
+
+    `elements` are activations read and written, in whole tiles; `spilled_1` and `spilled_2` those of them that are of
+    tensors too large for VTCM, at one and two bytes an element.
+    """
 
     ops: int = 0
     macs: int = 0
     padded_macs: int = 0
     weights: int = 0
     elements: int = 0
+    spilled_1: int = 0
+    spilled_2: int = 0
 
 
 @dataclass(frozen=True)
 class Feature:
-    """A term of the model: its part of the chip, what a unit of it should cost on a phone of 2024, and how surely.
-
-    `unit_ms` is the mean and `spread` the standard deviation, of the logarithm, of what is believed before fitting;
-    `by_precision` is the spread of what each precision changes of it.
-    """
+    """A term of the model: its part of the chip, and the physics of it in a line."""
 
     part: str
-    unit_ms: Mapping[str, float]
-    spread: float
-    by_precision: float = 0.15
-
-
-def _same(unit_ms: float) -> dict[str, float]:
-    return dict.fromkeys(PRECISIONS, unit_ms)
+    why: str
 
 
 FEATURES = {
-    "graph": Feature("fixed", _same(0.25), 0.5, 0.5),  # starting a graph, its inputs and outputs
-    "quantized_input": Feature("fixed", {"fp16": 0.1, "w8a8": 0.1, "w8a16": 0.1}, 0.5),
-    "matrix_ops": Feature("fixed", _same(0.0014), 0.5),
-    "vector_ops": Feature("fixed", _same(0.0014), 0.5),
-    "pool_ops": Feature("fixed", _same(0.0014), 0.5),
-    "move_ops": Feature("fixed", _same(0.0014), 0.5),
-    # 10^9 multiply-accumulates at the rates that are advertised: 8-bit twice as fast as 16-bit and FP16
-    "macs": Feature("matrix", {"fp16": 0.09, "w8a8": 0.045, "w8a16": 0.09}, 0.5, 0.3),
-    "attention_macs": Feature("matrix", {"fp16": 0.3, "w8a8": 0.15, "w8a16": 0.3}, 0.7, 0.3),
-    "weight_bytes": Feature("memory", _same(1.5), 0.4),  # 10^8 bytes at 65 GB/s: weights come from DRAM
-    # 10^8 bytes of activations at 500 GB/s and less: these stay on the chip
-    **{f"{kind}_bytes": Feature("vector", _same(0.2), 0.7) for kind in ("matrix", "depthwise", "pointwise")},
-    **{f"{kind}_bytes": Feature("vector", _same(0.3), 0.7) for kind in ("curve", "pool", "move")},
-    **{f"{kind}_bytes": Feature("vector", _same(5.0), 0.7) for kind in ("norm", "softmax")},
+    "graph": Feature("fixed", "starting a graph takes its time, however small"),
+    "quantized_input": Feature("fixed", "an integer graph turns its float input into integers"),
+    "matrix_ops": Feature("fixed", "each matrix operation is dispatched and waits for its weights"),
+    "vector_ops": Feature("fixed", "each vector operation starts its threads"),
+    "pool_ops": Feature("fixed", "so does each pooling or resizing"),
+    "move_ops": Feature("fixed", "so does each copy that changes the layout"),
+    "recurrent_steps": Feature("fixed", "a step of an LSTM waits for the step before it"),
+    "macs": Feature("matrix", "multiply-accumulates of whole tiles: 8-bit twice as fast as 16-bit"),
+    "attention_macs": Feature("matrix", "products of two activations: neither side is laid out beforehand"),
+    "weight_bytes": Feature("memory", "weights come from DRAM once"),
+    "matrix_bytes": Feature("vector", "activations of matrix operations, read and written in VTCM"),
+    "depthwise_bytes": Feature("vector", "depthwise convolutions run on the vector unit, some taps a pass"),
+    "pointwise_bytes": Feature("vector", "sums and products read and write each activation"),
+    "curve_bytes": Feature("vector", "sigmoid and its like are tables or polynomials, several passes"),
+    "pool_bytes": Feature("vector", "pooling and resizing read each activation several times"),
+    "move_bytes": Feature("vector", "transposes and slices move activations from tile to tile"),
+    "concat_bytes": Feature("vector", "concatenation copies whole tiles, or nothing"),
+    "norm_bytes": Feature("vector", "a norm passes over its activations three times"),
+    "softmax_bytes": Feature("vector", "so does softmax"),
+    "border_bytes": Feature("memory", "inputs and outputs are converted and change their layout"),
+    "spilled_bytes": Feature("memory", "tensors larger than VTCM go to DRAM and back"),
+    "window_taps": Feature("vector", "averages over odd windows have no integer kernel: a scalar loop"),
 }
 
 
 def sum_work(ops: Iterable[Op]) -> dict[str, Work]:
     """Sum operations by kind. Every kind of KINDS is in the result."""
-    sums = {kind: [0] * 5 for kind in KINDS}
+    sums = {kind: [0] * 7 for kind in KINDS}
     for op in ops:
-        counts = (1, op.macs, op.padded_macs, op.weights, op.read + op.written)
+        spilled = [sum(n for n in op.tensors if n * size > VTCM) for size in (1, 2)]
+        counts = (op.times, op.macs, op.padded_macs, op.weights, sum(op.tensors), *spilled)
         sums[op.kind] = [total + count for total, count in zip(sums[op.kind], counts, strict=True)]
     return {kind: Work(*counts) for kind, counts in sums.items()}
 
 
 def features(work: Mapping[str, Work], precision: str, quantized_input: bool = True) -> np.ndarray:
-    """Give the value of each of FEATURES, in its unit, for a graph at a precision.
+    """Give the value of each of FEATURES for a graph at a precision, in 10^9 MACs, 10^8 bytes, 10^6 taps and counts.
 
-    `quantized_input`: integer graphs turn their float input into integers, which costs as an operation.
+    `quantized_input`: whether an integer graph turns a float input into integers; bitladder's do.
     """
+    size = _ACTIVATION_BYTES[precision]
     ops = {kind: of.ops for kind, of in work.items()}
-    traffic = {kind: of.elements * _ACTIVATION_BYTES[precision] / 1e8 for kind, of in work.items()}
+    traffic = {kind: of.elements * size / 1e8 for kind, of in work.items()}
+    spilled = sum(of.spilled_1 if size == 1 else of.spilled_2 for kind, of in work.items() if kind != "border")
+    integer = precision != "fp16"
     values = {
         "graph": 1.0,
-        "quantized_input": float(quantized_input and precision != "fp16"),
+        "quantized_input": float(quantized_input and integer),
         "matrix_ops": sum(ops[kind] for kind in _MATRIX),
         "vector_ops": sum(ops[kind] for kind in _VECTOR),
-        "pool_ops": ops["pool"],
-        "move_ops": ops["move"],
+        "pool_ops": ops["pool"] + ops["window"],
+        "move_ops": ops["move"] + ops["concat"],
+        "recurrent_steps": ops["recurrent"],
         "macs": (work["conv"].padded_macs + work["linear"].padded_macs) / 1e9,
         "attention_macs": work["matmul"].padded_macs / 1e9,
         "weight_bytes": sum(of.weights for of in work.values()) * _WEIGHT_BYTES[precision] / 1e8,
         "matrix_bytes": traffic["conv"] + traffic["linear"] + traffic["matmul"],
-        **{f"{kind}_bytes": traffic[kind] for kind in ("depthwise", "pool", "move", *_VECTOR)},
+        "pool_bytes": traffic["pool"] + traffic["window"],
+        **{f"{kind}_bytes": traffic[kind] for kind in ("depthwise", "move", "concat", "border", *_VECTOR)},
+        "spilled_bytes": spilled * size / 1e8,
+        "window_taps": work["window"].macs / 1e6 * integer,
     }
     return np.array([values[name] for name in FEATURES])

@@ -1,0 +1,181 @@
+"""Fit latency and peak memory to what Qualcomm published, and measure the fit on networks that it has not seen.
+
+Reads published_latency.csv and published_work.csv of latency/data, and writes the other files there: unit costs,
+residuals, reach of the intervals, and the errors on left-out networks, each network left out with all its components,
+precisions and devices.
+
+Run after benchmarks/published_work.py or a change of the features: python benchmarks/latency_fit.py (some minutes)
+"""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from latency_model import Belief, Model, fit
+
+from bitladder.latency.memory import MEMORY_FEATURES, memory_features
+from bitladder.latency.neighbours import Neighbours, is_near
+from bitladder.latency.table import Measurement, published_measurements, published_work
+from bitladder.latency.work import FEATURES, PRECISIONS, features
+from bitladder.running.files import write_csv
+
+DATA = Path(__file__).parents[1] / "src/bitladder/latency/data"
+COVERAGE = 0.82  # of left-out points, for intervals that are meant to hold 80 %: a new network differs more than these
+
+UNIT = {"graph": 0.25, "quantized_input": 0.1, "recurrent_steps": 0.002, "weight_bytes": 1.5, "border_bytes": 5.0}
+UNIT |= dict.fromkeys(("matrix_ops", "vector_ops", "pool_ops", "move_ops"), 0.0014)
+UNIT |= {"spilled_bytes": 3.0, "norm_bytes": 5.0, "softmax_bytes": 5.0, "window_taps": 10.0, "concat_bytes": 0.1}
+UNIT |= dict.fromkeys(("matrix_bytes", "depthwise_bytes", "pointwise_bytes"), 0.2)
+UNIT |= dict.fromkeys(("curve_bytes", "pool_bytes", "move_bytes"), 0.3)
+RATES = {"macs": 0.09, "attention_macs": 0.3}  # ms for 10^9 at 16 bits; half of it at 8 bits
+SURE = {"fixed": 0.5, "matrix": 0.5}
+OF_LATENCY = {
+    name: Belief(
+        of.part,
+        {p: RATES[name] / (1 + (p == "w8a8")) if name in RATES else UNIT[name] for p in PRECISIONS},
+        SURE.get(of.part, 0.7),
+        {"graph": 0.5, "macs": 0.3, "attention_macs": 0.3, "border_bytes": 0.3, "spilled_bytes": 0.3}.get(name, 0.15),
+    )
+    for name, of in FEATURES.items()
+}
+OF_MEMORY = {
+    name: Belief(name, dict.fromkeys(PRECISIONS, unit), 1.0, 0.5)
+    for name, unit in zip(MEMORY_FEATURES, (20.0, 0.01, 0.3, 0.3), strict=True)
+}
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A measurement, what a fit without its network says of it, and whether that fit had networks like it."""
+
+    of: Measurement
+    measured: float
+    estimated: float
+    near: bool
+
+    @property
+    def error(self) -> float:
+        """Estimated / measured, as a logarithm."""
+        return float(np.log(self.estimated / self.measured))
+
+
+def main() -> None:
+    """Fit, leave networks out, and write the files."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    measured = published_measurements()
+    ms, mb = np.array([m.latency_ms for m in measured]), np.array([m.memory_mb for m in measured])
+    amounts = np.array([features(published_work()[m.graph], m.precision, m.converts) for m in measured])
+    sizes = np.array([memory_features(published_work()[m.graph], m.precision) for m in measured])
+    known = np.isfinite(mb)
+    latency = fit(OF_LATENCY, _places(measured), amounts, ms)
+    memory = fit(OF_MEMORY, _places(_chosen(measured, known)), sizes[known], mb[known])
+    write_units("unit_costs.csv", list(FEATURES), latency)
+    write_units("memory_costs.csv", list(MEMORY_FEATURES), memory)
+    neighbours = _neighbours(latency, measured, amounts)
+    devices = sorted({m.device for m in measured})
+    rows = [
+        {"graph": graph, "precision": precision, **{d: f"{of[d]:.3f}" if d in of else "" for d in devices}}
+        for (graph, precision), of in neighbours.residuals.items()
+    ]
+    write_csv(DATA / "residuals.csv", ["graph", "precision", *devices], rows)
+    left, left_memory = [], []
+    for name in sorted({m.model for m in measured}):
+        rest = np.array([m.model != name for m in measured])
+        fitted = fit(OF_LATENCY, _places(_chosen(measured, rest)), amounts[rest], ms[rest], latency)
+        seen = _neighbours(fitted, _chosen(measured, rest), amounts[rest])
+        both = rest & known
+        fitted_memory = fit(OF_MEMORY, _places(_chosen(measured, both)), sizes[both], mb[both], memory)
+        for i in np.flatnonzero(~rest):
+            place = measured[i].place
+            if place not in fitted.unit:
+                continue
+            weights = seen.weights(amounts[i], place[1])
+            value = fitted.value(place, amounts[i]) * np.exp(seen.correction(weights, place[1], place[0]))
+            left.append(LeftOut(measured[i], ms[i], value, is_near(weights)))
+            if known[i] and place in fitted_memory.unit:
+                left_memory.append(LeftOut(measured[i], mb[i], fitted_memory.value(place, sizes[i]), True))
+        print(name, *(f"{x.error:+.2f}" for x in left if x.of.model == name and x.of.device == "Samsung Galaxy S24"))
+    write_reach(left, left_memory, latency, measured, amounts)
+    rows = [
+        {
+            **{key: getattr(x.of, key) for key in ("model", "component", "family", "device", "precision", "runtime")},
+            "near": int(x.near),
+            "measured_ms": f"{x.measured:.4g}",
+            "estimated_ms": f"{x.estimated:.4g}",
+        }
+        for x in left
+    ]
+    write_csv(DATA / "left_out.csv", list(rows[0]), rows)
+
+
+def write_units(file: str, names: Sequence[str], model: Model) -> None:
+    """Write the unit costs of each device and precision."""
+    rows = [
+        {"device": device, "precision": precision, **dict(zip(names, (f"{u:.5g}" for u in units), strict=True))}
+        for (device, precision), units in model.unit.items()
+    ]
+    write_csv(DATA / file, ["device", "precision", *names], rows)
+
+
+def write_reach(
+    left: Sequence[LeftOut],
+    left_memory: Sequence[LeftOut],
+    latency: Model,
+    measured: Sequence[Measurement],
+    amounts: np.ndarray,
+) -> None:
+    """Write how far intervals reach, as a logarithm: by precision and nearness, for memory, and between siblings."""
+    rows = []
+    for precision in PRECISIONS:
+        of = [x for x in left if x.of.precision == precision]
+        for near in (True, False):
+            errors = [x.error for x in of if x.near == near]
+            rows.append({"what": f"latency-{'near' if near else 'far'}", "precision": precision, **_quantile(errors)})
+        errors = [x.error for x in left_memory if x.of.precision == precision]
+        rows.append({"what": "memory", "precision": precision, **_quantile(errors)})
+        rows.append({"what": "sibling", "precision": precision, **_quantile(_sibling_errors(latency, precision))})
+    write_csv(DATA / "reach.csv", ["what", "precision", "reach", "points"], rows)
+
+
+def _sibling_errors(latency: Model, precision: str) -> list[float]:
+    """Say how far a device's estimates are off the mean of the other devices of its Hexagon generation."""
+    from bitladder.latency.siblings import generation, siblings
+
+    errors = []
+    for device, at in latency.unit:
+        others = [d for d in siblings(generation(device)) if d != device and (d, precision) in latency.unit]
+        if at != precision or not others:
+            continue
+        for work in published_work().values():
+            amount = features(work, precision)
+            logs = [np.log(latency.value((other, precision), amount)) for other in others]
+            errors.append(float(np.mean(logs) - np.log(latency.value((device, precision), amount))))
+    return errors
+
+
+def _quantile(errors: Iterable[float]) -> dict[str, str]:
+    found = np.abs(list(errors))
+    return {"reach": f"{np.quantile(found, COVERAGE):.4f}", "points": str(len(found))}
+
+
+def _neighbours(model: Model, measured: Sequence[Measurement], amounts: np.ndarray) -> Neighbours:
+    """Give each network's residuals: measured / estimated on each device, as a logarithm."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for m, amount in zip(measured, amounts, strict=True):
+        ratio = m.latency_ms / model.value(m.place, amount)
+        found.setdefault((m.graph, m.precision), {})[m.device] = float(np.log(ratio))
+    return Neighbours(found, model.unit)
+
+
+def _places(measured: Iterable[Measurement]) -> list[tuple[str, str]]:
+    return [m.place for m in measured]
+
+
+def _chosen(measured: Sequence[Measurement], mask: np.ndarray) -> list[Measurement]:
+    return [m for m, chosen in zip(measured, mask, strict=True) if chosen]
+
+
+if __name__ == "__main__":
+    main()
