@@ -95,7 +95,7 @@ class Sim(Protocol):
         """Give a row a layer, in the network's order, as metrics/layers/*.csv holds them; the first samples are run."""
 
     def leave_evidence(self, folder: Path) -> str:
-        """Leave what a script needs to show how far this is from FP32, beside samples and weights; name AIMET's package."""
+        """Leave what shows how far this is from FP32, beside samples and weights; name AIMET's package for it."""
 
     def export_qdq(
         self, sample: tuple[Tensor, ...], names: tuple[list[str], list[str]], path: Path, int32_bias: bool = False
