@@ -40,6 +40,7 @@ def example() -> "tuple[nn.Module, tuple[Tensor, ...]]":
             super().__init__()
             self.first, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
             self.first.weight.data /= 2
+            assert self.first.bias is not None
             self.first.bias.data -= 3
 
         def forward(self, image: Tensor) -> Tensor:
