@@ -130,6 +130,15 @@ def test_an_add_is_equal_at_16_bits(pool):
     assert (compare(graph, random_inputs(graph), pool) == 0).mean() > 0.998
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("op", ["GlobalAveragePool", "AveragePool"])
+def test_a_mean_is_equal(op, bits, pool):
+    source, output = quantizer(0.00628 / 2 ** (bits - 8), 0, bits), quantizer(0.00711 / 2 ** (bits - 8), 0, bits)
+    kernel = {"kernel_shape": [2, 2], "strides": [2, 2]} if op == "AveragePool" else {}
+    graph = one_op(op, [((1, 512, 4, 4), source)], output, **kernel)
+    assert not compare(graph, random_inputs(graph, 4), pool).any()
+
+
 @pytest.mark.parametrize("op", ["Sigmoid", "Tanh", "HardSwish", "Exp", "Gelu"])
 def test_a_table_is_equal_for_all_8_bit_integers(op, pool):
     source = quantizer(0.05, 128, 8)

@@ -1,5 +1,6 @@
 """Pooling: means and maxima over windows."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -11,9 +12,11 @@ from bitladder.htp.arithmetic.layer import Layer
 
 __all__ = ["max_pool", "mean"]
 
+BITS = 15  # of the multiplier
+
 
 def mean(layer: Layer) -> Callable[[Tensor], Tensor] | None:
-    """Model an AveragePool without padding, or a mean over all of the image: the mean rounded half up."""
+    """Model an AveragePool without padding, or a mean over all of the image: a sum times a multiplier of 15 bits."""
     sums = {"AveragePool": _windows, "GlobalAveragePool": _image, "ReduceMean": _axes}[layer.node.op_type](layer)
     if sums is None or len(layer.tensors) != 1 or not (layer.has_bits(8) or layer.has_bits(16)):
         return None
@@ -21,10 +24,13 @@ def mean(layer: Layer) -> Callable[[Tensor], Tensor] | None:
     assert quantizer is not None
     ratio, zero = quantizer.step / layer.quantizer.step, int(quantizer.zero_point)
     zero_point, levels = int(layer.quantizer.zero_point), layer.levels
+    window = math.prod(layer.graph.attribute(layer.node, "kernel_shape", [0]))  # 0: the whole image
 
     def run(inputs: Tensor) -> Tensor:
-        found = sums(inputs.double() - zero) * ratio
-        return (torch.floor(found + 0.5) + zero_point).clamp(*levels).float()
+        found = sums(inputs.double() - zero)
+        each = ratio / (window or inputs.numel() / found.numel())
+        unit = 2.0 ** (math.frexp(each)[1] - BITS)
+        return (torch.floor(found * (round(each / unit) * unit) + 0.5) + zero_point).clamp(*levels).float()
 
     return run
 
@@ -59,11 +65,11 @@ def _windows(layer: Layer) -> Callable[[Tensor], Tensor] | None:
     if len(kernel) != 2 or moved or dilated or attribute(layer.node, "auto_pad", b"NOTSET") != b"NOTSET":
         return None
     stride = attribute(layer.node, "strides", [1, 1])
-    return lambda inputs: functional.avg_pool2d(inputs, kernel, stride)
+    return lambda inputs: functional.avg_pool2d(inputs, kernel, stride, divisor_override=1)
 
 
 def _image(layer: Layer) -> Callable[[Tensor], Tensor] | None:
-    return lambda inputs: inputs.mean(tuple(range(2, inputs.ndim)), keepdim=True)
+    return lambda inputs: inputs.sum(tuple(range(2, inputs.ndim)), keepdim=True)
 
 
 def _axes(layer: Layer) -> Callable[[Tensor], Tensor] | None:
@@ -75,4 +81,4 @@ def _axes(layer: Layer) -> Callable[[Tensor], Tensor] | None:
     if not axes or 0 in axes:
         return None
     keep = bool(graph.attribute(node, "keepdims", 1))
-    return lambda inputs: torch.mean(inputs, tuple(axes), keepdim=keep)
+    return lambda inputs: torch.sum(inputs, tuple(axes), keepdim=keep)
