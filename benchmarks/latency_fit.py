@@ -75,7 +75,7 @@ def main() -> None:
     write_units("memory_costs.csv", list(MEMORY_FEATURES), memory)
     neighbours = _neighbours(latency, measured, amounts)
     devices = sorted({m.device for m in measured})
-    rows = [
+    rows: list[dict[str, str]] = [
         {"graph": graph, "precision": precision, **{d: f"{of[d]:.3f}" if d in of else "" for d in devices}}
         for (graph, precision), of in neighbours.residuals.items()
     ]
@@ -101,7 +101,7 @@ def main() -> None:
     rows = [
         {
             **{key: getattr(x.of, key) for key in ("model", "component", "family", "device", "precision", "runtime")},
-            "near": int(x.near),
+            "near": str(int(x.near)),
             "measured_ms": f"{x.measured:.4g}",
             "estimated_ms": f"{x.estimated:.4g}",
         }

@@ -80,6 +80,14 @@ def test_a_soc_without_published_latencies_takes_those_of_its_generation(tmp_pat
     assert "devices of its Hexagon generation" in borrowed.basis
 
 
+def test_a_device_with_few_published_networks_has_a_wide_interval_and_says_so(tmp_path):
+    model = conv_model(tmp_path / "model.onnx")
+    known, few = estimate(model, "SM8850", "fp16"), estimate(model, "SM8950", "fp16")
+    assert few.high_ms / few.low_ms > known.high_ms / known.low_ms
+    assert "fewer than 10 networks" in few.basis
+    assert "fewer" not in known.basis
+
+
 def test_peak_memory_has_an_interval_and_grows_with_the_weights(tmp_path):
     small = estimate(conv_model(tmp_path / "small.onnx"), "s24", "fp16")
     large = estimate(conv_model(tmp_path / "large.onnx", channels=2**20), "s24", "fp16")

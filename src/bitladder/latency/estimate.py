@@ -23,6 +23,9 @@ __all__ = ["COVERAGE", "RUNTIME", "Estimate", "devices", "estimate", "estimate_a
 COVERAGE = 0.8
 """Share of models that an interval is meant to hold."""
 
+FEW = 10
+"""Networks published on a device at a precision, under which an estimate is trusted no more than one from siblings."""
+
 RUNTIME = "qnn_dlc or precompiled_qnn_onnx"
 
 
@@ -31,7 +34,8 @@ class Estimate:
     """Latency in ms and peak memory in MB; each interval holds COVERAGE of models that were left out of the fit.
 
     `device` is the one whose published latencies it rests on, or the SoC where it rests on `siblings`: devices of the
-    same Hexagon generation, with a wider interval. `near`: whether networks like this one were published.
+    same Hexagon generation, with a wider interval. `near`: whether networks like this one were published; `few`:
+    whether fewer than FEW were published of the device, which widens the interval as much.
     """
 
     device: str
@@ -43,6 +47,7 @@ class Estimate:
     memory_low_mb: float
     memory_high_mb: float
     near: bool
+    few: bool
     siblings: tuple[str, ...] = ()
     runtime: str = RUNTIME
 
@@ -50,7 +55,8 @@ class Estimate:
     def basis(self) -> str:
         """Say in words what it rests on."""
         of = f"devices of its Hexagon generation ({', '.join(self.siblings)})" if self.siblings else self.device
-        return f"published latencies of {of}" + ("" if self.near else ", none of them of a network like this one")
+        few = f", fewer than {FEW} networks" if self.few else ""
+        return f"published latencies of {of}{few}" + ("" if self.near else ", none of them of a network like this one")
 
 
 def devices() -> dict[str, tuple[str, ...]]:
@@ -131,7 +137,9 @@ def _estimate(work: Mapping[str, Work], name: str, measured: tuple[str, ...], pr
     mb = float(np.exp(np.mean([np.log(memory_costs()[device, precision] @ sizes) for device in measured])))
     near = is_near(weights)
     # Two independent errors: that of the network, and that of taking siblings for the device
-    wider = reach()["sibling", precision] if borrowed else 0.0
+    published = sum(name in of for (_, at), of in residuals().items() if at == precision)
+    few = not borrowed and published < FEW
+    wider = reach()["sibling", precision] if borrowed or few else 0.0
     factor = float(np.exp(np.hypot(reach()["latency-near" if near else "latency-far", precision], wider)))
     of_memory = float(np.exp(np.hypot(reach()["memory", precision], wider)))
     return Estimate(
@@ -140,5 +148,6 @@ def _estimate(work: Mapping[str, Work], name: str, measured: tuple[str, ...], pr
         *(ms, ms / factor, ms * factor),
         *(mb, mb / of_memory, mb * of_memory),
         near,
+        few,
         measured if borrowed else (),
     )
