@@ -5,7 +5,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bitladder.htp.graph import Graph, Quantizer
+from bitladder.htp.graph import Graph
+from bitladder.htp.quantizer import Quantizer
 
 
 def graph() -> Graph:

@@ -13,7 +13,7 @@ from onnx import TensorProto
 from bitladder.decision.sources import sources_of
 from bitladder.export.checks import run_unoptimised
 from bitladder.htp.arithmetic import convolution
-from bitladder.htp.graph import Quantizer
+from bitladder.htp.quantizer import Quantizer
 from bitladder.network.outputs import StoredOutputs
 from bitladder.network.scoring import Tally
 from bitladder.socs import find_soc

@@ -10,7 +10,8 @@ from typing import Any
 
 import onnx
 
-from bitladder.htp.graph import Graph, Quantizer
+from bitladder.htp.graph import Graph
+from bitladder.htp.quantizer import Quantizer
 from bitladder.running.files import write_text
 
 __all__ = ["update_encodings"]

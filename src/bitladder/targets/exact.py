@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from bitladder.errors import UserError
 from bitladder.htp.arithmetic.executor import Executor
-from bitladder.htp.graph import Graph, Quantizer
+from bitladder.htp.graph import Graph
+from bitladder.htp.quantizer import Quantizer
 from bitladder.htp.rule import OLD
 from bitladder.network.evaluate import TopOne
 from bitladder.network.outputs import Outputs, StoredOutputs

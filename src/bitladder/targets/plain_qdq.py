@@ -15,7 +15,8 @@ from onnx import NodeProto, TensorProto, helper
 from torch import nn
 
 from bitladder.export.checks import run_unoptimised
-from bitladder.htp.graph import Graph, Quantizer
+from bitladder.htp.graph import Graph
+from bitladder.htp.quantizer import Quantizer
 from bitladder.network.model import sample_inputs
 from bitladder.precision import OPSET
 from bitladder.tasks.samples import Samples

@@ -13,7 +13,8 @@ import torch
 from onnx import TensorProto, helper
 
 from bitladder.htp.arithmetic.executor import FAMILIES, Executor
-from bitladder.htp.graph import Graph, Quantizer
+from bitladder.htp.graph import Graph
+from bitladder.htp.quantizer import Quantizer
 from bitladder.socs import find_soc
 from bitladder.targets.backend import CONTEXT_FILE, compile_context, run_batch
 

@@ -12,7 +12,8 @@ from onnx import TensorProto
 from bitladder.htp.arithmetic import convolution
 from bitladder.htp.arithmetic.executor import FAMILIES, Executor
 from bitladder.htp.arithmetic.requantize import Multiplier
-from bitladder.htp.graph import Graph, Quantizer
+from bitladder.htp.graph import Graph
+from bitladder.htp.quantizer import Quantizer
 from bitladder.targets.workers import worker_pool
 
 

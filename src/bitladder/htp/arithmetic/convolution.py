@@ -14,7 +14,7 @@ from torch.nn import functional
 from bitladder.htp.arithmetic.accumulate import Accumulator
 from bitladder.htp.arithmetic.layer import Layer, Operand
 from bitladder.htp.arithmetic.requantize import Multiplier, folded, integer_bias
-from bitladder.htp.graph import Quantizer
+from bitladder.htp.quantizer import Quantizer
 
 __all__ = ["weighted"]
 

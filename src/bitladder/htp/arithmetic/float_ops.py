@@ -8,7 +8,8 @@ import torch
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from bitladder.htp.graph import Graph, Quantizer
+from bitladder.htp.graph import Graph
+from bitladder.htp.quantizer import Quantizer
 from bitladder.tasks.onnx_file import open_session
 from bitladder.tasks.onnx_model import run_samples
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from onnx import NodeProto
 
-from bitladder.htp.graph import Graph, Quantizer
+from bitladder.htp.graph import Graph
+from bitladder.htp.quantizer import Quantizer
 
 __all__ = ["Layer", "Operand", "read_layer"]
 

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from bitladder.htp.graph import Graph, Quantizer
+from bitladder.htp.graph import Graph
+from bitladder.htp.quantizer import Quantizer
 from bitladder.htp.rule import Example, Rule
 from bitladder.socs import Soc
 
