@@ -103,7 +103,8 @@ def target() -> None:
     stored.append(answers)
     stored.flush()
     metric = load_task(params.task.factory, params.task.args).metric
-    save_score(RungFiles("compact").reference, score(lambda x: answers, split, metric, 20, ""))
+    for path in (RungFiles("compact").reference, RungFiles("compact").scores):
+        save_score(path, score(lambda x: answers, split, metric, 20, ""))
     profile.main(params, "compact")
     record = read_record(TargetRecord, Path("metrics/target/compact.json"))
     assert (record.backend, record.samples, record.gap, record.agreement) == ("cpu", 20, 0, 1)
