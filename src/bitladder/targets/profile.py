@@ -1,5 +1,6 @@
 """What a target says of a rung, in one form for every backend: the metrics/target/*.json files."""
 
+import json
 import shutil
 from pathlib import Path
 from pkgutil import resolve_name
@@ -80,9 +81,10 @@ def _find(kept: Path, folder: Path, scores: Path) -> Measurement | None:
     found = read_json(kept / MEASURED)
     if found["compiled"] != hash_path(kept / COMPILED):
         return None
+    record = Measurement.model_validate_json(json.dumps(found["record"]))  # JSON's lists are tuples there
     shutil.copytree(kept / COMPILED, folder, dirs_exist_ok=True)
     copy_file(kept / SCORES, scores)
-    return Measurement.model_validate(found["record"])
+    return record
 
 
 def profile(
