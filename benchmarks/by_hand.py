@@ -276,7 +276,7 @@ def sensitivity(prepared: Any, task: Any, split: Any, params: dict[str, Any]) ->
             remove = remove_activation_quantizers if what == "weight" else remove_param_quantizers
             with remove_all_quantizers(others) if others else nullcontext(), remove(group):
                 answers = predict(sim.model, images, size)
-            row = {"layer": name, "what": what, "bits": bits, "value": task.metric.compute(answers, targets)}
+            row = {"layer": name, "what": what, "bits": bits, "value": accuracy(task, answers, targets)}
             rows.append(row | {"sqnr_db": sqnr_db(reference, answers)})
     return rows
 
@@ -323,10 +323,10 @@ def cheapest(
     """Give the sim of the first ranges whose drop on samples that they are not fitted to is small enough."""
     images, count = calibration.inputs["image"], own["samples"]
     rest, targets = images[count:], calibration.targets[count:]
-    fp32 = task.metric.compute(predict(prepared, rest, size), targets)
+    fp32 = accuracy(task, predict(prepared, rest, size), targets)
     for ranges in RANGES:
         sim = quantize(prepared, images[:count], bits["weights"], bits["activations"], own["batch_size"], ranges)
-        if fp32 - task.metric.compute(predict(sim.model, rest, size), targets) <= own["max_drop"] + 1e-9:
+        if fp32 - accuracy(task, predict(sim.model, rest, size), targets) <= own["max_drop"] + 1e-9:
             return sim
     raise SystemExit(f"{label}: the pipeline goes on to other techniques")
 
@@ -384,7 +384,7 @@ def on_target(
     model, reference = folder / "model.onnx", simulated[:count]
     published = label in ("FP16", "W8A8", "W8A16")
     return {
-        "target_value": task.metric.compute(answers, split.targets[:count]),
+        "target_value": accuracy(task, answers, split.targets[:count]),
         "target_sqnr_db": sqnr_db(reference, answers),
         "target_agreement": agreement(reference, answers),
         "memory_bytes": binary.stat().st_size,
@@ -452,14 +452,19 @@ def predict(model: Any, images: Any, size: int) -> Any:
         return torch.cat([model(batch).as_subclass(torch.Tensor) for batch in images.split(size)])
 
 
+def accuracy(task: Any, outputs: Any, targets: Any) -> float:
+    """Give the mean of the metric's values, one for each sample."""
+    return float(task.metric.compute(outputs, targets).mean())
+
+
 def figures(name: str, label: str, task: Any, answers: Any, fp32: Any, split: Any) -> dict[str, Any]:
     """Score answers against FP32's."""
-    value, own = task.metric.compute(answers, split.targets), answers is fp32
+    value, own = accuracy(task, answers, split.targets), answers is fp32
     return {
         "rung": name,
         "precision": label,
         "value": value,
-        "drop": round(task.metric.compute(fp32, split.targets) - value, 9),
+        "drop": round(accuracy(task, fp32, split.targets) - value, 9),
         "sqnr_db": None if own else sqnr_db(fp32, answers),
         "agreement": None if own else agreement(fp32, answers),
         "answers": answers,
