@@ -39,7 +39,7 @@ def test_a_device_that_lacks_packages_is_told_which():
     words = [sys.executable, "-S", runner.__file__, "--check", "--json"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
-    found = {one["check"]: one for one in json.loads(done.stdout)["findings"]}
+    found = {one["check"]: one for one in json.loads(done.stdout)}
     assert found["python"]["state"] == "ok" and found["onnxruntime-qnn"]["state"] == "fail"
     assert found["onnxruntime-qnn"]["remedy"] == "pip install onnxruntime-qnn"
 

@@ -18,6 +18,7 @@ from bitladder.targets import host, ssh
 from bitladder.targets.context import compile_model, run
 from bitladder.targets.ssh import Ssh
 from bitladder.targets.target import Job
+from bitladder.tasks.task import Split
 
 pytestmark = [
     pytest.mark.slow,
@@ -112,6 +113,33 @@ def test_a_package_that_is_missing_there_is_named(client, tmp_path):
         UserError, match=r"board: numpy: not installed; onnxruntime: not installed.*; pip install numpy$"
     ):
         device(python=str(bare)).measure(job_in(tmp_path))
+
+
+def test_a_check_that_says_nothing_is_one_line(client, tmp_path):
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho cannot execute binary file >&2; exit 126\n")
+    broken.chmod(0o755)
+    with pytest.raises(UserError, match=r"^target\.host: board: the check fails: cannot execute binary file$"):
+        device(python=str(broken)).measure(job_in(tmp_path))
+
+
+def test_what_is_no_part_of_a_model_is_not_sent(client, compiled, tmp_path):
+    """Python would import it in numpy's place, or run it as the runner."""
+    for name in ("numpy.py", "runner.py"):
+        (tmp_path / name).write_text("raise SystemExit(0)")
+        there = host.Host(NAME, sys.executable)
+        with (
+            pytest.raises(UserError, match=rf"^{name}: is no part of a compiled model"),
+            there.folder({name: tmp_path / name}),
+        ):
+            pass
+
+
+def test_an_input_that_the_graph_has_not_stays_here(client, compiled, tmp_path):
+    """An input that the network does not use is not in what is compiled."""
+    job = job_in(tmp_path)
+    more = Split({**job.split.inputs, "unused": job.split.inputs["x"][:, :1]}, job.split.targets)
+    assert len(run_there(device(), replace(job, split=more), compiled)) == len(more)
 
 
 def test_a_connection_that_breaks_is_taken_up_where_it_was(client, server, compiled, tmp_path, monkeypatch):

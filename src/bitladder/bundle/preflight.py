@@ -1,6 +1,5 @@
 """What keeps a bundle from running on a device, asked before it is tried."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from bitladder.bundle.manifest import read_manifest
 from bitladder.errors import UserError
 from bitladder.targets import runner
-from bitladder.targets.host import Host
+from bitladder.targets.host import MODEL, Host, findings_of
 from bitladder.targets.runner import Finding
 
 __all__ = ["look"]
@@ -28,20 +27,13 @@ def look(bundle: Path | None, host: str | None, python: str, soc: str | None) ->
     """
     files, arguments = _model_of(bundle, soc) if bundle else ({}, [])
     if host:
-        with Host(host, python).folder(files) as folder:
-            found: list[Finding] = Host(host, python).check(folder, arguments)["findings"]
-            return found
+        device = Host(host, python)
+        with device.folder(files) as folder:
+            return device.check(folder, arguments)
     here = [str(files[word]) if word in files else word for word in arguments]
-    words = [sys.executable, runner.__file__, "--check", "--json", *here]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    try:
-        found = json.loads(done.stdout.strip().splitlines()[-1])["findings"]
-    except (ValueError, IndexError):
-        last = done.stderr.strip().rpartition("\n")[2]
-        raise UserError(
-            f"{bundle or 'this machine'}: the check fails: {last or f'exit code {done.returncode}'}"
-        ) from None
-    return found
+    # -P: the runner's own folder, among bitladder's modules, is no place to import from
+    words = [sys.executable, "-P", runner.__file__, "--check", "--json", *here]
+    return findings_of(subprocess.run(words, capture_output=True, check=False), str(bundle or "this machine"))
 
 
 def _model_of(bundle: Path, soc: str | None) -> tuple[dict[str, Path], list[str]]:
@@ -55,6 +47,6 @@ def _model_of(bundle: Path, soc: str | None) -> tuple[dict[str, Path], list[str]
             f"{bundle}: has no context binary for {name or 'a SoC'} that onnxruntime-qnn loads; it has {has}"
         )
     context = bundle / chip.context
-    files = {path.name: path for path in sorted(context.parent.iterdir()) if path.is_file()}
+    files = {path.name: path for path in sorted(context.parent.iterdir()) if path.suffix in MODEL}
     words = ["--context", context.name, "--soc-model", str(chip.soc_model), "--soc", name]
     return files, [*words, *(["--fp16"] if manifest.precision == "FP16" else [])]

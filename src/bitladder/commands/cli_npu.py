@@ -157,10 +157,10 @@ def preflight(
         bitladder preflight deploy
     """
     from bitladder.bundle.preflight import look
+    from bitladder.targets.runner import shown
 
-    for one in (findings := look(bundle, host, python, soc)):
-        remedy = f"; {one['remedy']}" if one["state"] != "ok" and one["remedy"] else ""
-        typer.echo(f"{one['state']:4} {one['check']:16} {one['found']}{remedy}")
+    findings = look(bundle, host, python, soc)
+    typer.echo("\n".join(map(shown, findings)))
     if any(one["state"] == "fail" for one in findings):
         raise typer.Exit(1)
 

@@ -11,29 +11,23 @@ import secrets
 import shlex
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from bitladder.errors import UserError
 from bitladder.targets import runner
 from bitladder.targets.runner import Finding, receive, send
 
-__all__ = ["Conversation", "Host", "LostError", "failing"]
+__all__ = ["MODEL", "Conversation", "Host", "LostError", "failing", "findings_of"]
 
-OPTIONS = (
-    "-o",
-    "BatchMode=yes",
-    "-o",
-    "ConnectTimeout=15",
-    "-o",
-    "ServerAliveInterval=5",
-    "-o",
-    "ServerAliveCountMax=3",
-)
+OPTIONS = [
+    f"-o{option}" for option in ("BatchMode=yes", "ConnectTimeout=15", "ServerAliveInterval=5", "ServerAliveCountMax=3")
+]
 
 FOLDER = ".cache/bitladder"  # under the user's home there
+RUNNER, MODEL = "runner.py", (".onnx", ".bin")
 KEPT_MIN = 1440  # minutes after which what a killed run left there is removed
 
 LOST = 255  # ssh's own exit code; others are the command's
@@ -64,24 +58,24 @@ class Host:
     def __init__(self, name: str, python: str) -> None:
         self.name, self.python = name, python
 
-    def check(self, folder: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
-        """Run the runner's check in `folder`. Give its findings and facts; raise UserError where it cannot run."""
-        words = ["runner.py", "--check", "--json", *arguments]
-        done = self._run(f"cd {shlex.quote(folder)} && {self.python} {shlex.join(words)}")
-        with suppress(ValueError):
-            # the backend may print before it
-            found: dict[str, Any] = json.loads(done.stdout.decode("utf-8", "replace").strip().splitlines()[-1])
-            return found
-        raise UserError(f"{self._place}: the runner's check fails: {_last(done.stderr)}")
+    def check(self, folder: str, arguments: Sequence[str] = ()) -> list[Finding]:
+        """Run the runner's check in `folder`, and give what it found. Raise UserError where it cannot run."""
+        words = shlex.join([RUNNER, "--check", "--json", *arguments])
+        return findings_of(self._run(f"cd {folder} && {self.python} {words}"), self._place)
 
     @contextmanager
     def folder(self, files: Mapping[str, Path]) -> Iterator[str]:
-        """Give a new folder there with the runner and these files in it, which is removed at the end."""
+        """Give a new folder there with the runner and a model's files in it, which is removed at the end.
+
+        Python looks for modules beside the runner first: a file by another ending than a model's raises UserError.
+        """
+        if foreign := [file for file in files if Path(file).suffix not in MODEL]:
+            raise UserError(f"{foreign[0]}: is no part of a compiled model, and is not sent to {self.name}")
         name = f"{FOLDER}/{secrets.token_hex(8)}"
         old = f"find {FOLDER} -mindepth 1 -maxdepth 1 -mmin +{KEPT_MIN} -exec rm -rf {{}} +"
         self._must(f"mkdir -p {FOLDER} && {{ {old}; mkdir {name}; }}", None)
         try:
-            for file, path in {"runner.py": Path(runner.__file__), **files}.items():
+            for file, path in {RUNNER: Path(runner.__file__), **files}.items():
                 content = path.read_bytes()
                 there = shlex.quote(f"{name}/{file}")
                 written = self._must(f"cat > {there} && sha256sum < {there}", content)
@@ -95,10 +89,10 @@ class Host:
     @contextmanager
     def serve(self, folder: str, arguments: Sequence[str], log: Path) -> Iterator["Conversation"]:
         """Start the runner there; it loads the model once, and answers until the end."""
-        words = shlex.join(["runner.py", "--serve", *arguments])
+        words = shlex.join([RUNNER, "--serve", *arguments])
         with log.open("ab") as errors:
             process = subprocess.Popen(
-                self._ssh(f"cd {shlex.quote(folder)} && exec {self.python} {words}"),
+                self._ssh(f"cd {folder} && exec {self.python} {words}"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -164,35 +158,42 @@ class Conversation:
         Raises LostError where the connection broke; UserError where the runner says what is wrong, ends, or takes
         longer than `limit_s`.
         """
+        return self._within(limit_s, lambda: None)
+
+    def ask(self, words: dict[str, Any], arrays: dict[str, Any], limit_s: float) -> Answer:
+        """Send inputs, and wait for what comes of them, as `hear` does."""
+        return self._within(limit_s, lambda: send(self._pipe("stdin"), words, arrays))
+
+    def _within(self, limit_s: float, first: Callable[[], None]) -> Answer:
         watch = threading.Timer(limit_s, self._process.kill)
         watch.start()
         try:
-            answer = receive(self._pipe(self._process.stdout))
+            with suppress(BrokenPipeError):  # why is told by what is heard
+                first()
+            answer = receive(self._pipe("stdout"))
         finally:
             late = not watch.is_alive()
             watch.cancel()
+        name = f"target.host: {self._host.name}"
+        if answer is None and late:
+            raise UserError(f"{name}: no answer in {limit_s:g} s; is target.sample_limit_s too short?")
         if answer is None:
-            if late:
-                raise UserError(
-                    f"target.host: {self._host.name}: no answer in {limit_s:g} s; is target.sample_limit_s too short?"
-                )
             raise self._host.refusal(self._process.wait(), _last(self._log.read_bytes()))
         if "error" in answer[0]:
-            raise UserError(f"target.host: {self._host.name}: {answer[0]['error']}")
+            raise UserError(f"{name}: {answer[0]['error']}")
         return answer
 
-    def ask(
-        self, words: dict[str, Any], arrays: dict[str, Any], limit_s: float
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Send inputs, and wait for what comes of them."""
-        with suppress(BrokenPipeError):  # why is told by what is heard
-            send(self._pipe(self._process.stdin), words, arrays)
-        return self.hear(limit_s)
+    def _pipe(self, name: str) -> Any:
+        return getattr(self._process, name)
 
-    @staticmethod
-    def _pipe(pipe: IO[bytes] | None) -> Any:
-        assert pipe is not None
-        return pipe
+
+def findings_of(done: subprocess.CompletedProcess[bytes], where: str) -> list[Finding]:
+    """Read what a runner's check printed, after what the backend prints. Raise UserError where there is nothing."""
+    lines = done.stdout.decode("utf-8", "replace").strip().splitlines()
+    with suppress(ValueError, IndexError):
+        found: list[Finding] = json.loads(lines[-1])
+        return found
+    raise UserError(f"{where}: the check fails: {_last(done.stderr) or f'exit code {done.returncode}'}")
 
 
 def failing(findings: Sequence[Finding]) -> str:

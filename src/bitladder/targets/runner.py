@@ -9,6 +9,8 @@ README beside this file says which inputs there are, and how they were made. Exi
 fails.
 """
 
+from __future__ import annotations  # an older Python is told that it is too old, and fails at no annotation
+
 import argparse
 import io
 import json
@@ -22,7 +24,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["Finding", "check", "explain_code", "main", "open_session", "receive", "run", "send", "serve"]
+__all__ = ["Finding", "check", "explain_code", "main", "open_session", "receive", "run", "send", "serve", "shown"]
 
 HERE = Path(__file__).resolve().parent
 PROVIDER = "QNNExecutionProvider"
@@ -117,6 +119,7 @@ def run(session: Any, inputs: dict[str, Any]) -> tuple[dict[str, Any], list[floa
     import numpy as np
 
     names = [output.name for output in session.get_outputs()]
+    inputs = {one.name: inputs[one.name] for one in session.get_inputs()}  # the graph has none that nothing reads
     rows, times = [], []
     for index in range(len(next(iter(inputs.values())))):
         row = {name: values[index : index + 1] for name, values in inputs.items()}
@@ -148,23 +151,12 @@ def check(context: Path | None = None, soc_model: int = 0, fp16: bool = False, s
     for package in PACKAGES:
         found = _installed(package)
         good &= add(package, "ok" if found else "fail", found or "not installed", f"pip install {package}")
-    chip = _read("/sys/devices/soc0/machine")
-    if chip:
-        other = soc and soc.lower() not in chip.lower()
-        add(
-            "SoC",
-            "note" if other else "ok",
-            chip,
-            f"the model is for {soc}: set target.soc to this device's" * bool(other),
-        )
+    if chip := _read("/sys/devices/soc0/machine"):
+        alike = soc.lower() in chip.lower()
+        add("SoC", "ok" if alike else "note", chip, f"the model is for {soc}: is that this device's?")
     if platform.system() == "Linux" and platform.machine() == "aarch64":
-        reached = [path for path in FASTRPC if os.access(path, os.R_OK)]
-        add(
-            "DSP",
-            "ok" if reached else "fail",
-            reached[0] if reached else "none that this user may open",
-            CODES[4000][1],
-        )
+        way = next((path for path in FASTRPC if os.access(path, os.R_OK)), None)
+        add("DSP", "ok" if way else "fail", way or "none that this user may open", CODES[4000][1])
     if not good:
         return findings
     try:
@@ -293,13 +285,14 @@ def main() -> int:
     return _repeat(manifest, chip, open_session(HERE / chip["context"], chip["soc_model"], fp16), words)
 
 
+def shown(finding: Finding) -> str:
+    """Give the line that says what a check found, with the remedy where there is something to do."""
+    remedy = f"; {finding['remedy']}" if finding["state"] != "ok" and finding["remedy"] else ""
+    return f"{finding['state']:4} {finding['check']:16} {finding['found']}{remedy}"
+
+
 def _tell(findings: list[Finding], as_json: bool) -> int:
-    if as_json:
-        print(json.dumps({"findings": findings, "facts": facts()}))  # noqa: T201
-    else:
-        for one in findings:
-            remedy = f"; {one['remedy']}" if one["state"] != "ok" and one["remedy"] else ""
-            print(f"{one['state']:4} {one['check']:16} {one['found']}{remedy}")  # noqa: T201
+    print(json.dumps(findings) if as_json else "\n".join(map(shown, findings)))  # noqa: T201
     return int(any(one["state"] == "fail" for one in findings))
 
 
@@ -307,7 +300,7 @@ def _repeat(manifest: dict[str, Any], chip: dict[str, Any], session: Any, words:
     import numpy as np
 
     given = np.load(words.inputs or HERE / manifest["recorded"]["file"], allow_pickle=False)
-    outputs, times = run(session, {one.name: given[one.name] for one in session.get_inputs()})
+    outputs, times = run(session, given)
     print(f"{len(times)} samples, median {np.median(times):.3f} ms an inference (on an emulator: not the device's)")  # noqa: T201
     if words.outputs:
         np.savez(words.outputs, allow_pickle=False, **outputs)

@@ -14,7 +14,7 @@ from bitladder.targets.backend import PROFILE_FILE, write_profile
 from bitladder.targets.context import Compiled, compile_model
 from bitladder.targets.estimated import estimated_latency
 from bitladder.targets.hexagon import Hexagon, measured
-from bitladder.targets.host import Conversation, Host, LostError, failing
+from bitladder.targets.host import MODEL, Conversation, Host, LostError, failing
 from bitladder.targets.ops import OPS_FILE, read_profile, write_ops
 from bitladder.targets.target import Job, Latency, Measured
 from bitladder.targets.workers import worker_pool
@@ -34,10 +34,10 @@ class Ssh(Hexagon):
         """Compile here; there, run every sample and time the first. The cycles of each op are the emulator's."""
         host = Host(str(self.settings.host), self.settings.python)
         with host.folder({}) as folder:
-            if failed := failing(host.check(folder)["findings"]):
+            if failed := failing(host.check(folder)):
                 raise UserError(f"target.host: {host.name}: {failed}")
         compiled = self._compile(job)
-        files = {path.name: path for path in sorted(compiled.context.parent.iterdir()) if path.is_file()}
+        files = {path.name: path for path in sorted(compiled.context.parent.iterdir()) if path.suffix in MODEL}
         with host.folder(files) as folder:
             outputs, device, times = self._run_there(job, host, folder, compiled)
         return measured(job, compiled, outputs, self._latency(job, host, device, times))
@@ -67,7 +67,7 @@ class Ssh(Hexagon):
                     with host.serve(folder, arguments, job.workspace / "ssh.log") as device:
                         told, _ = device.hear(LOAD_S)
                         self._run_samples(job, device, kept, bar)
-                        return kept, told, self._time(job, device)
+                        return kept, told, self._time(job, device) if told["npu"] else []
                 except LostError as lost:
                     tries = 0 if len(kept) > done else tries + 1
                     if tries >= TRIES:
