@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 from pkgutil import resolve_name
 
+from pydantic import ValidationError
+
 from bitladder.errors import RefusedError
 from bitladder.network.outputs import Outputs, StoredOutputs
 from bitladder.network.scoring import Tally
@@ -81,7 +83,10 @@ def _find(kept: Path, folder: Path, scores: Path) -> Measurement | None:
     found = read_json(kept / MEASURED)
     if found["compiled"] != hash_path(kept / COMPILED):
         return None
-    record = Measurement.model_validate_json(json.dumps(found["record"]))  # JSON's lists are tuples there
+    try:
+        record = Measurement.model_validate_json(json.dumps(found["record"]))  # where JSON's lists are tuples
+    except ValidationError:  # kept by another version
+        return None
     shutil.copytree(kept / COMPILED, folder, dirs_exist_ok=True)
     copy_file(kept / SCORES, scores)
     return record
