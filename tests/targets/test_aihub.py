@@ -182,7 +182,7 @@ def test_interrupted_download_of_outputs(server, job):
 
 def test_a_device_that_is_not_there(server, job):
     with pytest.raises(UserError, match="not available"):
-        AiHub(find_soc("SM8450"), TargetParams(**SETTINGS)).measure(job)
+        AiHub(find_soc("QCS6490"), TargetParams(**SETTINGS)).measure(job)
 
 
 def test_a_soc_without_a_device(server, job):

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AiHub"]
 
-"""Ids of the jobs there are, a file for each model, device and set of samples."""
-
 COMPILED_FILE = "model.dlc"
 
 OPTIONS = "--target_runtime qnn_dlc"
