@@ -51,7 +51,7 @@ print("graph", hashlib.sha256(Path("model.onnx").read_bytes()).hexdigest())
 WHOSE = """
 from pkgutil import resolve_name
 from bitladder.running.patches import PATCHES
-for name in ("lean-quantizers", "aimet-export", "small-scales"):
+for name in ("lean-quantizers", "aimet-export", "small-scales", "prequantized"):
     for replaced in PATCHES[name].replaces:
         print(replaced, resolve_name(replaced).__module__.partition(".")[0])
 print("loaded", "bokeh" in sys.modules)
@@ -110,7 +110,7 @@ def test_what_a_patch_says_it_replaces_is_replaced_in_force_and_left_alone_when_
         (tmp_path / way).mkdir()
         found[way] = python(code + QUANTIZE + WHOSE, cwd=tmp_path / way)
         lines = dict(line.rsplit(" ", 1) for line in found[way].stdout.splitlines() if line.count(" ") == 1)
-        for name in ("lean-quantizers", "aimet-export", "small-scales"):
+        for name in ("lean-quantizers", "aimet-export", "small-scales", "prequantized"):
             for replaced in PATCHES[name].replaces:
                 assert lines[replaced] == way, found[way].stderr
         # which AIMET's import brings along
@@ -124,6 +124,7 @@ def test_what_a_patch_says_it_replaces_is_replaced_in_force_and_left_alone_when_
         "aimet-export",
         "aimet-import",
         "lean-quantizers",
+        "prequantized",
         "small-scales",
     ]
     # the loss of a forward pass and the exported graph, to the bit

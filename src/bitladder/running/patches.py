@@ -72,6 +72,19 @@ PATCHES = {
             "aimet_torch.quantization.encoding_analyzer._get_minimum_scale",
         ),
     ),
+    "prequantized": Patch(
+        why="AIMET asks at 16 bits of all float weights whether they are on a grid already, at length",
+        checked=_AIMET,
+        off="the W16A16 check of a network with millions of weights takes minutes longer",
+        replaces=("aimet_torch.utils._select_divisor",),
+        calls=(
+            "aimet_torch.utils._ABS_OFFGRID_CEIL",
+            "aimet_torch.utils._DecompositionError",
+            "aimet_torch.utils._MIN_MATCHED_FRAC",
+            "aimet_torch.utils._ULP_SAFETY",
+            "aimet_torch.utils._candidate_divisors",
+        ),
+    ),
     "traced-lines": Patch(
         why="torch.fx notes the user's line of a call if its tracer is told to, and AIMET makes the tracer",
         checked=_AIMET,

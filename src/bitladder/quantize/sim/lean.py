@@ -1,4 +1,4 @@
-"""Lean quantizers and small scales, where they are in force; another AIMET may lack what they import."""
+"""What takes the place of AIMET's code, where it is in force; another AIMET may lack what that imports."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -8,7 +8,7 @@ __all__ = ["install", "plain_tensors"]
 
 
 def install() -> None:
-    """Put both in AIMET's place for this process, where they are in force."""
+    """Put all in AIMET's place for this process, where they are in force."""
     if in_force("lean-quantizers"):
         from bitladder.quantize.sim import fast_quant
 
@@ -17,6 +17,10 @@ def install() -> None:
         from bitladder.quantize.sim import small_scales
 
         small_scales.install()
+    if in_force("prequantized"):
+        from bitladder.quantize.sim import prequantized
+
+        prequantized.install()
 
 
 def plain_tensors() -> AbstractContextManager[None]:
