@@ -169,17 +169,21 @@ def socs(
     probe: Annotated[
         str | None, typer.Option(metavar="SOC", help="Ask the backend what this SoC takes, by compiling toy networks.")
     ] = None,
+    ops: Annotated[bool, typer.Option("--ops", help="With --probe: which kinds of ops it takes; a minute.")] = False,
 ) -> None:
     """List the SoCs by the names people use: which Hexagon generation each has, and which precisions it takes.
 
     With `--probe` the backend itself is asked: a toy network is compiled for the SoC at every precision, with nothing
     left to the CPU. Where it does not say what the table says, the line ends with `(the table says otherwise)`.
-    Reads no file of yours and writes nothing.
+    With `--ops` each kind of op is asked for at each precision; that is kept in your cache folder, for this version of
+    the backend. An op may be taken at 8 bits and work in float inside: `check --task` tells what is float.
+    Reads no file of yours.
 
     **Examples**
 
         bitladder socs
         bitladder socs --probe "Snapdragon 7 Gen 4"
+        bitladder socs --probe QCS6490 --ops
     """
     from tabulate import tabulate
 
@@ -199,3 +203,14 @@ def socs(
         known = "" if verdict.takes == (verdict.precision in soc.takes) else "  (the table says otherwise)"
         found = f"yes, as {verdict.chip}" if verdict.takes else f"no: {verdict.reason}"
         typer.echo(f"{soc.name} {verdict.precision:7}{found}{known}")
+    if ops:
+        from platformdirs import user_cache_path
+
+        from bitladder.targets.probe_ops import probe_ops
+
+        table = dict(probe_ops(soc, user_cache_path("bitladder")))
+        rows = [[kind, *("yes" if one == "yes" else "no" for one in said.values())] for kind, said in table.items()]
+        typer.echo(tabulate(rows, ["op", *next(iter(table.values()))], "github"))
+        for kind, said in table.items():
+            for reason in sorted(set(said.values()) - {"yes"}):
+                typer.echo(f"{kind}, {' '.join(one for one in said if said[one] == reason)}: {reason}")

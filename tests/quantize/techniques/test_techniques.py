@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from bitladder.errors import UserError
 from bitladder.network.evaluate import predict, sqnr_db
-from bitladder.params import Bits, MixedParams, SensitivityParams
+from bitladder.params import AdaroundParams, Bits, MixedParams, SensitivityParams
 from bitladder.precision import Precision
 from bitladder.quantize.mixed import raise_layers
 from bitladder.quantize.prepare.prepare import prepare
@@ -30,6 +30,9 @@ from bitladder.tasks.task import Metric, Split
 from support import CONFIG, rung_setting
 
 TINY = Precision(4, 8)
+
+FEW_ITERATIONS = AdaroundParams(iterations=5, samples=100)
+"""For tests of which the gain of AdaRound is no part."""
 
 
 @pytest.fixture
@@ -84,7 +87,7 @@ def test_what_can_do_nothing_is_said_to_do_nothing(trained):
 @pytest.mark.parametrize("name", ORDER)
 @pytest.mark.parametrize("batch_size", [48, 500])
 def test_samples_need_not_fill_their_batches(trained, plain, tmp_path, name, batch_size):
-    setting = rung_setting(trained, TINY, [name], tmp_path, batch_size=batch_size)
+    setting = rung_setting(trained, TINY, [name], tmp_path, batch_size=batch_size, adaround=FEW_ITERATIONS)
     assert left_db(trained, apply(name, setting, None if name in RANGES else plain)) > 10
 
 
@@ -258,7 +261,7 @@ def test_gptq_takes_every_kind_of_layer_that_it_says_it_does(trained):
 
 def test_what_rounds_weights_starts_from_float_ones(trained, plain, tmp_path):
     """AdaRound put on top of GPTQ is AdaRound: it has nothing left to round otherwise, and the name says so."""
-    setting = rung_setting(trained, TINY, ["adaround"], tmp_path)
+    setting = rung_setting(trained, TINY, ["adaround"], tmp_path, adaround=FEW_ITERATIONS)
     on_top = apply("adaround", setting, apply("gptq", setting, plain))
     alone = apply("adaround", replace(setting, work=tmp_path / "alone"), plain)
     assert on_top.name == alone.name == "ptq:bn-fold+min-max+adaround"
