@@ -334,6 +334,9 @@ class MixedParams(_Block):
         default=None, description="of the metric against FP32, on calibration samples that no technique is fitted to"
     )
     max_relative_drop: Limit | None = Field(default=None, description="the same as a share of FP32's value")
+    max_growth: Positive | None = Field(
+        default=None, description="of the weights' bytes, as a share: no more layers are raised; null: any number"
+    )
     cost: Literal["bytes", "macs"] = Field(default="bytes", description="what raising a layer costs")
 
     @model_validator(mode="after")

@@ -315,6 +315,17 @@ def test_mixed_precision_raises_the_fewest_layers_that_are_enough(trained, try_o
     assert set(raised.values()) == {"W8A8"}
 
 
+@pytest.mark.parametrize("growth", [0.05, 0.4])
+def test_no_more_layers_are_raised_than_may_make_the_weights_larger(trained, try_out, growth):
+    setting = rung_setting(trained, Precision(2, 8), ["min-max"])
+    start, _, _ = quantize(setting)
+    mixed = MixedParams(raise_to=Bits(weights=8, activations=8), max_drop=0.0, max_growth=growth)
+    done, raised = raise_layers(start, setting, mixed, try_out)
+    sizes = {name: cost.weights for name, cost in start.sim.costs().items()}
+    assert raised and 3 * sum(sizes[name] for name in raised) <= growth * sum(sizes.values())
+    assert left_db(trained, done) > left_db(trained, start)
+
+
 def test_layers_named_by_hand_get_their_bits_and_a_wrong_name_is_refused(trained):
     setting = rung_setting(trained, TINY, ["min-max"])
     name = next(name for name, module in trained.prepared.named_modules() if isinstance(module, nn.Conv2d))
