@@ -254,7 +254,7 @@ class Side(_Block):
     """The metric, in its own unit."""
     agreement: Finite | None
     """Share of samples with the simulation's top-1, 0 to 1; null where the targets are not indices of classes."""
-    sqnr_db: Finite
+    sqnr_db: Finite | None
     """SQNR of the outputs against the simulation's, in dB; 200: they are equal."""
 
 
@@ -271,8 +271,8 @@ class SideBySide(_Block):
     """The simulation's metric."""
     agreement: Finite | None
     """Share of samples on which device and emulator have the same top-1."""
-    sqnr_db: Finite
-    """SQNR of the device's outputs against the emulator's, in dB."""
+    sqnr_db: Finite | None
+    """SQNR of the device's outputs against the emulator's, in dB; 200: they are equal."""
 
 
 class Measurement(_Block):

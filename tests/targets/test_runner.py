@@ -11,7 +11,7 @@ from models import two_convs
 from bitladder.socs import find_soc
 from bitladder.targets import runner
 from bitladder.targets.context import compile_model
-from bitladder.targets.runner import CODES, check, explain_code
+from bitladder.targets.runner import CODES, check, explain
 
 SAID = {  # as people report them
     "Failed to create context from binary. Error code: 5005": 5005,
@@ -27,12 +27,12 @@ SAID = {  # as people report them
 
 @pytest.mark.parametrize("said", SAID)
 def test_an_error_code_is_told_with_cause_and_remedy(said):
-    assert explain_code(said) == f" (QNN's {SAID[said]}: {CODES[SAID[said]][1]})"
+    assert explain(said) == f" (QNN's {SAID[said]}: {CODES[SAID[said]][1]})"
 
 
 @pytest.mark.parametrize("said", ["", "an input of 5000 samples", "error: 12345", "node 5005 is not there"])
 def test_a_number_that_is_no_code_says_nothing(said):
-    assert explain_code(said) == ""
+    assert explain(said) == ""
 
 
 def test_a_device_that_lacks_packages_is_told_which():
