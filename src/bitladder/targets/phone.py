@@ -88,7 +88,9 @@ class Phone:
 
     def _refusal(self, code: int, printed: str, error: str) -> Exception:
         whole = f"{printed}\n{error}"
-        said = last_line(whole.encode()) or f"exit code {code}"
+        # After an error of its own, adb goes on to say what it transferred
+        errors = [line for line in whole.splitlines() if line.startswith(("adb: error:", "error:"))]
+        said = last_line("\n".join(errors or [whole]).encode()) or f"exit code {code}"
         if LOST.search(said) or _listed().get(self.serial) != "device":
             return LostError(said)
         if FULL in whole.lower():

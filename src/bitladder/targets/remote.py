@@ -109,7 +109,7 @@ class Remote(Hexagon, ABC):
     def _finish(self, connect: Connect, split: Samples, kept: StoredOutputs, last: Callable[[Session], T]) -> T:
         """Run the samples whose outputs are not kept yet, over as many connections as it takes; then do the last."""
         tries = 0
-        with tqdm(total=len(split), initial=len(kept), desc=f"run on {self.place}", unit="sample") as bar:
+        with tqdm(total=len(split), initial=len(kept), desc="run on the device", unit="sample") as bar:
             while True:
                 done = len(kept)
                 try:
