@@ -438,11 +438,11 @@ class TargetParams(_Block):
     sample_limit_s: Positive
     warmup: Annotated[int, Field(ge=0)] = 10
     runs: Count = 100
+    emulated: Annotated[int, Field(ge=0)] = 100
     host: HostName | None = None
     python: HostPython = "python3"
     serial: Serial | None = None
-    qairt: str | None = None
-    emulated: Annotated[int, Field(ge=0)] = 100
+    qairt: Annotated[str, Field(min_length=1)] | None = None
     job_limit_s: Positive = 3600
 
 

@@ -331,7 +331,7 @@ class Measurement(_Block):
     def ran_by(self) -> str:
         """What the figures of the metric come from."""
         if self.exact is None or not self.exact.used:
-            return self.backend
+            return f"{self.backend} ({self.device.name})" if self.device and self.device.name else self.backend
         return f"hexagon-exact (proved on {self.exact.samples} emulated samples)"
 
     @property

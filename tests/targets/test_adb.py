@@ -17,6 +17,8 @@ from bitladder.targets import phone, remote
 from bitladder.targets.adb import Adb, Session
 from bitladder.targets.binary import Tensor, read_tensors
 from bitladder.targets.context import compile_model, run
+from bitladder.targets.gap import find_gap
+from bitladder.targets.on_device import on_device
 from bitladder.targets.phone_check import check_phone
 from bitladder.targets.runner import Model, explain
 from bitladder.targets.target import Job
@@ -252,3 +254,22 @@ def test_what_a_context_binary_takes_and_gives_is_read_from_it(compiled):
     (binary,) = compiled.context.parent.glob("*.bin")
     floats = np.dtype(np.float32)
     assert read_tensors(binary) == ([Tensor("x", (1, 4, 6, 6), floats)], [Tensor("output", (1, 4), floats)])
+
+
+@pytest.mark.slow
+def test_intermediate_outputs_are_asked_of_the_phone(there, sdk, tmp_path):
+    model = two_convs(tmp_path / "model.onnx", full_range_bias=True, bits=16)
+    for name in ("here", "phone's"):
+        (tmp_path / name).mkdir()
+    here = find_gap(model, samples(2), SOC, settings(), tmp_path / "here")
+    found = find_gap(model, samples(2), SOC, settings(), tmp_path / "phone's", on_device(SOC, target(sdk).settings))
+    assert here == found and [layer.layer for layer in found] == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [("hexagon-emulator", "is no device; set ssh, adb"), ("ai-hub", "compiles its own graph")],
+)
+def test_a_backend_that_hands_out_no_intermediate_outputs_says_why(backend, message):
+    with pytest.raises(UserError, match=f"^target.backend: {backend} {message}"):
+        on_device(SOC, settings(backend=backend))
