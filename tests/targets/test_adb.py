@@ -11,6 +11,7 @@ from phone import SERIAL, make_phone, make_sdk, set_devices
 
 from bitladder.bundle.preflight import look_by_adb
 from bitladder.errors import UserError
+from bitladder.export.checks import run_unoptimised
 from bitladder.network.outputs import StoredOutputs
 from bitladder.socs import find_soc
 from bitladder.targets import phone, remote
@@ -20,9 +21,10 @@ from bitladder.targets.context import compile_model, run
 from bitladder.targets.gap import find_gap
 from bitladder.targets.on_device import on_device
 from bitladder.targets.phone_check import check_phone
+from bitladder.targets.profile import profile
 from bitladder.targets.runner import Model, explain
 from bitladder.targets.target import Job
-from bitladder.tasks.task import Split
+from bitladder.tasks.task import Metric, Split
 
 SOC = find_soc("SM8650")
 
@@ -65,11 +67,17 @@ def test_outputs_are_those_of_what_ran_and_the_time_is_of_its_log(there, sdk, tm
     job = Job(
         two_convs(tmp_path / "model.onnx"), "W8A8", samples(9), tmp_path / "target", tmp_path / "notes", work(tmp_path)
     )
-    found = target(sdk).measure(job)
-    assert all(np.array_equal(found.outputs.read(0, 4)[name], one) for name, one in found.emulated.whole().items())
-    assert found.latency.source == "measured" and 0 < found.latency.ms <= found.latency.p90_ms
-    assert "median of 3 runs after 1 to warm up, on the NPU of SM-S921B SM8650" in found.latency.reason
-    told = found.device
+    simulated = StoredOutputs(job.workspace / "simulated")
+    simulated.append(run_unoptimised(job.model, job.split))
+    simulated.flush()
+    mean = Metric("mean", lambda output, _: output.mean().item())
+    found, _ = profile(job, mean, (simulated, 0.0), SOC, target(sdk).settings)
+    assert found.latency_source == "measured" and 0 < found.latency_ms <= found.latency_p90_ms
+    assert "median of 3 runs after 1 to warm up, on the NPU of SM-S921B SM8650" in found.reason
+    sides, told = found.side_by_side, found.device
+    assert (sides.samples, sides.sqnr_db, sides.agreement) == (4, 200.0, 1.0)  # the phone is the emulator
+    assert sides.device == sides.emulator and 25 < sides.device.sqnr_db < 200
+    assert sides.simulation != sides.device.value
     assert (told.qairt, told.performance_mode, told.throttling) == ("v2.51.0.260929181845", "burst", "light")
     assert told.celsius_before == told.celsius_after == 41.5  # not what is cached, and no voltage
     assert not list((tmp_path / "phone").iterdir())  # nothing stays on the device
