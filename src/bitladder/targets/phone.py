@@ -28,7 +28,7 @@ STATES = {
 }
 """What to do about a device that adb lists in another state than `device`."""
 
-LOST = re.compile(r"^(adb: )?error: .*(not found|offline|no devices|closed|protocol fault|connect)")
+LOST = re.compile(r"^(adb: )?error: (.*device .*not found|device offline|no devices|closed|protocol fault)")
 """What adb says where the device went away."""
 
 FULL = "no space left on device"
