@@ -6,7 +6,7 @@ from bitladder.bundle.card import _figures
 from bitladder.bundle.manifest import read_manifest, write_manifest
 from bitladder.bundle.ship import _measured
 from bitladder.records import Device, Exact, TargetRecord
-from records import on
+from records import off, on
 
 BOARD = Device(
     name="QCS6490", runtime="onnxruntime-qnn 2.4.0", qairt="v2.51.0.1", governor="performance", untold="no heat"
@@ -48,7 +48,9 @@ def test_provenance_names_them_for_each_soc(manifest):
 
 
 def test_the_card_has_what_the_device_told_and_what_not(manifest):
-    text = "\n".join(_figures({"metrics": manifest.metrics, "sources": {}, "params": {"goals": {}}}))
+    metrics = {**manifest.metrics, "metrics/eval/tiny.json": off("tiny", device="cpu").content()}
+    text = "\n".join(_figures({"metrics": metrics, "sources": {}, "params": {"goals": {}}}))
+    assert text.count("| device: ") == len(Device.model_fields)
     assert f"| device: governor | performance | {RECORD} |" in text
     assert f"| device: celsius_before | not told | {RECORD} |" in text
     assert f"| device: untold | no heat | {RECORD} |" in text

@@ -198,6 +198,12 @@ def test_outputs_of_another_size_are_refused(there, sdk, compiled, tmp_path):
         target(sdk).run(compiled, False, samples(1), work(tmp_path))
 
 
+def test_an_output_that_was_not_written_is_named(there, sdk, compiled, tmp_path):
+    (sdk / "bin/aarch64-android/qnn-net-run").write_text("#!/bin/sh\nmkdir -p out/Result_0\n")
+    with pytest.raises(UserError, match=r"cat: .*out/Result_0/output\.raw.*: No such file or directory$"):
+        target(sdk).run(compiled, False, samples(1), work(tmp_path))
+
+
 def test_a_name_from_the_device_cannot_leave_the_folder(there, sdk, compiled, tmp_path):
     """Only what bitladder names is fetched, to where it says."""
     (sdk / "bin/aarch64-android/qnn-net-run").write_text(

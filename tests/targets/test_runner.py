@@ -21,6 +21,7 @@ SAID = {  # as people report them
     "Failed to create device: QNN_DEVICE_ERROR_INVALID_CONFIG: Invalid config values": 14001,
     "QNN_CONTEXT_ERROR_CREATE_FROM_BINARY: Failure to create context from binary": 5005,
     "Op package validation failed 3110": 3110,
+    "contextCreateFromBinary failed, err = 0x138d": 5005,
     "QNN_COMMON_ERROR_MEM_ALLOC": 1002,
     "Failed to allocate device memory, err: 1002": 1002,
     "validateOpConfig failed 3110": 3110,

@@ -34,8 +34,8 @@ class Adb(Remote):
 
     @property
     def place(self) -> str:
-        """The device, as adb calls it."""
-        return f"adb {self.settings.serial or 'device'}"
+        """The key that names it."""
+        return f"target.serial: {self.settings.serial}" if self.settings.serial else "target.backend: adb"
 
     def check(self) -> None:
         """Raise UserError where there is no device, or no SDK with what it needs."""
@@ -69,9 +69,9 @@ class Session:
         """Run samples; give their outputs."""
         takes, gives = self.tensors()
         self._send(takes, inputs, samples)
-        joined = "; ".join(f"{{ {_printing(one.name)}; }} || exit 1" for one in gives)
         limit_s = self.limit_s * samples
         self._net_run("--log_level error", limit_s)
+        joined = "; ".join(_printing(one.name) for one in gives)
         self.phone.shell(
             f"cd {self.folder} && for i in $(seq 0 {samples - 1}); do {joined}; done > {OUTPUTS} && rm -rf out", limit_s
         )
@@ -172,6 +172,6 @@ def _printing(output: str) -> str:
 
     qnn-net-run adds `_native` to the names of those that are no float32; it may write a name such as a/b as a_b.
     """
-    names = dict.fromkeys((output, re.sub(r"\W", "_", output)))
-    files = [f"out/Result_$i/{name}{end}.raw" for name in names for end in ("_native", "")]
-    return " || ".join(f'cat "{file}" 2>/dev/null' for file in files)
+    names = dict.fromkeys((re.sub(r"\W", "_", output), output))
+    files = " ".join(f'"out/Result_$i/{name}{end}.raw"' for name in names for end in ("_native", ""))
+    return f'for file in {files}; do [ -f "$file" ] && break; done; cat "$file" || exit 1'

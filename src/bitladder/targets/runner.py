@@ -54,7 +54,8 @@ Finding = dict[str, str]
 def explain(text: str) -> str:
     """Give cause and remedy of the first error code of QNN that a message names; nothing where it names none."""
     codes = [code for code, (name, _) in CODES.items() if name and name in text]
-    codes += [int(one) for one in re.findall(r"(?i)(?:err(?:or)?(?: code)?|failed):? *(\d{4,5})\b", text)]
+    told = re.findall(r"(?i)(?:err(?:or)?(?: code)?|failed) *[:=,]? *(0x[0-9a-f]{3,4}|[1-9]\d{3,4})\b", text)
+    codes += [int(one, 0) for one in told]
     known = next((code for code in codes if code in CODES), None)
     return "" if known is None else f" (QNN's {known}: {CODES[known][1]})"
 
@@ -196,10 +197,7 @@ def _read(path: Any) -> str:
 
 
 def serve(model: Model) -> None:
-    """Answer on standard output what comes on standard input, until that ends: inputs to run, or to time.
-
-    A message is what `send` writes. The first answer says what the device is.
-    """
+    """Answer, in messages as `send` writes, inputs to run or to time, until they end; first, what the device is."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what the backend prints must not come between
     if failed := _failing(lambda: _answer(answers, open_session(model))):
