@@ -1,8 +1,13 @@
 """Device, emulator and simulation side by side, and what a device said of itself, as they are printed."""
 
+from typer.testing import CliRunner
+
+from bitladder.commands.cli import app
+from bitladder.params import load_params
 from bitladder.records import Device, Side, SideBySide
+from bitladder.report.facts import facts
 from bitladder.report.sides import device_line, format_sides
-from records import on
+from records import on, write_on_target, write_project
 
 DEVICE = Device(
     name="SM-S921B SM8650",
@@ -51,3 +56,12 @@ def test_a_device_is_named_with_what_it_told():
 def test_who_measured_is_named_with_the_device():
     assert on("tiny", backend="adb", device=DEVICE).ran_by == "adb (SM-S921B SM8650)"
     assert on("tiny").ran_by == "hexagon-emulator"
+
+
+def test_show_and_the_page_have_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_project(tmp_path)
+    write_on_target(tmp_path, "tiny", on("tiny", 0.004, side_by_side=SIDES, device=DEVICE), {})
+    shown = CliRunner().invoke(app, ["show"]).stdout
+    assert "| tiny   | 100       | accuracy" in shown and "device with emulator" in shown
+    assert ("device of tiny", device_line(DEVICE)) in facts(load_params())

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -103,6 +104,16 @@ def test_a_phone_that_goes_away_is_taken_up_where_it_was(there, sdk, compiled, t
     (tmp_path / "here").mkdir()
     expected = run(compiled, SOC, False, samples(7), settings(), tmp_path / "here")
     assert all(np.array_equal(values, found.whole()[name]) for name, values in expected.items())
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_do_not_meet(there, sdk, compiled, tmp_path):
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    with ThreadPoolExecutor() as pool:
+        one, two = pool.map(lambda folder: target(sdk).run(compiled, False, samples(3), folder).whole(), folders)
+    assert all(np.array_equal(values, two[name]) for name, values in one.items())
 
 
 @pytest.mark.parametrize(
