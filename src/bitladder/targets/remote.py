@@ -100,8 +100,9 @@ class Remote(Hexagon, ABC):
         if not times:
             return Latency("none", f"latency: {device.untold}")
         median, p90 = (float(value) for value in np.quantile(times, [0.5, 0.9]))
+        name = device.name or "the device"
         reason = (
-            f"latency: median of {device.runs} runs after {device.warmup} to warm up, on the NPU of {device.name}, by"
+            f"latency: median of {device.runs} runs after {device.warmup} to warm up, on the NPU of {name}, by"
             f" its clock ({device.runtime})"
         )
         return Latency("measured", reason, median, p90_ms=p90)

@@ -29,6 +29,7 @@ __all__ = ["CODES", "MODE", "Finding", "Model", "check", "explain", "facts", "qa
 HERE = Path(__file__).resolve().parent
 PROVIDER = "QNNExecutionProvider"
 PACKAGES = ("numpy", "onnxruntime", "onnxruntime-qnn")
+SYS = Path("/sys")
 MODE = "burst"  # what is asked of the NPU's clocks
 
 CODES = {
@@ -168,15 +169,15 @@ def qairt_of(path: Path) -> str | None:
 
 def facts() -> dict[str, Any]:
     """Name what a measurement depends on; None where the device does not tell."""
-    thermal = Path("/sys/class/thermal")
+    thermal = SYS / "class/thermal"
     sensors = [int(_read(path) or 0) / 1e3 for path in thermal.glob("thermal_zone*/temp")]
     coolers = {path.parent: _read(path) for path in thermal.glob("cooling_device*/cur_state")}
     cooling = sorted({_read(path / "type") for path, state in coolers.items() if state not in ("", "0")})
     free = re.search(r"MemAvailable: +(\d+) kB", _read("/proc/meminfo"))
     return {
         "packages": {name: next((one.version for one in distributions(name=name)), None) for name in PACKAGES},
-        "chip": _read("/sys/devices/soc0/machine") or None,
-        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
+        "chip": _read(SYS / "devices/soc0/machine") or None,
+        "governor": _read(SYS / "devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
         "celsius": max(sensors, default=None),
         "throttling": (", ".join(cooling) or "none") if coolers else None,
         "memory_available": int(free[1]) * 1024 if free else None,
