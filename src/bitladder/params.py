@@ -34,6 +34,7 @@ TARGETS = {
     "hexagon-emulator": "bitladder.targets.hexagon:Hexagon",
     "snapdragon": "bitladder.targets.hexagon:Snapdragon",
     "ssh": "bitladder.targets.ssh:Ssh",
+    "adb": "bitladder.targets.adb:Adb",
     "ai-hub": "bitladder.targets.aihub:AiHub",
 }
 """Targets by the names that `target.backend` takes, and the class of each."""
@@ -421,6 +422,8 @@ class ExportParams(_Block):
 HostName = Annotated[str, _matching(r"\w[\w.@:%-]*", "give a host as ssh takes it, such as user@board")]
 HostPython = Annotated[str, _matching(r"~?[\w./+-]+", "give a command or a path, such as ~/venv/bin/python")]
 
+Serial = Annotated[str, _matching(r"\w[\w.:-]*", "give what `adb devices` calls it, such as R3CT30ABCDE")]
+
 
 class TargetParams(_Block):
     """Where a model is measured."""
@@ -438,8 +441,11 @@ class TargetParams(_Block):
     sample_limit_s: Positive
     warmup: Annotated[int, Field(ge=0)] = 10
     runs: Count = 100
+    emulated: Annotated[int, Field(ge=0)] = 100
     host: HostName | None = None
     python: HostPython = "python3"
+    serial: Serial | None = None
+    qairt: Annotated[str, Field(min_length=1)] | None = None
     job_limit_s: Positive = 3600
 
 
@@ -511,8 +517,9 @@ class Params(_Block):
     def _socs_are_sound(self) -> "Params":
         if self.target.backend == "snapdragon" and self.other_socs:
             raise ValueError("target.socs: backend snapdragon is the one NPU of this machine; leave the list empty")
-        if self.target.backend == "ssh" and self.other_socs:
-            raise ValueError("target.socs: backend ssh is the one NPU of target.host; leave the list empty")
+        if self.target.backend in ("ssh", "adb") and self.other_socs:
+            one = "target.host" if self.target.backend == "ssh" else "a phone"
+            raise ValueError(f"target.socs: backend {self.target.backend} is the one NPU of {one}; leave it empty")
         if self.target.backend == "ssh" and not self.target.host:
             raise ValueError("target.host: missing; name the device as ssh takes it, such as user@board")
         measured = {self.soc.name, *(soc.name for soc in self.other_socs)}
