@@ -48,18 +48,16 @@ def weighted(layer: Layer) -> Callable[..., Tensor] | None:
     bits = next((bits for bits in (8, 16) if layer.has_bits(bits)), None)
     if bits is None:
         return None
-    steps = _step(_source(layer)) * read.scales.float()
-    smallest = torch.frexp((steps / _step(layer.quantizer)).min()).exponent
-    if _is_strided_depthwise(layer, len(read.weights)) and smallest >= LEAST_EXPONENT:
-        return _strided_depthwise(layer, read, steps)
-    return (_eight_bits if bits == 8 else _sixteen_bits)(layer, read, steps)
+    ratio = _ratio(layer, read)
+    if _is_strided_depthwise(layer, len(read.weights)) and torch.frexp(ratio.min()).exponent >= LEAST_EXPONENT:
+        return _strided_depthwise(layer, read, ratio)
+    return (_eight_bits if bits == 8 else _sixteen_bits)(layer, read, ratio)
 
 
-def _eight_bits(layer: Layer, read: _Weighted, steps: Tensor) -> Callable[[Tensor], Tensor]:
-    source = _source(layer)
-    zero = int(source.zero_point)
-    bias = folded(integer_bias(read.bias, steps), read.weights, zero).view(read.along)
-    multiplier = Multiplier.of((steps / _step(layer.quantizer)).view(read.along))
+def _eight_bits(layer: Layer, read: _Weighted, ratio: Tensor) -> Callable[[Tensor], Tensor]:
+    zero = int(_source(layer).zero_point)
+    bias = folded(integer_bias(read.bias, _steps(layer, read)), read.weights, zero).view(read.along)
+    multiplier = Multiplier.of(ratio.view(read.along))
     sums = Accumulator.of(read.weights, 255, read.product)
     zero_point, levels = int(layer.quantizer.zero_point), layer.levels
 
@@ -71,13 +69,13 @@ def _eight_bits(layer: Layer, read: _Weighted, steps: Tensor) -> Callable[[Tenso
     return run
 
 
-def _sixteen_bits(layer: Layer, read: _Weighted, steps: Tensor) -> Callable[[Tensor], Tensor]:
+def _sixteen_bits(layer: Layer, read: _Weighted, ratio: Tensor) -> Callable[[Tensor], Tensor]:
     """Model the sum of upper and lower bytes, of which the lower ones' sum is cut to steps of 256."""
     zero = int(_source(layer).zero_point)
     # the bias is cut where the zero point's part is rounded
-    constant = torch.trunc(integer_bias(read.bias, steps) / 256)
+    constant = torch.trunc(integer_bias(read.bias, _steps(layer, read)) / 256)
     constant = (constant + torch.round(-zero * read.weights.flatten(1).sum(1) / 256)).view(read.along)
-    ratio = (256 * (steps / _step(layer.quantizer)).double()).view(read.along)
+    multiplier = (256 * ratio.double()).view(read.along)
     sums = Accumulator.of(read.weights, 255, read.product)
     zero_point, levels = int(layer.quantizer.zero_point), layer.levels
 
@@ -85,7 +83,7 @@ def _sixteen_bits(layer: Layer, read: _Weighted, steps: Tensor) -> Callable[[Ten
         inputs = read.pad(inputs, zero)
         upper = torch.floor(inputs / 256)
         found = (sums(upper) + (sums(inputs - 256 * upper) >> 8)).double()
-        return (torch.floor((found + constant) * ratio + HALF) + zero_point).clamp(*levels).float()
+        return (torch.floor((found + constant) * multiplier + HALF) + zero_point).clamp(*levels).float()
 
     return run
 
@@ -96,19 +94,19 @@ def _is_strided_depthwise(layer: Layer, channels: int) -> bool:
     return groups == channels > 1 and list(strides) == [2, 2]
 
 
-def _strided_depthwise(layer: Layer, read: _Weighted, steps: Tensor) -> Callable[[Tensor], Tensor]:
-    """Model other kernels of the NPU: a multiplier of 15 bits for the whole sum. How they round is not all known."""
-    source = _source(layer)
-    ratio = (steps / _step(layer.quantizer)).double()
+def _strided_depthwise(layer: Layer, read: _Weighted, ratio: Tensor) -> Callable[[Tensor], Tensor]:
+    """Model other kernels of the NPU: bias and output's zero point join the sum, and the multiplier has 15 bits."""
+    source, output = _source(layer), layer.quantizer
+    zero, zero_point, levels = int(source.zero_point), int(output.zero_point), layer.levels
+    bias = torch.round(read.bias.float() / _steps(layer, read)).double()
+    constant = (bias + torch.floor(ratio.new_tensor(zero_point) / ratio + 0.5)).view(read.along)
     unit = torch.ldexp(torch.ones_like(ratio), torch.frexp(ratio).exponent - 15)
-    ratio = (torch.round(ratio / unit) * unit).view(read.along)
-    bias = torch.round(read.bias / steps.double()).view(read.along)
+    multiplier = (torch.floor(ratio / unit + 0.5) * unit).double().view(read.along)
     sums = Accumulator.of(read.weights, 2**source.bits - 1, read.product)
-    zero, zero_point, levels = int(source.zero_point), int(layer.quantizer.zero_point), layer.levels
 
     def run(inputs: Tensor) -> Tensor:
-        found = (sums(read.pad(inputs - zero, 0)) + bias) * ratio
-        return (torch.floor(found + 0.5) + zero_point).clamp(*levels).float()
+        found = (sums(read.pad(inputs - zero, 0)) + constant) * multiplier
+        return torch.floor(found + 0.5).clamp(*levels).float()
 
     return run
 
@@ -117,6 +115,18 @@ def _source(layer: Layer) -> Quantizer:
     (source,) = layer.tensors
     assert source.quantizer is not None
     return source.quantizer
+
+
+def _steps(layer: Layer, read: _Weighted) -> Tensor:
+    """Give the steps of the sums, channel by channel."""
+    return _step(_source(layer)) * read.scales.float()
+
+
+def _ratio(layer: Layer, read: _Weighted) -> Tensor:
+    """Give these in steps of the output. In float32 the order of the operations decides where ties fall."""
+    scales = read.scales.float()
+    largest = scales.max()
+    return _step(_source(layer)) * largest / _step(layer.quantizer) * (scales / largest)
 
 
 def _step(quantizer: Quantizer) -> Tensor:
