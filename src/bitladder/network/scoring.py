@@ -27,7 +27,18 @@ from bitladder.statistics.scores import FP32, NETWORK, Scores, save_scores
 from bitladder.tasks.metric import Metric, MetricState
 from bitladder.tasks.samples import Samples
 
-__all__ = ["Reference", "Score", "Tally", "noise_db", "reference_of", "save_score", "score", "score_outputs", "scoring", "store"]
+__all__ = [
+    "Reference",
+    "Score",
+    "Tally",
+    "noise_db",
+    "reference_of",
+    "save_score",
+    "score",
+    "score_outputs",
+    "scoring",
+    "store",
+]
 
 SAVE_EVERY_S = 30.0  # how much of a pass a killed run loses at most
 
