@@ -91,6 +91,7 @@ def test_a_wrong_rounding_is_found_and_named_and_its_figures_are_not_used(job, w
         scaled = accumulator.double() * self.factor / 2.0 ** (15 + self.shift)
         return (torch.round(scaled) + zero_point).clamp(low, high).float()
 
+    monkeypatch.setattr(convolution, "_in_float", lambda *_: None)  # which rounds by itself
     monkeypatch.setattr(convolution.Multiplier, "apply", half_even)
     record, _ = measured(job, whole)
     proof = record.exact

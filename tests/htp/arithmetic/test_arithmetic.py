@@ -77,6 +77,7 @@ def test_a_wrong_rounding_is_caught(pool, monkeypatch):
     inputs = random_inputs(graph)
     emulated = emulate(graph, inputs, pool)
     assert (model(graph, inputs) == emulated).all()
+    monkeypatch.setattr(convolution, "_in_float", lambda *_: None)  # which rounds by itself
     monkeypatch.setattr(convolution.Multiplier, "apply", half_even)
     assert 0.9 < (model(graph, inputs) == emulated).mean() < 0.995
 
