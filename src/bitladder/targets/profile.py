@@ -161,7 +161,7 @@ def profile(
     proof, executor = prove(job, found.outputs, soc, settings)
     if executor is None or len(job.split) == len(whole.samples):
         return record.model_copy(update={"exact": proof}), scores
-    return run_whole(executor, whole, metric, proof, record)
+    return run_whole(executor, whole, metric, proof, record, job.workspace)
 
 
 def _beside(job: Job, metric: Metric, found: Measured, simulated: StoredOutputs) -> SideBySide | None:
