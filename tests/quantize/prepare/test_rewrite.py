@@ -158,6 +158,26 @@ def test_a_module_keeps_its_place_whatever_it_is_called():
         prepared_as_before(Named("module_mean", lambda x, y: (x + y).mean(1)), torch.randn(2, 4))
 
 
+class NormAndActivation(nn.BatchNorm2d):
+    """A norm that holds its activation, as timm's do."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        return self.act(F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias))
+
+
+def test_a_norm_with_modules_in_it_is_folded_and_they_stay():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), NormAndActivation(4), nn.Conv2d(4, 4, 1), NormAndActivation(4)).eval()
+    for norm in (model[1], model[3]):
+        nn.init.normal_(norm.weight), nn.init.normal_(norm.running_mean)
+    prepared = prepared_as_before(model, torch.randn(1, 3, 8, 8))
+    kinds = [type(one) for one in prepared.modules()]
+    assert kinds.count(nn.ReLU) == 2 and nn.BatchNorm2d not in kinds
+
+
 def test_what_torch_fx_cannot_trace_is_traced_by_torch_export_with_weights_where_they_were():
     class Loop(nn.Module):
         def __init__(self):

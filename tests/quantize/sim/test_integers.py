@@ -58,6 +58,17 @@ class Activations(nn.Module):
         return self.head(functional.threshold(functional.logsigmoid(x), -1.5, -2.0))
 
 
+class Norms(nn.Module):
+    """Two norms with equal weights, which the exporter stores once."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 4))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
 class Ids(nn.Module):
     """An embedding and a position."""
 
@@ -85,7 +96,7 @@ def inputs(kind: type) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     if kind is Ids:
         return torch.randint(0, 20, (8, 6), generator=generator)
-    return torch.randn(*((8, 6, 8) if kind is Operands else (8, 3, 8, 8)), generator=generator)
+    return torch.randn(*((8, 6, 8) if kind in (Operands, Norms) else (8, 3, 8, 8)), generator=generator)
 
 
 def exported(kind: type, bits: Precision, folder):
@@ -102,7 +113,7 @@ def exported(kind: type, bits: Precision, folder):
 
 
 @pytest.mark.parametrize("bits", RUNGS, ids=str)
-@pytest.mark.parametrize("kind", [Operands, Activations, Ids])
+@pytest.mark.parametrize("kind", [Operands, Activations, Norms, Ids])
 def test_a_soc_without_fp16_takes_it_since_nothing_is_float(kind, bits, tmp_path):
     path, sim, split = exported(kind, bits, tmp_path)
     assert find_float(path).tensors == ()
