@@ -51,7 +51,6 @@ _FUNCTIONS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "adaptive_max_pool2d": (nn.AdaptiveMaxPool2d, ("output_size",)),
     "unfold": (nn.Unfold, ("kernel_size", "dilation", "padding", "stride")),
     "fold": (nn.Fold, ("output_size", "kernel_size", "dilation", "padding", "stride")),
-    "local_response_norm": (nn.LocalResponseNorm, ("size", "alpha", "beta", "k")),
 }
 """Functions of one tensor: their module, and which settings it takes, in the function's order."""
 
