@@ -115,3 +115,14 @@ def test_nan_of_a_small_eps_is_told_from_an_overflow(layer, scale, said):
     model = FiniteHalf(HalfPrecision(nn.Sequential(first, layer)))
     with pytest.raises(RefusedError, match=said):
         model(torch.ones(2, 4))
+
+
+def test_weights_that_are_computed_are_exported_as_they_are(tmp_path):
+    """Torch has no ONNX of spectral norm's."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3))).eval()
+    split = Split({"x": torch.randn(2, 3, 8, 8)}, torch.zeros(2))
+    expected = predict(model, split, 2, "")
+    export_fp16(HalfPrecision(model), (split.inputs["x"][:1],), (["x"], ["output"]), tmp_path / "model.onnx")
+    assert sqnr_db(expected, run_unoptimised(tmp_path / "model.onnx", split)) > 50
+    assert sqnr_db(expected, predict(model, split, 2, "")) > 150

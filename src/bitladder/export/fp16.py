@@ -18,6 +18,7 @@ from bitladder.errors import RefusedError
 from bitladder.export.layers import note_layers
 from bitladder.network.lines import module_lines
 from bitladder.precision import OPSET
+from bitladder.quantize.prepare.layouts import bake_weights
 from bitladder.quantize.sim.hooks import hooked
 from bitladder.running.files import replacing
 from bitladder.tasks.onnx_model import OnnxNetwork
@@ -42,7 +43,9 @@ class HalfPrecision(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         torch.backends.mha.set_fastpath_enabled(False)  # fused attention, which has no ONNX
-        self.model = copy.deepcopy(model).half()
+        self.model = copy.deepcopy(model)
+        bake_weights(self.model)  # spectral norm has no ONNX
+        self.model.half()
         self._mixes = False
         self.eval()  # the whole of it: torch's exporter puts the mode back in which it finds the outermost module
 

@@ -8,8 +8,11 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from bitladder.errors import UserError
+from bitladder.network.evaluate import predict, sqnr_db
 from bitladder.precision import Precision
+from bitladder.quantize.prepare.prepare import prepare
 from bitladder.quantize.sim.sim import build_sim
+from bitladder.tasks.task import Split
 from support import prepared_as_before
 
 FORMS = {
@@ -203,6 +206,30 @@ def test_torchs_own_encoder_is_looked_into(settings):
     x = torch.randn(3, 5, 8)
     found = quantizers(prepared_as_before(nn.Sequential(nn.Linear(8, 8), nn.TransformerEncoder(layer, 1)), x), x)[0]
     assert any(name.endswith("softmax") for name in found) and any(name.endswith("linear2") for name in found)
+
+
+class Causal(nn.Module):
+    def __init__(self, booleans):
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(16, 2, batch_first=True), nn.Linear(16, 4)
+        later = torch.ones(6, 6, dtype=torch.bool).triu(1)
+        self.register_buffer("mask", later if booleans else torch.zeros(6, 6).masked_fill(later, float("-inf")))
+
+    def forward(self, x):
+        return self.head(self.attention(x, x, x, attn_mask=self.mask, need_weights=False)[0])
+
+
+@pytest.mark.parametrize("booleans", [True, False])
+def test_a_mask_of_torchs_attention_leaves_scores_their_steps(booleans):
+    torch.manual_seed(0)
+    x = torch.randn(8, 6, 16)
+    split = Split({"x": x}, torch.zeros(8))
+    model = Causal(booleans).eval()
+    expected = predict(model, split, 8, "")
+    prepared, _ = prepare(model, (x[:1],))
+    sim = build_sim(prepared, (x[:1],), Precision(16, 16), "htp_v75")
+    sim.calibrate(split, 8)
+    assert sqnr_db(expected, predict(sim.model, split, 8, "")) > 60
 
 
 def test_attention_of_transformers_goes_in():

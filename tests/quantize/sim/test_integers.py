@@ -50,11 +50,12 @@ class Activations(nn.Module):
         self.stem, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
         self.groups, self.instance = nn.GroupNorm(2, 8), nn.InstanceNorm2d(8, affine=True)
         self.activations = nn.Sequential(nn.SiLU(), nn.Mish(), nn.Softsign(), nn.Tanhshrink(), nn.SELU(), nn.CELU(2.0))
-        self.local = nn.LocalResponseNorm(3, alpha=0.5)
+        self.gate, self.local = nn.GLU(1), nn.LocalResponseNorm(3, alpha=0.5)
 
     def forward(self, x):
         x = functional.local_response_norm(self.local(self.activations(self.groups(self.stem(x)))), 4)
         x = functional.group_norm(functional.mish(functional.silu(x)), 4)
+        x = functional.glu(torch.cat([x, self.gate(torch.cat([x, x], 1))], 1), 1)
         x = functional.hardshrink(functional.softshrink(self.instance(x), 0.1), 0.1)
         return self.head(functional.threshold(functional.logsigmoid(x), -1.5, -2.0))
 

@@ -74,6 +74,13 @@ def _logsigmoid(write: Writer, input: Any) -> Any:
     return write(custom.Neg(), write(nn.Softplus(), write(custom.Neg(), input)))
 
 
+@handler("glu")
+def _glu(write: Writer, input: Any, dim: int = -1) -> Any:
+    half = write.shape(input)[dim] // 2
+    values, gates = (write.function(torch.narrow, input, dim, start, half) for start in (0, half))
+    return write(custom.Multiply(), values, write(nn.Sigmoid(), gates))
+
+
 @handler("tanhshrink")
 def _tanhshrink(write: Writer, input: Any) -> Any:
     return write(custom.Subtract(), input, write(nn.Tanh(), input))
