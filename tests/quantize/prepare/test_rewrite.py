@@ -80,6 +80,7 @@ WEIGHTS = {
     "parameter in a product": lambda own, x: x @ own.weight,
     "its transpose": lambda own, x: torch.matmul(x, own.weight.t()),
     "linear": lambda own, x: F.linear(x, own.weight, bias=own.bias),
+    "addmm": lambda own, x: torch.addmm(own.bias, x.flatten(0, 1), own.weight).view(-1, 3, 4),
     "a scaled weight": lambda own, x: F.linear(x, own.weight * 2),
     "einsum": lambda own, x: torch.einsum("bij,jk->bik", x, own.weight),
     "conv1d": lambda own, x: F.conv1d(x, own.kernel, None, 1, 1),
@@ -217,6 +218,27 @@ class Causal(nn.Module):
 
     def forward(self, x):
         return self.head(self.attention(x, x, x, attn_mask=self.mask, need_weights=False)[0])
+
+
+class Upsampling(nn.Module):
+    """As SegFormer and MobileViT do: torch.fx stops at the size that is asked for, beside a SiLU of AIMET's parts."""
+
+    def __init__(self, mode):
+        super().__init__()
+        self.stem, self.act, self.head, self.mode = nn.Conv2d(3, 4, 1), nn.SiLU(), nn.Conv2d(4, 2, 1), mode
+
+    def forward(self, x):
+        y = self.act(self.stem(x)).to(torch.float32)
+        if y.shape[-1] < 16:
+            y = F.interpolate(y, size=(16, 16), mode=self.mode)
+        return self.head(y)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_what_only_torch_export_traces_may_upsample_and_cast(mode):
+    x = torch.randn(2, 3, 8, 8)
+    prepared = prepared_as_before(Upsampling(mode).eval(), x)
+    assert "Interpolate" in {type(one).__name__ for one in prepared.modules()}
 
 
 @pytest.mark.parametrize("booleans", [True, False])

@@ -23,7 +23,7 @@ MAKES = {"arange", "zeros", "ones", "full", "eye", "linspace", *LIKE}
 OURS = {
     "scaled_dot_product_attention", "where", "batch_norm", "group_norm", "norm", "rsqrt", "mish", "selu", "celu",
     "softsign", "logsigmoid", "log_sigmoid", "tanhshrink", "softshrink", "hardshrink",
-    "threshold", "glu",
+    "threshold", "glu", "addmm",
 }  # fmt: skip
 """Calls that AIMET's preparer knows too, but not for every form of them or not with a quantizer at each step."""
 
