@@ -43,9 +43,9 @@ class HalfPrecision(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         torch.backends.mha.set_fastpath_enabled(False)  # fused attention, which has no ONNX
-        self.model = copy.deepcopy(model)
-        bake_weights(self.model)  # spectral norm has no ONNX
-        self.model.half()
+        own = copy.deepcopy(model)
+        bake_weights(own)  # spectral norm has no ONNX
+        self.model = own.half()
         self._mixes = False
         self.eval()  # the whole of it: torch's exporter puts the mode back in which it finds the outermost module
 
