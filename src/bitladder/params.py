@@ -56,6 +56,7 @@ RULES = {
     "joined": "bitladder.htp.rules.joined:RULE",
     "even-pool": "bitladder.htp.rules.even_pool:RULE",
     "resize": "bitladder.htp.rules.resize:RULE",
+    "resize-range": "bitladder.htp.rules.resize_range:RULE",
     "reciprocal": "bitladder.htp.rules.reciprocal:RULE",
     "l2-norm": "bitladder.htp.rules.l2_norm:RULE",
     "attention": "bitladder.htp.rules.attention:RULE",

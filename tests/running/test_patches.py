@@ -182,12 +182,15 @@ def test_no_private_name_of_others_is_missing():
 @pytest.mark.parametrize("name", [*PRIVATE, *(name for patch in PATCHES.values() for name in patch.calls)])
 def test_what_is_called_is_there(name):
     import torch
+    from aimet_onnx.common.libquant_info import QcQuantizeInfo
+    from aimet_onnx.qc_quantize_op import OpMode, QcQuantizeOp
     from aimet_torch.quantization.affine import QuantizeDequantize
     from torchmetrics import SumMetric
 
     owner, _, attribute = name.rpartition(".")
     with_own = {  # attributes of instances
         "torchmetrics.Metric": SumMetric,
+        "aimet_onnx.qc_quantize_op.QcQuantizeOp": lambda: QcQuantizeOp(QcQuantizeInfo(), op_mode=OpMode.passThrough),
         "torch.nn.Conv2d": lambda: torch.nn.Conv2d(1, 1, 1),
         "aimet_torch.quantization.affine.QuantizeDequantize": lambda: QuantizeDequantize((), 8, True),
     }
