@@ -194,3 +194,37 @@ def test_a_split_of_tensors_gives_its_batches_too():
     split = Split({"x": torch.arange(10.0)}, torch.arange(10))
     (first, targets), *_ = split.batches(4)
     assert first["x"].tolist() == targets.tolist() == [0, 1, 2, 3]
+
+
+def memory_of_children() -> dict[str, float]:
+    """Give the memory of each process that this one has started, in MB, as far as it shares it with none."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"\nPPid:\t{os.getpid()}\n" in (path / "status").read_text():
+                rollup = (path / "smaps_rollup").read_text()
+                found[path.name] = int(rollup.partition("Pss_Anon:")[2].split()[0]) / 1024
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+def test_the_processes_that_read_do_not_grow_with_what_they_have_read(tmp_path, monkeypatch):
+    """Pictures of 48 kB decoded: 5,000 of them would leave each process 100 MB larger."""
+    from bitladder.running import heap
+    from bitladder.tasks.builtin.image_folder import task
+
+    monkeypatch.setattr(heap, "FREED_BYTES", 2**23)
+    for index in range(40):
+        path = tmp_path / f"{'ab'[index % 2]}/{index}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        drawn = np.random.default_rng(index).integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(drawn).save(path, quality=85)
+    samples = make_splits(task(str(tmp_path), "resnet18", side=64), 0, 2)["train"]
+    many = samples.subset([index % len(samples) for index in range(6000)])
+    seen = {}
+    for number, _ in enumerate(many.batches(100)):
+        if number in (10, 55):
+            seen[number] = memory_of_children()
+    assert len(seen[10]) == 2
+    assert all(seen[55][process] < seen[10][process] + 30 for process in seen[10])
