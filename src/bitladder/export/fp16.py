@@ -87,14 +87,15 @@ class FiniteHalf(nn.Module):
         return returned
 
     def _refuse(self, sample: list[Tensor]) -> None:
-        found: list[tuple[str, bool]] = []
+        found: list[tuple[str, bool]] = []  # layers that give what is not finite; whether something is infinite there
 
         def listen(name: str, layer: nn.Module) -> RemovableHandle:
             def hook(module: nn.Module, inputs: Any, output: Any) -> None:
                 values = output if isinstance(output, list | tuple) else [output]
                 tensors = [one for one in values if isinstance(one, Tensor)]
                 if not all(one.isfinite().all() for one in tensors):
-                    found.append((name, any(one.isinf().any() for one in tensors)))
+                    # infinite weights of both signs leave nothing but NaN
+                    found.append((name, any(one.isinf().any() for one in [*tensors, *module.parameters()])))
 
             return layer.register_forward_hook(hook)
 

@@ -55,4 +55,5 @@ RULE = Rule(
     find=find,
     repair=repair,
     example=Example(example, ("W8A16", "W8A8"), soc="QCS6490"),
+    changes="values that the output's own range would clip, which are kept",
 )
