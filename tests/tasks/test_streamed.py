@@ -1,6 +1,7 @@
 """Data sets that stream: the same bits for any number of workers, and one line for each that is wrong."""
 
 import os
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -196,17 +197,10 @@ def test_a_split_of_tensors_gives_its_batches_too():
     assert first["x"].tolist() == targets.tolist() == [0, 1, 2, 3]
 
 
-def memory_of_children() -> dict[str, float]:
-    """Give the memory of each process that this one has started, in MB, as far as it shares it with none."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"\nPPid:\t{os.getpid()}\n" in (path / "status").read_text():
-                rollup = (path / "smaps_rollup").read_text()
-                found[path.name] = int(rollup.partition("Pss_Anon:")[2].split()[0]) / 1024
-        except OSError:  # it has ended
-            continue
-    return found
+def memory_of_readers() -> dict[int, float]:
+    """Give the memory of each process that reads for this one, in MB, as far as it shares it with none."""
+    rollups = {one.pid: Path(f"/proc/{one.pid}/smaps_rollup").read_text() for one in active_children()}
+    return {pid: int(text.partition("Pss_Anon:")[2].split()[0]) / 1024 for pid, text in rollups.items()}
 
 
 def test_the_processes_that_read_do_not_grow_with_what_they_have_read(tmp_path, monkeypatch):
@@ -225,6 +219,6 @@ def test_the_processes_that_read_do_not_grow_with_what_they_have_read(tmp_path, 
     seen = {}
     for number, _ in enumerate(many.batches(100)):
         if number in (10, 55):
-            seen[number] = memory_of_children()
+            seen[number] = memory_of_readers()
     assert len(seen[10]) == 2
     assert all(seen[55][process] < seen[10][process] + 30 for process in seen[10])
