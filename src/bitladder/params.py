@@ -54,6 +54,7 @@ RULES = {
     "cumsum": "bitladder.htp.rules.cumsum:RULE",
     "average-pool": "bitladder.htp.rules.average_pool:RULE",
     "joined": "bitladder.htp.rules.joined:RULE",
+    "end-pad": "bitladder.htp.rules.end_pad:RULE",
     "even-pool": "bitladder.htp.rules.even_pool:RULE",
     "resize": "bitladder.htp.rules.resize:RULE",
     "resize-range": "bitladder.htp.rules.resize_range:RULE",

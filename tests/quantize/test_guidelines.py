@@ -118,6 +118,20 @@ def test_the_line_that_cannot_be_traced_is_named_with_the_option_that_goes_round
     assert "\n" not in str(error.value)
 
 
+class Inverse(nn.Module):
+    """Calls what has no module in AIMET and none of ours."""
+
+    def forward(self, x):
+        return torch.erfinv(torch.tanh(x) * 0.5)
+
+
+def test_a_call_that_no_module_stands_for_is_named_by_its_line():
+    with pytest.raises(
+        UserError, match=r"a functional call that it knows no module for \(erfinv in test_guidelines\.py:\d+\)"
+    ):
+        prepare(Inverse().eval(), sample_inputs(images()))
+
+
 def test_what_is_left_out_of_preparing_is_said_to_have_no_quantizers():
     model, split = Branching().eval(), images()
     expected = predict(model, split, 8, "")

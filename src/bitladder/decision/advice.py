@@ -20,8 +20,8 @@ def advise(params: Params, nearest: Verdict, came_as_onnx: bool) -> tuple[str, .
         steps += _more_accuracy(params, nearest, came_as_onnx)
     if "target.max_gap" in missed:
         steps.append(
-            f"the target diverges from the simulation at {nearest.rung}: look for 16-bit ops and clipped biases in"
-            f" build/export/{nearest.rung}/model.onnx, or raise target.samples if the gap is a few samples wide"
+            f"the target diverges from the simulation at {nearest.rung}: `bitladder gap {nearest.rung}` names the layer"
+            " where, and the cause where it is known; raise target.samples if the gap is a few samples wide"
         )
     if "goals.max_memory_bytes" in missed:
         steps.append(_lower_rung(params, nearest, came_as_onnx))

@@ -169,6 +169,32 @@ def test_inputs_are_quantized_as_the_npu_does(bits, scale, zero, pool):
     assert not compare(graph, inputs, pool).any()
 
 
+def between_pad_and_clip(value: float) -> onnx.ModelProto:
+    """A convolution that is padded by an op ahead of it, more at the ends, and clipped by one behind it."""
+    graph = Graph(conv(kernel=1))
+    (node,) = graph.of_type("Conv")
+    output = graph.quantizer(node.output[0])
+    sides = graph.add_constant("sides", np.array([0, 0, 0, 1, 0, 0, 2, 1]))
+    fill = graph.add_constant("fill", np.array(value, np.float32))
+    source = graph.quantizer(node.input[0])
+    padded = graph.add_node("Pad", [node.input[0], sides, fill], "padded", node)
+    graph.set_input(node, 0, graph.add_quantizer(padded, source, node))
+    (quantize,) = graph.readers(node.output[0])
+    ahead = graph.add_quantizer(node.output[0], output, quantize)
+    ends = [graph.add_quantized(name, np.array(end), output, quantize) for name, end in (("low", -1.0), ("high", 2.0))]
+    graph.set_input(quantize, 0, graph.add_node("Clip", [ahead, *ends], "clipped", quantize))
+    del graph.proto.graph.value_info[:]  # shapes without the pads
+    return onnx.shape_inference.infer_shapes(graph.proto)
+
+
+@pytest.mark.parametrize(("value", "steps"), [(0.0, 3), (1.0, 4)])
+def test_what_pads_and_clips_around_a_convolution_is_one_pass_with_it(value, steps, pool):
+    """Where zeros are padded; one kernel for three ops is what makes it quick."""
+    graph = between_pad_and_clip(value)
+    assert len(Executor(graph).steps) == steps
+    assert not compare(graph, random_inputs(graph, 2), pool).any()
+
+
 def test_an_op_without_a_model_runs_in_float_and_is_named():
     graph = one_op("Softmax", [((1, 8), quantizer(0.1, 128, 8))], quantizer(1 / 256, 0, 8))
     executor = Executor(graph)

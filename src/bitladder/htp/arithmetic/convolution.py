@@ -24,6 +24,9 @@ LEAST_EXPONENT = -16
 HALF = 0.5035
 """What rounds at 16 bits; found by trying."""
 
+IN_CACHE = 2**16
+"""Values that several passes are made over, one after the other, while a core's cache has them."""
+
 Product = Callable[..., Tensor]
 """A kernel, of inputs, weights, and a bias if there is one."""
 
@@ -81,7 +84,7 @@ def _in_float(layer: Layer, read: _Weighted, bias: Tensor, multiplier: Multiplie
     A bias that is too large is whole multiples of what the shift takes away, which are added behind it, and a rest.
     """
     zero, levels = int(_source(layer).zero_point), layer.levels
-    sums, scale = 255 * read.weights.abs().flatten(1).sum(1), torch.ldexp(torch.ones(()).double(), -multiplier.shift)
+    sums, scale = 255 * read.weights.abs().flatten(1).sum(1), torch.exp2(-multiplier.shift.double())
     whole = torch.where(sums + bias.abs() < EXACT, 0, torch.floor(bias * scale))
     rest = bias - whole / scale
     start = multiplier.start + whole * multiplier.slope + int(layer.quantizer.zero_point)
@@ -93,13 +96,18 @@ def _in_float(layer: Layer, read: _Weighted, bias: Tensor, multiplier: Multiplie
         return None
     # times powers of two, which keep the sums exact
     weights, added = (read.weights * scale.view(-1, *[1] * (read.weights.ndim - 1))).float(), (rest * scale).float()
-    slope, start = multiplier.slope.float().view(read.along), start.float().view(read.along)
+    slope, start, rows = multiplier.slope.float(), start.float(), max(1, IN_CACHE // len(weights))
+    channels = -1 if read.along == (-1,) else 1
 
     def run(inputs: Tensor) -> Tensor:
-        found = read.padded(inputs - zero if zero else inputs, weights, added).floor_()
-        # exact below 2^8, where all has 16 bits behind the point at most; what lies beyond is clipped
-        torch.addcmul(start, found, slope, out=found)
-        return found.floor_().clamp_(*levels)
+        found = read.padded(inputs - zero if zero else inputs, weights, added)
+        last = found.movedim(channels, -1)
+        for part in last.flatten(0, -2).split(rows) if last.is_contiguous() else (last,):
+            part.floor_()
+            # exact below 2^8, where all has 16 bits behind the point at most; what lies beyond is clipped
+            torch.addcmul(start, part, slope, out=part)
+            part.floor_().clamp_(*levels)
+        return found
 
     return run
 

@@ -64,7 +64,11 @@ class Executor:
     @torch.no_grad()
     def trace(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[Step, dict[str, Tensor]]]:
         """Run step by step; give each with the tensors that are held after it."""
-        values = dict(inputs)
+        # oneDNN's kernels take images with their channels last as they are, and else reorder them each time
+        values = {
+            name: one.contiguous(memory_format=torch.channels_last) if one.ndim == 4 else one
+            for name, one in inputs.items()
+        }
         for index, step in enumerate(self.steps):
             found = step.run(*(values[name] for name in step.reads))
             values.update(zip(step.makes, found if isinstance(found, tuple) else (found,), strict=True))

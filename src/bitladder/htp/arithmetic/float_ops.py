@@ -17,21 +17,27 @@ __all__ = ["dequantized", "float_node", "quantized"]
 
 HALF = torch.tensor(0.5, dtype=torch.float64)
 
-FP16_BITS = 11  # of its significand
+CUT = 52 - 10  # bits of a float64's significand less those of an FP16's
 
 
 def quantized(values: Tensor, quantizer: Quantizer) -> Tensor:
     """Quantize floats as the NPU does its inputs: halves away from zero; at 8 bits the product is first an FP16."""
     scale, zero_point = _along(quantizer, values.ndim)
-    steps = values.double() * (1 / scale.float()).double()  # in float32 the product would be rounded a second time
-    steps = _half(steps) if quantizer.bits == 8 else steps
-    return (torch.trunc(steps + torch.copysign(HALF, steps)) + zero_point).clamp(*quantizer.levels).float()
+    steps = values.double()
+    steps *= (1 / scale.float()).double()  # in float32 the product would be rounded a second time
+    if quantizer.bits == 8:
+        steps = _half(steps).float()
+    steps += torch.copysign(HALF.to(steps.dtype), steps)
+    return steps.trunc_().add_(zero_point).clamp_(*quantizer.levels).float()
 
 
 def _half(values: Tensor) -> Tensor:
-    """Round to FP16 in one step; torch goes from float64 by way of float32."""
-    unit = torch.ldexp(torch.ones_like(values), torch.frexp(values).exponent - FP16_BITS)
-    return torch.round(values / unit) * unit
+    """Round to FP16's significand, halves to even, in one step; torch goes from float64 by way of float32."""
+    bits = values.view(torch.int64)
+    odd = (bits >> CUT).bitwise_and_(1)
+    odd += bits
+    odd += (1 << CUT - 1) - 1
+    return odd.bitwise_and_(-(1 << CUT)).view(torch.float64)
 
 
 def dequantized(integers: Tensor, quantizer: Quantizer) -> Tensor:

@@ -1,15 +1,20 @@
-"""A QDQ graph made ready to be read as layers: constants computed, and quantizers carried through moves."""
+"""A QDQ graph made ready to be read as layers: constants computed, quantizers carried through moves, passes joined."""
 
 import numpy as np
 import onnx
+from onnx import NodeProto
 
 from bitladder.htp.graph import Graph
+from bitladder.htp.pads import ahead_of_quantizer, join_pad
 from bitladder.tasks.onnx_file import open_session
 
 __all__ = ["normalized"]
 
 MOVES = ("Pad", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze")
 """Ops that only move integers: what follows one without a quantizer has its input's."""
+
+CLIPPED = ("Conv", "Gemm", "MatMul", "Add")
+"""Ops whose model clips its integers at any levels."""
 
 
 def normalized(proto: onnx.ModelProto) -> Graph:
@@ -22,7 +27,21 @@ def normalized(proto: onnx.ModelProto) -> Graph:
             quantizer = graph.quantizer_of(before)
             if quantizer is not None and not graph.is_output(output):
                 graph.quantize_output(node, quantizer)
+    for node in list(graph.nodes):
+        if node.op_type in ("Clip", "Relu"):
+            _join_clip(graph, node)
+        elif node.op_type == "Conv":
+            join_pad(graph, node)
+    graph.drop_unread()
     return graph
+
+
+def _join_clip(graph: Graph, clip: NodeProto) -> None:
+    """Have the op ahead of an activation clip its own integers, where both have one quantizer: a pass less."""
+    source, quantizer = ahead_of_quantizer(graph, clip.input[0])
+    after = graph.find_quantizer(clip.output[0])
+    if source is not None and source.op_type in CLIPPED and quantizer and after and quantizer.same_as(after):
+        graph.set_input(clip, 0, source.output[0])
 
 
 def _fold(graph: Graph) -> None:

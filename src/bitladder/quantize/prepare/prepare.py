@@ -16,10 +16,10 @@ from aimet_torch.batch_norm_fold import fold_all_batch_norms
 from aimet_torch.common.utils import AimetLogger
 from aimet_torch.meta.connectedgraph_utils import get_ops_with_missing_modules
 from aimet_torch.model_validator.model_validator import ModelValidator
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from bitladder.errors import UserError
-from bitladder.network.lines import keep_lines, lines_kept, module_lines
+from bitladder.network.lines import keep_lines, line_of, lines_kept, module_lines
 from bitladder.network.model import build_model, build_network, keep_folded, keep_output_names, load_weights
 from bitladder.precision import OPSET
 from bitladder.quantize.prepare.layouts import bake_weights, split_groups, swap_layers
@@ -232,19 +232,29 @@ def _broken_guidelines(model: nn.Module, sample: tuple[Tensor, ...], left: list[
     """Run AIMET's validator; give its findings in one line, empty if there are none."""
     with _recorded() as lines, user_code("tracing the model for AIMET"):
         valid = ModelValidator.validate_model(model, sample, layers_to_exclude=left)
-    return "" if valid else _summary(" ".join(lines))
+    return "" if valid else _summary(" ".join(lines), model)
 
 
-def _summary(findings: str) -> str:
+def _summary(findings: str, model: nn.Module) -> str:
     """Give the ops that the validator found, without its advice, which does not hold after the preparer."""
     ops = re.findall(r"(\S+); op_type: (\S+)\s+parent module: (\S+)", findings)
     if not ops:
         return " ".join(findings.split())[:500] or "AIMET's validator does not say which"
-    kinds = ", ".join(sorted({kind for _, kind, _ in ops}))
+    kinds = sorted({kind for _, kind, _ in ops})
+    places = _places(model, kinds)
+    where = ", ".join(f"{kind} in {places[kind]}" if places.get(kind) else kind for kind in kinds)
+    what = "a functional call" if len(ops) == 1 else f"{len(ops)} functional calls"
     return (
-        f"{len(ops)} functional calls that it knows no module for ({kinds}; the first is {ops[0][0]} in {ops[0][2]});"
+        f"{what} that it knows no module for ({where});"
         " write them in other words (reshape for view-like ones), or leave their module out by prepare.exclude"
     )
+
+
+def _places(model: nn.Module, kinds: Sequence[str]) -> dict[str, str]:
+    """Give `file:line` of the first call of each kind, where torch.fx noted it."""
+    nodes = model.graph.nodes if isinstance(model, fx.GraphModule) else ()
+    named = [(getattr(node.target, "__name__", str(node.target)), line_of(node)) for node in nodes]
+    return {kind: next((line for name, line in named if line and name == kind), "") for kind in kinds}
 
 
 @contextmanager
