@@ -1,4 +1,4 @@
-"""Zeros behind the rows of an input image: where they are wrong on the NPU, and the repair where no convolution follows."""
+"""Zeros behind the rows of an input image: where the NPU is wrong, and the repair where no convolution follows."""
 
 from dataclasses import replace
 
