@@ -40,6 +40,7 @@ TARGETS = {
 """Targets by the names that `target.backend` takes, and the class of each."""
 
 RULES = {
+    "channel-scale": "bitladder.htp.rules.channel_scale:RULE",
     "bias-scale": "bitladder.htp.rules.bias_scale:RULE",
     "batch-norm": "bitladder.htp.rules.batch_norm:RULE",
     "norm-bias": "bitladder.htp.rules.norm_bias:RULE",

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from bitladder.htp.arithmetic.layer import Layer
@@ -19,7 +18,8 @@ def add(layer: Layer) -> Callable[..., Tensor] | None:
     """Model an Add of two tensors.
 
     Steps of the inputs, in steps of the output, become integers. At 8 bits their sum has 14 bits; zero points and the
-    half that rounds are one constant, which is rounded to 256 units of these. At 16 bits the larger has 15 bits.
+    half that rounds are one constant, which is rounded to 256 units of these. At 16 bits the larger has 15 bits, and
+    an odd constant is rounded up.
     """
     if layer.node.op_type != "Add" or len(layer.tensors) != 2 or len(layer.operands) != 2:
         return None
@@ -42,11 +42,13 @@ def add(layer: Layer) -> Callable[..., Tensor] | None:
         return fixed
     if not layer.has_bits(16):
         return None
-    unit = 2.0 ** (math.frexp(max(ratios))[1] - WIDE_BITS)
-    factors = [round(ratio / unit) * unit for ratio in ratios]
+    exponent = math.frexp(max(ratios))[1] - WIDE_BITS
+    near, far = (round(math.ldexp(ratio, -exponent)) for ratio in ratios)
+    whole = round(math.ldexp(zero_point + 0.5, -exponent)) - zeros[0] * near - zeros[1] * far
+    whole += whole % 2
 
     def wide(one: Tensor, other: Tensor) -> Tensor:
-        found = (one.double() - zeros[0]) * factors[0] + (other.double() - zeros[1]) * factors[1]
-        return (torch.floor(found + 0.5) + zero_point).clamp(*levels).float()
+        found = one.long() * near + other.long() * far + whole
+        return (found >> -exponent).clamp(*levels).float()
 
     return wide

@@ -13,16 +13,13 @@ from torch.nn import functional
 
 from bitladder.htp.arithmetic.accumulate import EXACT, Accumulator
 from bitladder.htp.arithmetic.layer import Layer, Operand
-from bitladder.htp.arithmetic.requantize import Multiplier, folded, integer_bias
+from bitladder.htp.arithmetic.requantize import Multiplier, WideMultiplier, folded, integer_bias
 from bitladder.htp.quantizer import Quantizer
 
 __all__ = ["weighted"]
 
 LEAST_EXPONENT = -16
 """Of the ratio of steps, for depthwise convolutions of stride 2 to be run by kernels of their own."""
-
-HALF = 0.5035
-"""What rounds at 16 bits; found by trying."""
 
 IN_CACHE = 2**16
 """Values that several passes are made over, one after the other, while a core's cache has them."""
@@ -117,16 +114,18 @@ def _sixteen_bits(layer: Layer, read: _Weighted, ratio: Tensor) -> Callable[[Ten
     zero = int(_source(layer).zero_point)
     # the bias is cut where the zero point's part is rounded
     constant = torch.trunc(integer_bias(read.bias, _steps(layer, read)) / 256)
-    constant = (constant + torch.round(-zero * read.weights.flatten(1).sum(1) / 256)).view(read.along)
-    multiplier = (256 * ratio.double()).view(read.along)
+    constant -= torch.floor(zero * read.weights.flatten(1).sum(1) / 256 + 0.5)
+    constant, multiplier = constant.long().view(read.along), WideMultiplier.of(256 * ratio).view(read.along)
     sums = Accumulator.of(read.weights, 255, read.product)
     zero_point, levels = int(layer.quantizer.zero_point), layer.levels
 
     def run(inputs: Tensor) -> Tensor:
         inputs = read.pad(inputs, zero)
         upper = torch.floor(inputs / 256)
-        found = (sums(upper) + (sums(inputs - 256 * upper) >> 8)).double()
-        return (torch.floor((found + constant) * multiplier + HALF) + zero_point).clamp(*levels).float()
+        found = sums(upper).long()
+        found += sums(inputs - 256 * upper) >> 8
+        found += constant
+        return multiplier.apply(found, zero_point, *levels)
 
     return run
 

@@ -8,7 +8,9 @@ from torch import Tensor
 
 __all__ = ["Multiplier", "folded", "integer_bias"]
 
-FRACTION = 15  # bits of a multiplier
+FRACTION, WIDE_FRACTION = 15, 29  # bits of a multiplier behind the point, at 8 bits and at 16
+
+WIDE_LIMIT = 2**38  # of a shifted accumulator: far outside of what an output holds
 
 INT32 = (-(2**31), 2**31 - 1)
 
@@ -66,6 +68,41 @@ class Multiplier:
     def start(self) -> Tensor:
         """What is added then: the half that was cut off, and the half that rounds."""
         return self.slope / 2 + 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class WideMultiplier:
+    """The same at 16 bits: m / 2^(29 + shift), where the shift leaves a multiplier in [1/256, 1/128), m with 22 bits.
+
+    So small a multiplier wants the accumulator shifted to the left. A half is added below its last bit all the same.
+    """
+
+    factor: Tensor
+    shift: Tensor
+
+    @classmethod
+    def of(cls, ratio: Tensor) -> "WideMultiplier":
+        """Give that of ratios of scales, which the compiler has in float32."""
+        ratio = ratio.double()
+        shift = -7 - torch.frexp(ratio).exponent
+        return cls(torch.floor(torch.ldexp(ratio, shift + WIDE_FRACTION) + 0.5).long(), shift.long())
+
+    def view(self, along: tuple[int, ...]) -> "WideMultiplier":
+        """Give it in the shape in which it meets an accumulator."""
+        return WideMultiplier(self.factor.view(along), self.shift.view(along))
+
+    def apply(self, accumulator: Tensor, zero_point: int, low: int, high: int) -> Tensor:
+        """Give the output's integers of an int64 accumulator, in whose place they are computed."""
+        left = (-self.shift).clamp(min=0)
+        limit = WIDE_LIMIT >> left
+        torch.minimum(torch.maximum(accumulator, -limit, out=accumulator), limit, out=accumulator)
+        accumulator <<= left
+        accumulator >>= self.shift.clamp(min=0)
+        accumulator *= 2 * self.factor
+        accumulator += self.factor + 2**WIDE_FRACTION
+        accumulator >>= WIDE_FRACTION + 1
+        accumulator += zero_point
+        return accumulator.clamp_(low, high).float()
 
 
 def integer_bias(bias: Tensor, steps: Tensor) -> Tensor:
