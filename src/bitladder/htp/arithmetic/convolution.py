@@ -18,8 +18,9 @@ from bitladder.htp.quantizer import Quantizer
 
 __all__ = ["weighted"]
 
-LEAST_EXPONENT = -16
-"""Of the ratio of steps, for depthwise convolutions of stride 2 to be run by kernels of their own."""
+LEAST_EXPONENT, SPREAD = -16, 11
+"""Of the ratio of steps, for depthwise convolutions of stride 2 to be run by kernels of their own: its exponent at 8
+bits; at 16, how far the exponents of a layer's channels are apart."""
 
 IN_CACHE = 2**16
 """Values that several passes are made over, one after the other, while a core's cache has them."""
@@ -52,8 +53,11 @@ def weighted(layer: Layer) -> Callable[..., Tensor] | None:
     if bits is None:
         return None
     ratio = _ratio(layer, read)
-    if _is_strided_depthwise(layer, len(read.weights)) and torch.frexp(ratio.min()).exponent >= LEAST_EXPONENT:
-        return _strided_depthwise(layer, read, ratio)
+    if _is_strided_depthwise(layer, len(read.weights)):
+        exponents = torch.frexp(ratio).exponent
+        spread = exponents.max() - exponents.min()
+        if exponents.min() >= LEAST_EXPONENT if bits == 8 else spread < SPREAD:
+            return _strided_depthwise(layer, read, ratio)
     return (_eight_bits if bits == 8 else _sixteen_bits)(layer, read, ratio)
 
 
