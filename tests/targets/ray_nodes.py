@@ -1,0 +1,65 @@
+"""Nodes of a Ray cluster on this machine, each started as a user starts one."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+SOON_MS = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "3"}
+"""So that a node that has gone is missed in seconds; by default it is half a minute."""
+
+
+class Node:
+    """A node with so many CPUs: the head of a new cluster, or one that joins the cluster at `address`."""
+
+    def __init__(self, folder: Path, cpus: int, address: str | None = None) -> None:
+        head = ["--head", "--port=0", "--ray-client-server-port=0", "--include-dashboard=false", f"--temp-dir={folder}"]
+        words = head if address is None else [f"--address={address}"]
+        command = [str(Path(sys.executable).with_name("ray")), "start", "--block", f"--num-cpus={cpus}", *words]
+        self._log = (folder / f"node-{time.monotonic_ns()}.log").open("w+b")
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | SOON_MS
+        self._started = subprocess.Popen(
+            command, stdout=self._log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
+        self.address = address or self._wait(r"--address='([^']+)'")
+        self._wait("Ray runtime started")
+
+    def kill(self) -> None:
+        """End it as a machine ends whose power is cut: all of its processes, without a word."""
+        for process in [*self._processes(), psutil.Process(self._started.pid)]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._started.wait()
+
+    def stop(self) -> None:
+        """End it as a user does."""
+        left = self._processes()
+        if self._started.poll() is None:
+            self._started.send_signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                self._started.wait(20)
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._log.close()
+
+    def _processes(self) -> list[psutil.Process]:
+        with suppress(psutil.NoSuchProcess):
+            return psutil.Process(self._started.pid).children(recursive=True)
+        return []
+
+    def _wait(self, pattern: str) -> str:
+        for _ in range(600):
+            said = Path(self._log.name).read_text()
+            if found := re.search(pattern, said):
+                return found[found.lastindex or 0]
+            if self._started.poll() is not None:
+                break
+            time.sleep(0.1)
+        raise RuntimeError(f"no node started: {said}")
