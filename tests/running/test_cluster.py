@@ -23,9 +23,9 @@ def test_what_may_go_to_a_cluster_is_loaded_without_ray(python):
 
 def test_a_missing_package_is_one_line_that_names_the_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    with pytest.raises(UserError, match=r"^compute\.cluster: Ray is not installed .*; pip install 'bitladder\[ray\]'$"):
-        with connected(ComputeParams(threads=2, cluster="local")):
-            pass
+    says = r"^compute\.cluster: Ray is not installed .*; pip install 'bitladder\[ray\]'$"
+    with pytest.raises(UserError, match=says), connected(ComputeParams(threads=2, cluster="local")):
+        pass
 
 
 def test_ray_is_imported_inside_functions_alone():

@@ -2,7 +2,7 @@
 
 import os
 import re
-import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,11 +15,19 @@ SOON_MS = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_thresh
 """So that a node that has gone is missed in seconds; by default it is half a minute."""
 
 
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
 class Node:
     """A node with so many CPUs: the head of a new cluster, or one that joins the cluster at `address`."""
 
     def __init__(self, folder: Path, cpus: int, address: str | None = None) -> None:
-        head = ["--head", "--port=0", "--ray-client-server-port=0", "--include-dashboard=false", f"--temp-dir={folder}"]
+        self.client_port = _free_port()
+        ports = ["--port=0", f"--ray-client-server-port={self.client_port}"]
+        head = ["--head", *ports, "--include-dashboard=false", f"--temp-dir={folder}"]
         words = head if address is None else [f"--address={address}"]
         command = [str(Path(sys.executable).with_name("ray")), "start", "--block", f"--num-cpus={cpus}", *words]
         self._log = (folder / f"node-{time.monotonic_ns()}.log").open("w+b")
@@ -36,17 +44,6 @@ class Node:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         self._started.wait()
-
-    def stop(self) -> None:
-        """End it as a user does."""
-        left = self._processes()
-        if self._started.poll() is None:
-            self._started.send_signal(signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                self._started.wait(20)
-        for process in left:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
         self._log.close()
 
     def _processes(self) -> list[psutil.Process]:

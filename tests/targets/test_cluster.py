@@ -63,7 +63,7 @@ def head(environment, short_folder):
         yield nodes[0]
     finally:
         for node in reversed(nodes):
-            node.stop()
+            node.kill()
 
 
 @pytest.fixture
@@ -112,6 +112,11 @@ def test_two_nodes_give_the_bytes_of_one_machine(auto, compiled, expected, tmp_p
         assert torch.equal(run(compiled, tmp_path, pool), expected)
 
 
+def test_a_machine_outside_gets_them_too(head, compiled, expected, tmp_path):
+    with cluster_pool(ComputeParams(threads=2, cluster=f"ray://127.0.0.1:{head.client_port}")) as pool:
+        assert torch.equal(run(compiled, tmp_path, pool), expected)
+
+
 def test_a_worker_that_is_killed_in_the_middle_costs_nothing(auto, compiled, expected, mishap, tmp_path):
     mishap(mishaps.loses_the_worker_once)
     with cluster_pool(auto) as pool:
@@ -128,7 +133,7 @@ def test_an_emulator_that_is_killed_in_a_worker_costs_nothing(auto, compiled, ex
 
 def test_a_sample_that_kills_every_emulator_is_named(auto, compiled, mishap, tmp_path):
     mishap(mishaps.dies_of_the_marked)
-    with cluster_pool(auto) as pool, pytest.raises(UserError, match="sample 70 on .*: its process died") as error:
+    with cluster_pool(auto) as pool, pytest.raises(UserError, match=r"sample 70 on .*: its process died") as error:
         run(compiled, tmp_path, pool)
     assert "\n" not in str(error.value)
     assert len(StoredOutputs(tmp_path / "outputs")) == 70
@@ -185,7 +190,7 @@ def test_a_head_that_stops_is_one_line_and_what_was_done_is_kept(compiled, short
         while not len(StoredOutputs(tmp_path / "work/outputs")) and driver.poll() is None:
             time.sleep(0.2)
     finally:
-        node.stop()
+        node.kill()
     said, _ = driver.communicate(timeout=120)
     assert re.fullmatch(r"compute\.cluster: auto: lost \(.*\); run again: it goes on from what was kept\n", said)
     assert 0 < len(StoredOutputs(tmp_path / "work/outputs")) < count
@@ -193,9 +198,10 @@ def test_a_head_that_stops_is_one_line_and_what_was_done_is_kept(compiled, short
 
 
 def test_local_needs_no_set_up_and_listens_on_loopback_alone(compiled, expected, tmp_path):
+    before = set(psutil.Process().children(recursive=True))
     with cluster_pool(LOCAL) as pool:
         assert torch.equal(run(compiled, tmp_path, pool), expected)
-        started = psutil.Process().children(recursive=True)
+        started = set(psutil.Process().children(recursive=True)) - before
         listening = [one for process in started for one in process.net_connections() if one.status == "LISTEN"]
         assert listening
         assert {one.laddr.ip.removeprefix("::ffff:") for one in listening} == {"127.0.0.1"}
@@ -203,7 +209,7 @@ def test_local_needs_no_set_up_and_listens_on_loopback_alone(compiled, expected,
 
 def test_no_cluster_is_one_line(environment, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(UserError, match=r"^compute\.cluster: auto: no cluster answers .*`ray start --head`") as error:
-        with connected(AUTO):
-            pass
+    says = r"^compute\.cluster: auto: no cluster answers .*`ray start --head`"
+    with pytest.raises(UserError, match=says) as error, connected(AUTO):
+        pass
     assert "\n" not in str(error.value)

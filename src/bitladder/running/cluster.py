@@ -4,16 +4,19 @@ A worker is refused unless it has this machine's versions of all that bits depen
 kept there by that hash.
 """
 
+import atexit
 import os
 import pickle
 import secrets
+import socket
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 from bitladder.errors import UserError
@@ -26,7 +29,9 @@ __all__ = ["Cluster", "ClusterError", "connected"]
 
 TRIES = 4  # of work whose worker is lost
 
-COUNT_EVERY_S = 10.0  # machines come and go
+WATCH_EVERY_S, LOST_S = 3.0, 20.0  # the second: how long the head may be away
+
+ANSWER_S = 10.0
 
 
 class ClusterError(UserError):
@@ -36,21 +41,45 @@ class ClusterError(UserError):
 class Cluster:
     """A cluster that this process has joined. Work is a function of an importable module, and its arguments.
 
-    Raises nothing itself: what goes wrong is in the futures.
+    What goes wrong with it is in its future. `workers` is how much runs at the same time: CPUs of all machines.
     """
 
     def __init__(self, ray: Any, compute: ComputeParams) -> None:
         self._ray, self._compute, self._where = ray, compute, f"compute.cluster: {compute.cluster}"
-        self._versions, self._counted_at = versions(), -COUNT_EVERY_S
+        self._versions, self._open = versions(), set[Future]()
+        self._closed, self.lost = Event(), False
+        remote = self._where.partition("ray://")[2]
+        self._head = _host_and_port(remote or ray.get_runtime_context().gcs_address)
+        self._count()
         self._call = ray.remote(max_retries=TRIES - 1)(_entry())
 
-    @property
-    def workers(self) -> int:
-        """How much work runs at the same time: CPUs of all machines."""
-        if time.monotonic() - self._counted_at > COUNT_EVERY_S:
-            self._workers = max(1, int(self._ray.cluster_resources().get("CPU", 0)))
-            self._counted_at = time.monotonic()
-        return self._workers
+    def __enter__(self) -> "Cluster":
+        """Watch the cluster's head: where it has gone, Ray waits for a minute, and then ends the process."""
+        Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Watch no more."""
+        self._closed.set()
+
+    def _watch(self) -> None:
+        seen = time.monotonic()
+        while not self._closed.wait(WATCH_EVERY_S):
+            try:
+                socket.create_connection(self._head, timeout=WATCH_EVERY_S).close()
+            except OSError as error:
+                if time.monotonic() - seen > LOST_S:
+                    self.lost = True
+                    for future in list(self._open):
+                        self._finish(future, error=self._plain(error))
+                    return
+                continue
+            seen = time.monotonic()
+            with suppress(Exception):  # which the work meets as well, and tells of
+                self._count()
+
+    def _count(self) -> None:
+        self.workers = max(1, int(self._ray.cluster_resources().get("CPU", 0)))
 
     def send(self, path: Path) -> Sent:
         """Send a file and those beside it; each machine takes and unpacks them once, where they are needed."""
@@ -72,6 +101,7 @@ class Cluster:
         call = self._call.options(num_cpus=cpus, retry_exceptions=list(again) or False)
         reference = call.remote(self._versions, self._compute.bits, *self._pack((work, args)))
         future: Future = Future()
+        self._open.add(future)
         reference.future().add_done_callback(partial(self._settle, future))
         return future
 
@@ -95,18 +125,23 @@ class Cluster:
         try:
             node, found, value = done.result()
         except BaseException as error:
-            future.set_exception(self._plain(error))
+            self._finish(future, error=self._plain(error))
             return
         if found == self._versions:
-            future.set_result(value)
+            self._finish(future, value)
             return
         name = next(name for name, own in self._versions.items() if found.get(name) != own)
-        future.set_exception(
-            ClusterError(
-                f"{self._where}: the worker {node} has {name} {found.get(name, 'of another version, or none')}, and"
-                f" this machine has {self._versions[name]}; install the same there"
-            )
-        )
+        other = f"the worker {node} has {name} {found.get(name, 'of another version, or none')}"
+        here = f"and this machine has {self._versions[name]}; install the same there"
+        self._finish(future, error=ClusterError(f"{self._where}: {other}, {here}"))
+
+    def _finish(self, future: Future, value: Any = None, error: BaseException | None = None) -> None:
+        self._open.discard(future)
+        with suppress(InvalidStateError):  # the cluster was lost before
+            if error is None:
+                future.set_result(value)
+            else:
+                future.set_exception(error)
 
     def _plain(self, error: BaseException) -> BaseException:
         errors = self._ray.exceptions
@@ -152,20 +187,26 @@ def connected(compute: ComputeParams) -> Iterator[Cluster]:
         if address == "local":
             _start_local(ray, quiet)
         else:
+            _reach(address)
             ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+    except (OSError, RuntimeError, ray.exceptions.RayError) as error:
         start = "; `ray start --head` makes this machine its first node" if address == "auto" else ""
         raise UserError(f"compute.cluster: {address}: no cluster answers ({shown(error)}){start}") from None
+    cluster = Cluster(ray, compute)
     try:
-        yield Cluster(ray, compute)
+        with cluster:
+            yield cluster
     finally:
-        with suppress(Exception):  # of a cluster that has gone
-            ray.shutdown()
+        leaving = Thread(target=ray.shutdown, daemon=True)
+        leaving.start()
+        leaving.join(LOST_S if cluster.lost else None)
+        atexit.unregister(ray.shutdown)  # or the process would end by waiting for a cluster that was lost
 
 
 def _load(address: str) -> Any:
     """Import Ray, once it has read of the environment that a token is asked for: it reads that once a process."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "600")  # after which it ends the process
     if address == "local":
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     # Ray turns its token on by itself for a process on a node, and not for one that comes over ray://
@@ -176,6 +217,18 @@ def _load(address: str) -> Any:
     except ImportError as error:
         raise UserError(f"compute.cluster: Ray is not installed ({error}); pip install 'bitladder[ray]'") from None
     return ray
+
+
+def _reach(address: str) -> None:
+    """See whether somebody listens: Ray itself tries for minutes."""
+    where = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    if ":" in where:
+        socket.create_connection(_host_and_port(where.removeprefix("ray://")), timeout=ANSWER_S).close()
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host, int(port)
 
 
 def _start_local(ray: Any, quiet: dict[str, Any]) -> None:
