@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import mishaps
@@ -17,14 +18,20 @@ from ray_nodes import Node
 
 from bitladder.errors import UserError
 from bitladder.network.outputs import StoredOutputs
-from bitladder.params import ComputeParams
+from bitladder.params import ComputeParams, load_params
+from bitladder.paths import PREPARED
+from bitladder.paths import TASK as TASK_FILE
+from bitladder.quantize import sensitivity_cluster
+from bitladder.quantize.prepare.prepare import save_prepared
+from bitladder.quantize.sensitivity import load_layers
 from bitladder.running import cluster
 from bitladder.running.cluster import ClusterError, connected
 from bitladder.socs import find_soc
-from bitladder.targets import context
+from bitladder.targets import context, remote
 from bitladder.targets.context import compile_model, run_stored
 from bitladder.targets.remote import cluster_pool
-from bitladder.tasks.task import Split
+from bitladder.tasks.splits import load_samples, make_splits, save_samples
+from bitladder.tasks.task import Split, load_task
 from support import ROOT
 
 pytestmark = pytest.mark.slow
@@ -115,6 +122,80 @@ def test_two_nodes_give_the_bytes_of_one_machine(auto, compiled, expected, tmp_p
 def test_a_machine_outside_gets_them_too(head, compiled, expected, tmp_path):
     with cluster_pool(ComputeParams(threads=2, cluster=f"ray://127.0.0.1:{head.client_port}")) as pool:
         assert torch.equal(run(compiled, tmp_path, pool), expected)
+
+
+TASK = """
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from bitladder.tasks.task import Metric, Task
+
+
+class Numbers(Dataset):
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        return {"x": torch.rand(4, 6, 6, generator=torch.Generator().manual_seed(index))}, index % 2
+
+
+def task():
+    splits = {name: Numbers() for name in ("train", "calibration", "evaluation")}
+    return Task(nn.Identity, lambda seed: splits, print, Metric("accuracy", lambda outputs, targets: 0.0))
+"""
+
+
+@pytest.fixture
+def streamed(params_with, tmp_path, monkeypatch):
+    """Give samples of a Dataset that only its files know, as the stage `data` left them."""
+    monkeypatch.chdir(tmp_path)
+    Path("task.py").write_text(TASK)
+    params = load_params(params_with({"task": {"factory": "task.py:task", "files": {"code": "task.py"}}}))
+    task = load_task("task.py:task", {})
+    save_samples("evaluation", make_splits(task, 0)["evaluation"])
+    return load_samples(task, params, "evaluation")
+
+
+def test_workers_that_see_the_same_folder_are_sent_indices(auto, compiled, streamed, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    here = run_stored(compiled, SOC, False, streamed, settings(), tmp_path / "here").whole()["output"]
+    monkeypatch.delattr(remote, "rows_of")  # what reads samples to send them
+    with cluster_pool(auto) as pool:
+        found = run_stored(compiled, SOC, False, streamed, settings(), tmp_path, pool).whole()["output"]
+    assert torch.equal(found, here)
+
+
+@pytest.mark.parametrize("where", ["no such folder", "other data"])
+def test_workers_that_do_not_are_sent_samples(where, auto, compiled, streamed, tmp_path):
+    (tmp_path / "here").mkdir()
+    here = run_stored(compiled, SOC, False, streamed, settings(), tmp_path / "here").whole()["output"]
+    if where == "other data":
+        Path("task.py").write_text(TASK.replace("manual_seed(index)", "manual_seed(index + 1)"))
+    else:
+        streamed = replace(streamed, origin=replace(streamed.origin, folder="/nowhere"))
+    with cluster_pool(auto) as pool:
+        found = run_stored(compiled, SOC, False, streamed, settings(), tmp_path, pool).whole()["output"]
+    assert torch.equal(found, here)
+
+
+@pytest.fixture
+def prepared(trained, params_with, tmp_path, monkeypatch):
+    """Give params of a folder in which the stages up to `baseline` have run."""
+    monkeypatch.chdir(tmp_path)
+    changes = {"task.args": {"train": 1500, "calibration": 200, "evaluation": 200}, "sensitivity.samples": 50}
+    save_samples("calibration", trained.splits["calibration"])
+    save_prepared(PREPARED, trained.prepared, True)
+    TASK_FILE.write_text("{}")
+    return load_params(params_with(changes))
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["workers see the folder", "they do not"])
+def test_sensitivity_is_the_same_over_two_nodes(seen, auto, prepared, tmp_path, monkeypatch):
+    expected = load_layers(prepared, tmp_path / "fp32").measure_all(prepared.sensitivity)
+    if not seen:
+        monkeypatch.setattr(sensitivity_cluster.Path, "cwd", lambda: Path("/nowhere"))
+    with connected(auto) as joined:
+        assert sensitivity_cluster.measure_over(joined, prepared) == expected
 
 
 def test_a_worker_that_is_killed_in_the_middle_costs_nothing(auto, compiled, expected, mishap, tmp_path):

@@ -41,7 +41,7 @@ class ClusterError(UserError):
 class Cluster:
     """A cluster that this process has joined. Work is a function of an importable module, and its arguments.
 
-    What goes wrong with it is in its future. `workers` is how much runs at the same time: CPUs of all machines.
+    What goes wrong with it is in its future. `workers` is how many CPUs all machines have, `largest` the largest one.
     """
 
     def __init__(self, ray: Any, compute: ComputeParams) -> None:
@@ -79,7 +79,8 @@ class Cluster:
                 self._count()
 
     def _count(self) -> None:
-        self.workers = max(1, int(self._ray.cluster_resources().get("CPU", 0)))
+        cpus = [int(node["Resources"].get("CPU", 0)) for node in self._ray.nodes() if node["Alive"]]
+        self.workers, self.largest = max(1, sum(cpus)), max([1, *cpus])
 
     def send(self, path: Path) -> Sent:
         """Send a file and those beside it; each machine takes and unpacks them once, where they are needed."""
