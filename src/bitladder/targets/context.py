@@ -33,7 +33,6 @@ SHOWN = 5  # ops that a message names
 SAVE_EVERY_S = 10.0  # how much emulation a killed run loses at most
 
 QUICK_S = 0.1  # samples that took less together are asked for twice as many at a time
-A_WORKER_S = 0.004  # of many workers, as one process hands all of them their samples: benchmarks/cluster.py
 TOGETHER = 32  # at most
 
 TELL_AFTER, TOLD_S = 4, 60.0  # the first in each process loads the model; what takes less needs no telling
@@ -180,7 +179,7 @@ def _answers(
         late = HELD_BYTES // max(1, sum(values.nbytes for row in found for values in row.values()))
         if answered == TELL_AFTER:
             _tell_time(seconds / len(samples) * (len(split) - samples.stop) / pool.workers, len(split), pool.workers)
-        if seconds < max(QUICK_S, min(A_WORKER_S * pool.workers, params.sample_limit_s / 4)):
+        if seconds < QUICK_S:
             size = min(2 * size, TOGETHER)
         yield found
 
