@@ -37,7 +37,7 @@ CHANGES = {
             "activations": 8,
             "after": "tiny",
             "ptq": GPTQ,
-            "mixed": {"raise_to": W8A8, "max_drop": 0.07},
+            "mixed": {"raise_to": W8A8, "max_drop": 0.05, "max_growth": 0.15},
         },
     },
     "ptq.samples": 300,  # the other 100 crops judge what is tried

@@ -49,7 +49,7 @@ def measure(net: str, samples: int, soc_name: str) -> None:
     from bitladder.params import RULES
     from bitladder.precision import Precision
     from bitladder.quantize.prepare.prepare import prepare
-    from bitladder.quantize.sim.torch_sim import build_sim, calibrate, export_qdq
+    from bitladder.quantize.sim.sim import build_sim
     from bitladder.socs import find_soc
     from bitladder.tasks.builtin import efficientnet_lite0
     from bitladder.tasks.builtin.photographs import crops
@@ -67,10 +67,10 @@ def measure(net: str, samples: int, soc_name: str) -> None:
     prepared, _ = prepare(model, sample)
     for bits in PRECISIONS:
         sim = build_sim(prepared, sample, Precision(*bits), soc.quantsim_config)
-        calibrate(sim, split.first(CALIBRATION), CALIBRATION // 2)
+        sim.calibrate(split.first(CALIBRATION), CALIBRATION // 2)
         with TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            export_qdq(sim, sample, graph_names(["image"], list(output_names(prepared) or ["y"])), path)
+            sim.export_qdq(sample, graph_names(["image"], list(output_names(prepared) or ["y"])), path)
             repair_file(path, soc, tuple(RULES))
             print(row(net, f"W{bits[0]}A{bits[1]}", path, split.first(samples), soc), flush=True)
 

@@ -2,10 +2,11 @@
 
     python benchmarks/scale.py DIR --images 10000 50000 200000
 
-Makes FOLDER/SPLIT/CLASS/IMAGE.jpg of 224 px in DIR (seven tenths to train on, one twentieth to calibrate with, a quarter to evaluate),
-and runs `dvc repro` with a small classifier and one W8A8 rung in a clone beside it: one epoch of training, one of QAT,
-200 samples on target. Each size is kept in DIR/scale.json; the tables are of all that were measured. 200,000 images
-take 4 GB.
+Makes FOLDER/SPLIT/CLASS/IMAGE.jpg in DIR (seven tenths to train on, a twentieth to calibrate with, a quarter to
+evaluate), and runs `dvc repro` with a small classifier and one W8A8 rung in a clone beside it: one epoch of training,
+one of QAT, 200 samples on target. Each number of images is kept in DIR/scale.json; the tables are of all that were
+measured. 200,000 images of 224 px take 4 GB; `--side 64` makes smaller ones, whose number shows as well and in less
+time what grows with it.
 
 Memory is what all processes that work in the clone take together (their PSS, in which shared pages count once), looked
 at every SAMPLE_S; the peak of a stage is with DVC's own process and the fork server.
@@ -58,8 +59,8 @@ def network():
     return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
 
 
-def task(folder):
-    return replace(image_folder(folder, "resnet18"), model=network)
+def task(folder, side):
+    return replace(image_folder(folder, "resnet18", side=side), model=network)
 """
 
 CHANGES = {
@@ -86,33 +87,34 @@ def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("folder", type=Path)
     words.add_argument("--images", type=int, nargs="*", default=[10_000, 50_000])
+    words.add_argument("--side", type=int, default=SIDE, help="of the images, in pixels")
     given = words.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     kept = given.folder.resolve() / "scale.json"
     found: dict[str, Any] = json.loads(kept.read_text("utf-8")) if kept.is_file() else {}
     for count in given.images:
-        found[str(count)] = measure(kept.parent / str(count), count)
+        found[str(count)] = measure(kept.parent / str(count), count, given.side)
         kept.write_text(json.dumps(found, indent=2), "utf-8")
     print_tables({int(count): run for count, run in sorted(found.items(), key=lambda one: int(one[0]))})
 
 
-def measure(folder: Path, count: int) -> dict[str, Any]:
+def measure(folder: Path, count: int, side: int) -> dict[str, Any]:
     """Run the pipeline over so many images; give each stage's seconds and peak in MB, and what lies on disk."""
     images, listed = folder / "images", folder / "images.txt"
     if not listed.is_file():
-        lines = "".join(make_images(images, count))
+        lines = "".join(make_images(images, count, side))
         listed.write_text(lines, "utf-8")
     shutil.rmtree(folder / "clone", ignore_errors=True)
     clone = make_clone(folder / "clone", {})
     (clone.root / "scale_task.py").write_text(TASK, "utf-8")
     shutil.copy(listed, clone.root)
-    clone.edit({**CHANGES, "task.args": {"folder": str(images)}})
+    clone.edit({**CHANGES, "task.args": {"folder": str(images), "side": side}})
     peaks, most = repro(clone)
     disk = {name: megabytes(clone.root / name) for name in ("build", ".dvc/cache")}
     return {"peaks": peaks, "seconds": seconds(clone), "disk": {"build, at most": most, **disk}}
 
 
-def make_images(folder: Path, count: int) -> Iterator[str]:
+def make_images(folder: Path, count: int, side: int = SIDE) -> Iterator[str]:
     """Make images of CLASSES classes, and give a line a file: its hash and its name."""
     split = [name for name, share in SHARES.items() for _ in range(round(share * count))]
     names = [f"{name}/class{i % CLASSES}/{i:06}.jpg" for i, name in enumerate(split)]
@@ -120,18 +122,18 @@ def make_images(folder: Path, count: int) -> Iterator[str]:
         for label in range(CLASSES):
             (folder / name / f"class{label}").mkdir(parents=True, exist_ok=True)
     with Pool() as pool:
-        yield from pool.imap(_make, [(folder, name, i) for i, name in enumerate(names)], chunksize=200)
+        yield from pool.imap(_make, [(folder, name, i, side) for i, name in enumerate(names)], chunksize=200)
 
 
-def _make(job: tuple[Path, str, int]) -> str:
-    folder, name, number = job
+def _make(job: tuple[Path, str, int, int]) -> str:
+    folder, name, number, side = job
     drawn = np.random.default_rng(number)
     # Coarse noise as a photograph has it; its colour is the class's, blurred by noise that leaves a tenth in doubt
     coarse = drawn.integers(0, 256, (BASES, BASES, 3)).astype(np.float32)
     hue = np.cos(2 * np.pi * (number % CLASSES / CLASSES + np.arange(3) / 3)) + 0.3 * drawn.standard_normal(3)
     pixels = np.clip(coarse / 3 + 85 + 50 * hue, 0, 255).astype(np.uint8)
     written = io.BytesIO()
-    Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BILINEAR).save(written, "JPEG", quality=85)
+    Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR).save(written, "JPEG", quality=85)
     (folder / name).write_bytes(written.getvalue())
     return f"{hashlib.sha256(written.getvalue()).hexdigest()}  {name}\n"
 

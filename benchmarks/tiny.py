@@ -35,14 +35,16 @@ def measure(name: str, socs: list[str]) -> list[dict[str, Any]]:
 
 
 def take(name: str, socs: list[str]) -> list[dict[str, Any]]:
-    """Prepare, quantize, export and compile one network."""
+    """Prepare, quantize, export, repair and compile one network."""
     import torch
 
     from bitladder.errors import UserError
     from bitladder.export.checks import graph_names
     from bitladder.export.float_tensors import find_float
-    from bitladder.network.evaluate import predict
+    from bitladder.export.repairs import repair_file
+    from bitladder.network.evaluate import predict, sqnr_db
     from bitladder.network.model import output_names, sample_inputs
+    from bitladder.params import RULES
     from bitladder.precision import Precision
     from bitladder.quantize.prepare.prepare import check_equal, prepare
     from bitladder.quantize.sim.sim import build_sim
@@ -54,7 +56,7 @@ def take(name: str, socs: list[str]) -> list[dict[str, Any]]:
     try:
         expected = predict(model.eval(), split, 8, "fp32")
         prepared, _ = prepare(model, sample_inputs(split))
-        check_equal(predict(prepared, split, 8, "prepared"), expected)
+        check_equal(sqnr_db(expected, predict(prepared, split, 8, "prepared")))
     except UserError as error:
         return [{"net": name, "rung": "-", "soc": soc, "refused": str(error)} for soc in socs]
     for bits in RUNGS:
@@ -69,6 +71,7 @@ def take(name: str, socs: list[str]) -> list[dict[str, Any]]:
                     sim.export_qdq(
                         sample_inputs(split), graph_names(["input"], list(output_names(prepared) or ())), path
                     )
+                    repair_file(path, find_soc(soc), tuple(RULES))
                 except UserError as error:
                     row["refused"] = str(error)
                     continue

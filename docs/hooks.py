@@ -134,6 +134,10 @@ def socs() -> str:
     return f"{table(columns, rows)}\n\n## Where these figures are from\n\n{source}"
 
 
+def _remedy(rule: Any) -> str:
+    return f"{rule.remedy}; it changes {rule.changes}" if rule.changes else rule.remedy
+
+
 def rules() -> str:
     """Give the rules of htp/, and what was measured of each."""
     import json
@@ -141,7 +145,7 @@ def rules() -> str:
     from bitladder.htp.registry import RULES
     from bitladder.socs import find_soc
 
-    said = [(f"`{rule.name}`", rule.effect, rule.where, rule.why, rule.remedy) for rule in RULES.values()]
+    said = [(f"`{rule.name}`", rule.effect, rule.where, rule.why, _remedy(rule)) for rule in RULES.values()]
     figures = json.loads((ROOT / "docs/npu_rules.json").read_text("utf-8"))
     rows = []
     for row in figures:

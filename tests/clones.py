@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from support import ROOT
 
 SMALL = {
+    "compute.threads": 1,
     "task.args": {"train": 600, "calibration": 100, "evaluation": 100},
     "train.epochs": 4,
     "goals.max_drop": 1.0,
@@ -34,6 +35,7 @@ SMALL = {
 }
 
 ONE_RUNG = {
+    "compute.threads": 1,
     "train.epochs": 1,
     "goals.max_drop": 1.0,
     "verify": {"max_drop": 1.0, "min_sqnr_db": 0},

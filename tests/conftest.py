@@ -15,7 +15,8 @@ from xdist.scheduler import LoadScopeScheduling
 from bitladder.running import determinism
 from support import DELETED, ROOT, Trained
 
-determinism.pin(2)
+# One thread: two processes of tests share two cores; with two threads each, much of the CPU went into waiting
+determinism.pin(1)
 
 # Few and the same inputs in a usual run; benchmarks/fuzz.py asks for 10,000 of each
 settings.register_profile("usual", max_examples=50, derandomize=True)

@@ -21,6 +21,11 @@ BAD = {
         {"target.backend": "ssh", "target.host": "board", "target.socs": ["QCS6490"]},
         "target.socs: backend ssh is the one NPU of target.host",
     ),
+    "adb and several SoCs": (
+        {"target.backend": "adb", "target.socs": ["QCS6490"]},
+        "target.socs: backend adb is the one NPU of a phone",
+    ),
+    "serial that is an option": ({"target.serial": "-H evil"}, "target.serial: give what `adb devices` calls it"),
     "host that is an option": ({"target.host": "-oProxyCommand=x"}, "target.host: give a host as ssh takes it"),
     "python with arguments": ({"target.python": "python3; rm"}, "target.python: give a command or a path"),
     "missing block": ({"target": DELETED}, "target: missing"),

@@ -34,6 +34,7 @@ TARGETS = {
     "hexagon-emulator": "bitladder.targets.hexagon:Hexagon",
     "snapdragon": "bitladder.targets.hexagon:Snapdragon",
     "ssh": "bitladder.targets.ssh:Ssh",
+    "adb": "bitladder.targets.adb:Adb",
     "ai-hub": "bitladder.targets.aihub:AiHub",
 }
 """Targets by the names that `target.backend` takes, and the class of each."""
@@ -55,6 +56,7 @@ RULES = {
     "joined": "bitladder.htp.rules.joined:RULE",
     "even-pool": "bitladder.htp.rules.even_pool:RULE",
     "resize": "bitladder.htp.rules.resize:RULE",
+    "resize-range": "bitladder.htp.rules.resize_range:RULE",
     "reciprocal": "bitladder.htp.rules.reciprocal:RULE",
     "l2-norm": "bitladder.htp.rules.l2_norm:RULE",
     "attention": "bitladder.htp.rules.attention:RULE",
@@ -341,6 +343,9 @@ class MixedParams(_Block):
         default=None, description="of the metric against FP32, on calibration samples that no technique is fitted to"
     )
     max_relative_drop: Limit | None = Field(default=None, description="the same as a share of FP32's value")
+    max_growth: Positive | None = Field(
+        default=None, description="of the weights' bytes, as a share: no more layers are raised; null: any number"
+    )
     cost: Literal["bytes", "macs"] = Field(default="bytes", description="what raising a layer costs")
 
     @model_validator(mode="after")
@@ -425,6 +430,8 @@ class ExportParams(_Block):
 HostName = Annotated[str, _matching(r"\w[\w.@:%-]*", "give a host as ssh takes it, such as user@board")]
 HostPython = Annotated[str, _matching(r"~?[\w./+-]+", "give a command or a path, such as ~/venv/bin/python")]
 
+Serial = Annotated[str, _matching(r"\w[\w.:-]*", "give what `adb devices` calls it, such as R3CT30ABCDE")]
+
 
 class TargetParams(_Block):
     """Where a model is measured."""
@@ -442,8 +449,11 @@ class TargetParams(_Block):
     sample_limit_s: Positive
     warmup: Annotated[int, Field(ge=0)] = 10
     runs: Count = 100
+    emulated: Annotated[int, Field(ge=0)] = 100
     host: HostName | None = None
     python: HostPython = "python3"
+    serial: Serial | None = None
+    qairt: Annotated[str, Field(min_length=1)] | None = None
     job_limit_s: Positive = 3600
 
 
@@ -515,8 +525,9 @@ class Params(_Block):
     def _socs_are_sound(self) -> "Params":
         if self.target.backend == "snapdragon" and self.other_socs:
             raise ValueError("target.socs: backend snapdragon is the one NPU of this machine; leave the list empty")
-        if self.target.backend == "ssh" and self.other_socs:
-            raise ValueError("target.socs: backend ssh is the one NPU of target.host; leave the list empty")
+        if self.target.backend in ("ssh", "adb") and self.other_socs:
+            one = "target.host" if self.target.backend == "ssh" else "a phone"
+            raise ValueError(f"target.socs: backend {self.target.backend} is the one NPU of {one}; leave it empty")
         if self.target.backend == "ssh" and not self.target.host:
             raise ValueError("target.host: missing; name the device as ssh takes it, such as user@board")
         measured = {self.soc.name, *(soc.name for soc in self.other_socs)}

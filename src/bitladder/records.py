@@ -16,6 +16,7 @@ from bitladder.running.files import write_json
 
 __all__ = [
     "Decision",
+    "Device",
     "Emulated",
     "Evaluation",
     "Exact",
@@ -37,6 +38,8 @@ __all__ = [
     "RungDecision",
     "RungSummary",
     "SensitivitySummary",
+    "Side",
+    "SideBySide",
     "SocFigures",
     "Sources",
     "TargetRecord",
@@ -217,6 +220,61 @@ class Exact(_Block):
     """The emulator's own figures, where others stand in their place."""
 
 
+class Device(_Block):
+    """The device that a rung was measured on, and its state. Null: it could not be told, and `untold` says why."""
+
+    name: str | None = None
+    """What the device calls itself, or its chip."""
+    runtime: str
+    """What ran the model there, with its version."""
+    qairt: str | None = None
+    """Version of the QAIRT whose libraries ran it."""
+    performance_mode: str | None = None
+    """What was asked of the NPU's clocks, such as `burst`."""
+    governor: str | None = None
+    """What sets the clock of the CPU, by Linux's name."""
+    celsius_before: Finite | None = None
+    """The hottest sensor before the timed inferences, in degrees Celsius."""
+    celsius_after: Finite | None = None
+    """The hottest sensor after them."""
+    throttling: str | None = None
+    """What the device did about its heat after them; `none`: nothing."""
+    warmup: Count | None = None
+    """How many inferences ran before the timed ones."""
+    runs: Count | None = None
+    """How many inferences were timed."""
+    untold: str | None = None
+    """Why what is null could not be told."""
+
+
+class Side(_Block):
+    """One of three that ran the same samples; agreement and SQNR are against the simulation."""
+
+    value: Finite
+    """The metric, in its own unit."""
+    agreement: Finite | None
+    """Share of samples with the simulation's top-1, 0 to 1; null where the targets are not indices of classes."""
+    sqnr_db: Finite | None
+    """SQNR of the outputs against the simulation's, in dB; 200: they are equal."""
+
+
+class SideBySide(_Block):
+    """Device, emulator and simulation on the same samples, the first ones (`target.emulated`)."""
+
+    samples: Count
+    """How many samples."""
+    device: Side
+    """The device."""
+    emulator: Side
+    """The emulator, which ran the same context binary."""
+    simulation: Finite
+    """The simulation's metric."""
+    agreement: Finite | None
+    """Share of samples on which device and emulator have the same top-1."""
+    sqnr_db: Finite | None
+    """SQNR of the device's outputs against the emulator's, in dB; 200: they are equal."""
+
+
 class Measurement(_Block):
     """A rung, or FP16, on one SoC. Figures are null where it was not measured, and `reason` says why."""
 
@@ -264,12 +322,16 @@ class Measurement(_Block):
     or that the SoC does not take the precision."""
     exact: Exact | None = _LEFT_OUT
     """What a model of the NPU's arithmetic gives; only of a quantized rung on the emulator (`target.exact`)."""
+    device: Device | None = _LEFT_OUT
+    """The device and its state; only where one measured it."""
+    side_by_side: SideBySide | None = _LEFT_OUT
+    """Device, emulator and simulation; only where a device ran what was compiled here (ssh, adb)."""
 
     @property
     def ran_by(self) -> str:
         """What the figures of the metric come from."""
         if self.exact is None or not self.exact.used:
-            return self.backend
+            return f"{self.backend} ({self.device.name})" if self.device and self.device.name else self.backend
         return f"hexagon-exact (proved on {self.exact.samples} emulated samples)"
 
     @property

@@ -4,9 +4,9 @@ import torch
 from onnx import TensorProto
 from torch import nn
 
-from bitladder.errors import UserError
+from bitladder.errors import RefusedError, UserError
 from bitladder.export.checks import run_unoptimised
-from bitladder.export.fp16 import HalfPrecision, export_fp16
+from bitladder.export.fp16 import FiniteHalf, HalfPrecision, export_fp16
 from bitladder.network.evaluate import predict, sqnr_db
 from bitladder.tasks.task import Split
 
@@ -93,3 +93,36 @@ def test_integer_outputs_stay_integers_and_one_in_a_tuple_keeps_its_name():
 
     outputs = HalfPrecision(Classes(3, 2))(torch.zeros(1, 3))
     assert {name: values.dtype for name, values in outputs.items()} == {"output_0": torch.long}
+
+
+class Unit(nn.Module):
+    """Makes rows of length 1, as attention by cosines does; padding gives rows of zeros."""
+
+    def forward(self, x):
+        return nn.functional.normalize(x, dim=-1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "scale", "said"),
+    [
+        (Unit(), 0.0, "FP16 gives NaN in layer '1', and nothing before it is infinite: a small eps is 0"),
+        (nn.Softmax(-1), 1e6, "FP16 overflows in layer '0': a sample gives infinity or NaN"),
+    ],
+)
+def test_nan_of_a_small_eps_is_told_from_an_overflow(layer, scale, said):
+    first = nn.Linear(4, 4, bias=False)
+    nn.init.constant_(first.weight, scale)
+    model = FiniteHalf(HalfPrecision(nn.Sequential(first, layer)))
+    with pytest.raises(RefusedError, match=said):
+        model(torch.ones(2, 4))
+
+
+def test_weights_that_are_computed_are_exported_as_they_are(tmp_path):
+    """Torch has no ONNX of spectral norm's."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3))).eval()
+    split = Split({"x": torch.randn(2, 3, 8, 8)}, torch.zeros(2))
+    expected = predict(model, split, 2, "")
+    export_fp16(HalfPrecision(model), (split.inputs["x"][:1],), (["x"], ["output"]), tmp_path / "model.onnx")
+    assert sqnr_db(expected, run_unoptimised(tmp_path / "model.onnx", split)) > 50
+    assert sqnr_db(expected, predict(model, split, 2, "")) > 150

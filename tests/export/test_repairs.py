@@ -64,3 +64,12 @@ def test_only_the_rules_that_are_named_are_applied(exported):
     folder = exported(nn.Sequential(*layers), torch.randn(8, 12, 16))
     assert repair_file(folder / "model.onnx", SOC, ()) is None
     assert {one.rule for one in repair_file(folder / "model.onnx", SOC, ("relu",))} == {"relu"}
+
+
+def test_a_prelus_slope_has_the_type_of_its_input(exported):
+    """With another, the NPU computes it in float."""
+    folder = exported(nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(8), nn.Conv2d(8, 4, 1)), torch.randn(8, 3, 8, 8))
+    repair_file(folder / "model.onnx", SOC, tuple(RULES))
+    graph = Graph(onnx.load(folder / "model.onnx"))
+    (node,) = graph.of_type("PRelu")
+    assert [graph.bits(name) for name in (*node.input, *node.output)] == [16, 16, 16]

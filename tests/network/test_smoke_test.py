@@ -123,7 +123,6 @@ WRONG = {
     ),
     "an answer for the whole batch": ({"model": lambda: Giving(torch.sum)}, r"first dimension must be the number of"),
     "complex": ({"model": lambda: Giving(lambda y: y + 0j)}, r"torch.complex64; give its real and imaginary part"),
-    "one tensor twice": ({"model": lambda: Giving(lambda y: (y, [y]))}, r"twice, as 'output_0' and 'output_1_0'"),
     "an infinite answer": ({"model": lambda: Giving(lambda y: y / 0)}, r"holds NaN or infinity already in FP32"),
     "an output named as an input": ({"model": lambda: Giving(lambda y: {"x": y})}, r"'x' names an input and an output"),
     "an augmentation of something else": (

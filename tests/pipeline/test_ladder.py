@@ -21,6 +21,7 @@ TWO_RUNGS = {
         "balanced": {"weights": 8, "activations": 16, "after": "fp16"},
         "compact": {"weights": 8, "activations": 8, "after": "balanced"},
     },
+    "ptq.techniques": ["min-max"],
     "qat.when": "needed",
     "qat.epochs": 2,
     "goals.policy": "step-down",

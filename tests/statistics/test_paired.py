@@ -167,3 +167,22 @@ def test_a_bootstrapped_mean_holds_the_truth_as_often_as_it_says():
         found = compare_paired(of(before), of(before - loss), True, 0.95)
         held.append(found.low <= 0.04 <= found.high)
     assert 0.91 <= np.mean(held) <= 0.98  # 300 of them tell it to 2.5 points
+
+
+def test_of_few_samples_a_whole_metrics_interval_is_as_wide_as_students_t():
+    """By BCa alone the RMSE of 50 samples was held in 88 of 100 data sets (benchmarks/intervals.py)."""
+    held, truth = 0, 0.25**0.5
+    for seed in range(40):
+        generator = np.random.default_rng(seed)
+        errors = {"before": np.full(20, 1e-9), "after": generator.normal(0, truth, 20)}
+        scores = []
+        for one in errors.values():
+
+            def rmse(rows, one=one):
+                return float(np.sqrt(np.mean(one[rows] ** 2)))
+
+            resampled, left_out = resample(rmse, 20)
+            scores.append(Scores(20, rmse(range(20)), None, resampled, left_out))
+        paired = compare_paired(*scores, higher_is_better=False, confidence=0.8)
+        held += paired.low <= truth <= paired.high
+    assert 29 <= held <= 36

@@ -13,8 +13,8 @@ from bitladder.errors import UserError
 from bitladder.params import ComputeParams
 from bitladder.socs import find_soc
 from bitladder.targets import context
+from bitladder.targets.cluster_pool import cluster_pool
 from bitladder.targets.context import CONTEXT_FILE, Compiled, run_stored
-from bitladder.targets.remote import cluster_pool
 
 
 def main(folder: Path, count: int) -> None:

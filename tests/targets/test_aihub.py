@@ -83,6 +83,8 @@ def test_success_and_a_rerun_that_submits_nothing(server, job):
     assert found.outputs["output"].tolist() == [[0.0] * 4, [1.0] * 4]
     assert (found.latency.source, found.latency.ms) == ("measured", 1.5)
     assert found.latency.p90_ms == pytest.approx(1.58)
+    assert found.device.name == "Samsung Galaxy S24" and found.device.qairt is None
+    assert found.device.untold == "AI Hub tells neither QAIRT, governor, heat nor how it warms up"
     assert (found.ops_npu, found.ops_cpu, found.memory_bytes) == (1, 1, 800)
     assert "softmax,cpu,100,0.1,measured" in (job.notes / "ops.csv").read_text()
     assert target().measure(job).latency == found.latency

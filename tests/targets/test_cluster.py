@@ -27,9 +27,10 @@ from bitladder.quantize.sensitivity import load_layers
 from bitladder.running import cluster
 from bitladder.running.cluster import ClusterError, connected
 from bitladder.socs import find_soc
-from bitladder.targets import context, remote
+from bitladder.targets import cluster_pool as over_cluster
+from bitladder.targets import context
+from bitladder.targets.cluster_pool import cluster_pool
 from bitladder.targets.context import compile_model, run_stored
-from bitladder.targets.remote import cluster_pool
 from bitladder.tasks.splits import load_samples, make_splits, save_samples
 from bitladder.tasks.task import Split, load_task
 from support import ROOT
@@ -159,7 +160,7 @@ def streamed(params_with, tmp_path, monkeypatch):
 def test_workers_that_see_the_same_folder_are_sent_indices(auto, compiled, streamed, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     here = run_stored(compiled, SOC, False, streamed, settings(), tmp_path / "here").whole()["output"]
-    monkeypatch.delattr(remote, "rows_of")  # what reads samples to send them
+    monkeypatch.delattr(over_cluster, "rows_of")  # what reads samples to send them
     with cluster_pool(auto) as pool:
         found = run_stored(compiled, SOC, False, streamed, settings(), tmp_path, pool).whole()["output"]
     assert torch.equal(found, here)

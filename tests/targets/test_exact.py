@@ -13,12 +13,14 @@ from onnx import TensorProto
 from bitladder.decision.sources import sources_of
 from bitladder.export.checks import run_unoptimised
 from bitladder.htp.arithmetic import convolution
+from bitladder.htp.arithmetic.executor import Executor
 from bitladder.htp.quantizer import Quantizer
+from bitladder.network import scoring
 from bitladder.network.outputs import StoredOutputs
 from bitladder.network.scoring import Tally
 from bitladder.socs import find_soc
 from bitladder.statistics.scores import FP32, NETWORK
-from bitladder.targets.exact import Whole, prove
+from bitladder.targets.exact import BATCH, Whole, prove
 from bitladder.targets.profile import profile
 from bitladder.targets.target import Job
 from bitladder.tasks.metric import Metric
@@ -89,6 +91,7 @@ def test_a_wrong_rounding_is_found_and_named_and_its_figures_are_not_used(job, w
         scaled = accumulator.double() * self.factor / 2.0 ** (15 + self.shift)
         return (torch.round(scaled) + zero_point).clamp(low, high).float()
 
+    monkeypatch.setattr(convolution, "_in_float", lambda *_: None)  # which rounds by itself
     monkeypatch.setattr(convolution.Multiplier, "apply", half_even)
     record, _ = measured(job, whole)
     proof = record.exact
@@ -101,6 +104,26 @@ def test_where_the_emulator_ran_all_samples_the_model_only_reports(job, whole):
     record, _ = measured(job, whole.first(EMULATED))
     assert record.exact.equal_integers == 1.0 and not record.exact.used
     assert record.samples == EMULATED
+
+
+def test_a_killed_pass_goes_on_where_it_was(job, whole, monkeypatch):
+    monkeypatch.setattr(scoring, "SAVE_EVERY_S", 0.0)
+    run, batches = Executor.__call__, []
+
+    def killed_once(self, inputs):
+        batches.append(inputs["x0"])
+        if len(batches) == 4:  # the proof and two batches
+            raise KeyboardInterrupt
+        return run(self, inputs)
+
+    monkeypatch.setattr(Executor, "__call__", killed_once)
+    with pytest.raises(KeyboardInterrupt):
+        measured(job, whole)
+    record, scores = measured(job, whole)
+    assert torch.equal(torch.cat(batches[5:]), whole.inputs["x0"][2 * BATCH :])
+    outputs = run(Executor(onnx.load(job.model)), whole.inputs)
+    right = (outputs["y"].argmax(1) == whole.targets).numpy()
+    assert record.samples == ALL and np.array_equal(scores[NETWORK].values, right)
 
 
 def test_old_generations_have_no_model(job):

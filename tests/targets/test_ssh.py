@@ -14,11 +14,14 @@ from ssh_server import NAME, SSHD, start
 from bitladder.errors import UserError
 from bitladder.network.outputs import StoredOutputs
 from bitladder.socs import find_soc
-from bitladder.targets import host, ssh
+from bitladder.targets import host, remote
 from bitladder.targets.context import compile_model, run
+from bitladder.targets.gap import find_gap
+from bitladder.targets.on_device import on_device
+from bitladder.targets.side_by_side import compare
 from bitladder.targets.ssh import Ssh
 from bitladder.targets.target import Job
-from bitladder.tasks.task import Split
+from bitladder.tasks.task import Metric, Split
 
 pytestmark = [
     pytest.mark.slow,
@@ -26,6 +29,7 @@ pytestmark = [
 ]
 
 SOC = find_soc("SM8650")
+MEAN = Metric("mean", lambda output, _: output.mean().item())
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +64,14 @@ def job_in(folder) -> Job:
 
 
 def device(**changes) -> Ssh:
-    return Ssh(SOC, settings(**{"host": NAME, "python": sys.executable, "runs": 3, "warmup": 1} | changes))
+    return Ssh(
+        SOC, settings(**{"host": NAME, "python": sys.executable, "runs": 3, "warmup": 1, "emulated": 4} | changes)
+    )
 
 
 def run_there(target: Ssh, job: Job, compiled) -> StoredOutputs:
     """Run the samples without compiling again."""
-    there = host.Host(target.settings.host, target.settings.python)
-    with there.folder({path.name: path for path in compiled.context.parent.iterdir()}) as folder:
-        return target._run_there(job, there, folder, compiled)[0]
+    return target.run(compiled, False, job.split, job.workspace)
 
 
 def test_outputs_are_the_emulators_and_the_time_is_not_taken_for_a_devices(client, tmp_path):
@@ -86,6 +90,12 @@ def test_outputs_are_the_emulators_and_the_time_is_not_taken_for_a_devices(clien
     assert found.latency.source == "estimated"
     assert found.latency.reason.startswith(f"{NAME} has no NPU, its backend emulates one; latency: estimated for")
     assert found.memory_bytes > 0 and found.ops_cpu == 0 and (job.notes / "ops.csv").is_file()
+    assert found.device.runtime.endswith("which emulates an NPU") and found.device.qairt.startswith("v2.")
+    assert found.device.untold.startswith("no NPU there, so nothing was timed")
+    assert len(found.emulated) == 4  # target.emulated
+    beside = compare(job.split, MEAN, found.outputs, found.emulated, found.outputs)
+    assert (beside.samples, beside.sqnr_db, beside.agreement) == (4, 200.0, 1.0)
+    assert beside.device.value == beside.emulator.value == beside.simulation
     assert not list((tmp_path / "there").iterdir())  # nothing stays on the device
 
 
@@ -143,8 +153,8 @@ def test_an_input_that_the_graph_has_not_stays_here(client, compiled, tmp_path):
 
 
 def test_a_connection_that_breaks_is_taken_up_where_it_was(client, server, compiled, tmp_path, monkeypatch):
-    monkeypatch.setattr(ssh, "CHUNK", 2)
-    monkeypatch.setattr(ssh, "WAIT_S", 0.1)
+    monkeypatch.setattr(remote, "CHUNK", 2)
+    monkeypatch.setattr(remote, "WAIT_S", 0.1)
     flush, flushed = StoredOutputs.flush, []
 
     def breaking(kept):
@@ -162,7 +172,7 @@ def test_a_connection_that_breaks_is_taken_up_where_it_was(client, server, compi
 
 
 def test_a_runner_that_is_killed_is_told_and_the_next_run_goes_on(client, compiled, tmp_path, monkeypatch):
-    monkeypatch.setattr(ssh, "CHUNK", 2)
+    monkeypatch.setattr(remote, "CHUNK", 2)
     job, flush = job_in(tmp_path), StoredOutputs.flush
 
     def killing(kept):
@@ -199,3 +209,14 @@ def test_a_model_that_the_device_does_not_load_says_why(client, compiled, tmp_pa
         damaged.context.parent.joinpath(path.name).write_bytes(content if path.suffix == ".onnx" else content[:1000])
     with pytest.raises(UserError, match=r"^target\.host: board: .*Failed to get context binary info"):
         run_there(device(), job_in(tmp_path / "job"), damaged)
+
+
+def test_intermediate_outputs_are_asked_of_the_device(client, tmp_path):
+    """The layers of the device are those of the emulator, as its backend is one."""
+    model, reached = two_convs(tmp_path / "model.onnx", full_range_bias=True, bits=16), device(backend="ssh")
+    folders = [tmp_path / name for name in ("here", "there")]
+    for folder in folders:
+        folder.mkdir()
+    here = find_gap(model, samples(2), SOC, settings(), folders[0])
+    there = find_gap(model, samples(2), SOC, settings(), folders[1], on_device(SOC, reached.settings))
+    assert here == there and [layer.layer for layer in there] == ["first", "second"]

@@ -1,6 +1,7 @@
 """Data sets that stream: the same bits for any number of workers, and one line for each that is wrong."""
 
 import os
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +195,30 @@ def test_a_split_of_tensors_gives_its_batches_too():
     split = Split({"x": torch.arange(10.0)}, torch.arange(10))
     (first, targets), *_ = split.batches(4)
     assert first["x"].tolist() == targets.tolist() == [0, 1, 2, 3]
+
+
+def memory_of_readers() -> dict[int, float]:
+    """Give the memory of each process that reads for this one, in MB, as far as it shares it with none."""
+    rollups = {one.pid: Path(f"/proc/{one.pid}/smaps_rollup").read_text() for one in active_children()}
+    return {pid: int(text.partition("Pss_Anon:")[2].split()[0]) / 1024 for pid, text in rollups.items()}
+
+
+def test_the_processes_that_read_do_not_grow_with_what_they_have_read(tmp_path, monkeypatch):
+    """Pictures of 48 kB decoded: 5,000 of them would leave each process 100 MB larger."""
+    from bitladder.running import heap
+    from bitladder.tasks.builtin.image_folder import task
+
+    monkeypatch.setattr(heap, "FREED_BYTES", 2**23)
+    for index in range(40):
+        path = tmp_path / f"{'ab'[index % 2]}/{index}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        drawn = np.random.default_rng(index).integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(drawn).save(path, quality=85)
+    samples = make_splits(task(str(tmp_path), "resnet18", side=64), 0, 2)["train"]
+    many = samples.subset([index % len(samples) for index in range(6000)])
+    seen = {}
+    for number, _ in enumerate(many.batches(100)):
+        if number in (10, 55):
+            seen[number] = memory_of_readers()
+    assert len(seen[10]) == 2
+    assert all(seen[55][process] < seen[10][process] + 30 for process in seen[10])

@@ -33,6 +33,9 @@ def _figures(manifest: Mapping[str, Any]) -> list[str]:
             if name in record:
                 value = record[name]
                 rows.append(f"| {name} | {'not measured' if value is None else _cell(value)} | {file} |")
+        told = record.get("device")
+        for name, value in told.items() if isinstance(told, dict) else ():  # off target, it is what ran the network
+            rows.append(f"| device: {name} | {'not told' if value is None else _cell(value)} | {file} |")
     sources = [f"- {name}: {_sentence(text)}" for name, text in manifest["sources"].items()]
     limits = [f"- {key}: {value}" for key, value in manifest["params"]["goals"].items() if value is not None]
     return ["## Figures", "", *rows, "", *sources, "", "## Goals that it was held to", "", *limits, ""]

@@ -7,10 +7,12 @@ from pathlib import Path
 from bitladder.bundle.manifest import read_manifest
 from bitladder.errors import UserError
 from bitladder.targets import runner
-from bitladder.targets.host import MODEL, Host, findings_of
-from bitladder.targets.runner import Finding
+from bitladder.targets.host import Host, findings_of, words_of
+from bitladder.targets.phone_check import check_phone
+from bitladder.targets.remote import MODEL
+from bitladder.targets.runner import Finding, Model
 
-__all__ = ["look"]
+__all__ = ["look", "look_by_adb"]
 
 
 def look(bundle: Path | None, host: str | None, python: str, soc: str | None) -> list[Finding]:
@@ -25,19 +27,25 @@ def look(bundle: Path | None, host: str | None, python: str, soc: str | None) ->
     Returns: the findings. Raises UserError where the bundle is none, or the device cannot be asked.
 
     """
-    files, arguments = _model_of(bundle, soc) if bundle else ({}, [])
+    files, model = _model_of(bundle, soc) if bundle else ({}, None)
     if host:
         device = Host(host, python)
         with device.folder(files) as folder:
-            return device.check(folder, arguments)
-    here = [str(files[word]) if word in files else word for word in arguments]
+            return device.check(folder, model)
+    here = model._replace(context=str(files[model.context])) if model else None
     # -P: the runner's own folder, among bitladder's modules, is no place to import from
-    words = [sys.executable, "-P", runner.__file__, "--check", "--json", *here]
+    words = [sys.executable, "-P", runner.__file__, "--check", "--json", *words_of(here)]
     return findings_of(subprocess.run(words, capture_output=True, check=False), str(bundle or "this machine"))
 
 
-def _model_of(bundle: Path, soc: str | None) -> tuple[dict[str, Path], list[str]]:
-    """Give the files of a bundle's model by name, and the words that name it to the runner."""
+def look_by_adb(bundle: Path | None, serial: str | None, qairt: str | None, soc: str | None) -> list[Finding]:
+    """Look at a phone, and have it run a bundle's model once. The SDK is `qairt`, or the environment's."""
+    files, model = _model_of(bundle, soc) if bundle else ({}, None)
+    return check_phone(serial, qairt, model, next((path for path in files.values() if path.suffix == ".bin"), None))
+
+
+def _model_of(bundle: Path, soc: str | None) -> tuple[dict[str, Path], Model]:
+    """Give the files of a bundle's model by name, and what it is."""
     manifest = read_manifest(bundle)
     name = soc or next(iter(manifest.socs), "")
     chip = manifest.socs.get(name)
@@ -48,5 +56,4 @@ def _model_of(bundle: Path, soc: str | None) -> tuple[dict[str, Path], list[str]
         )
     context = bundle / chip.context
     files = {path.name: path for path in sorted(context.parent.iterdir()) if path.suffix in MODEL}
-    words = ["--context", context.name, "--soc-model", str(chip.soc_model), "--soc", name]
-    return files, [*words, *(["--fp16"] if manifest.precision == "FP16" else [])]
+    return files, Model(context.name, manifest.precision == "FP16", name, chip.soc_model, chip.arch)

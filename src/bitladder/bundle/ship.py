@@ -15,15 +15,28 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bitladder.bundle.manifest import MANIFEST, changed_files, read_manifest
+from bitladder.bundle.manifest import MANIFEST, Manifest, changed_files, read_manifest
 from bitladder.errors import UserError
-from bitladder.paths import DEPLOY
+from bitladder.paths import DEPLOY, RungFiles
+from bitladder.records import TargetRecord, parse_record
 from bitladder.running.files import LOCK, hash_path, replacing
 from bitladder.running.git import run_git
 
-__all__ = ["Provenance", "read_provenance", "ship"]
+__all__ = ["MeasuredBy", "Provenance", "read_provenance", "ship"]
 
 PROVENANCE = "provenance.json"
+
+
+class MeasuredBy(BaseModel):
+    """What a SoC's figures come from: who measured (ssh, adb, ai-hub, an emulator), and on which device, if any."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    soc: str
+    by: str
+    qairt: str | None
+    device: str | None
+    governor: str | None
 
 
 class Provenance(BaseModel):
@@ -34,6 +47,7 @@ class Provenance(BaseModel):
     git_revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40,64}$")]
     dvc_lock_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     manifest_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    measured: Annotated[tuple[MeasuredBy, ...], Field(strict=False)] = ()
 
 
 def ship(folder: Path, output: Path | None) -> Path:
@@ -56,7 +70,10 @@ def ship(folder: Path, output: Path | None) -> Path:
         raise UserError("the pipeline is not up to date with dvc.lock (`dvc status` says where); run `dvc repro`")
     revision = run_git("rev-parse", "HEAD")
     provenance = Provenance(
-        git_revision=revision, dvc_lock_sha256=hash_path(LOCK), manifest_sha256=hash_path(folder / MANIFEST)
+        git_revision=revision,
+        dvc_lock_sha256=hash_path(LOCK),
+        manifest_sha256=hash_path(folder / MANIFEST),
+        measured=_measured(manifest, manifest.rung),
     )
     output = output or Path(f"{manifest.rung}-{revision[:10]}.tar")
     with replacing(output) as temporary, tarfile.open(temporary, "w:", format=tarfile.PAX_FORMAT) as archive:
@@ -77,6 +94,23 @@ def read_provenance(folder: Path) -> Provenance:
     if not manifest.is_file() or hashlib.sha256(manifest.read_bytes()).hexdigest() != found.manifest_sha256:
         raise UserError(f"{PROVENANCE}: is of another bundle than the one beside it")
     return found
+
+
+def _measured(manifest: Manifest, rung: str) -> tuple[MeasuredBy, ...]:
+    """Say of each SoC what its figures come from."""
+    path = RungFiles(rung).on_target
+    record = parse_record(TargetRecord, json.dumps(manifest.metrics[path.as_posix()]), str(path))
+    return tuple(
+        MeasuredBy(
+            soc=one.soc,
+            by=one.ran_by,
+            qairt=one.device.qairt if one.device else manifest.socs[one.soc].qairt,
+            device=one.device.name if one.device else None,
+            governor=one.device.governor if one.device else None,
+        )
+        for one in (record, *record.socs.values())
+        if one.soc in manifest.socs
+    )
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -1,6 +1,7 @@
 """Commands that say what a SoC and its NPU make of a graph: `gap`, `ops`, `latency`, `preflight`, `socs`."""
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,13 @@ from bitladder.commands.options import PARAMS, ParamsFile
 from bitladder.errors import UserError
 
 __all__ = ["gap", "latency", "ops", "preflight", "socs"]
+
+
+class Where(StrEnum):
+    """What stands for the NPU."""
+
+    EMULATOR = "emulator"
+    DEVICE = "device"
 
 
 def gap(
@@ -24,12 +32,16 @@ def gap(
             " below the layers that it reads.",
         ),
     ] = None,
-    on: Annotated[str | None, typer.Option("--soc", metavar="SOC", help="Another SoC than target.soc.")] = None,
+    chip: Annotated[str | None, typer.Option("--soc", metavar="SOC", help="Another SoC than target.soc.")] = None,
+    on: Annotated[Where, typer.Option("--on", help="What stands for the NPU; the device is target.backend's.")] = (
+        Where.EMULATOR
+    ),
 ) -> None:
     """Find the first layer of a rung at which the NPU diverges from the simulation (AIMET's QuantSim).
 
     Both get the same input, and are compared tensor by tensor. Prints the SQNR at each layer, the first layer that
-    diverges, and what is known of such layers.
+    diverges, and what is known of such layers. `--on device` asks the device itself for its intermediate tensors, where
+    `target.backend` is ssh, adb or snapdragon.
 
     Reads `params.yaml`, `build/data/` and `build/export/RUNG/model.onnx`, which `dvc repro export@RUNG` makes. Writes
     nothing. The exit code is 0 whether or not a layer diverges.
@@ -38,6 +50,7 @@ def gap(
 
         bitladder gap tiny
         bitladder gap compact --samples 8 --soc QCS6490
+        bitladder gap compact --on device
     """
     from tempfile import TemporaryDirectory
 
@@ -46,6 +59,7 @@ def gap(
     from bitladder.running.version import load_own_params
     from bitladder.socs import find_soc
     from bitladder.targets.gap import find_gap
+    from bitladder.targets.on_device import on_device
     from bitladder.tasks.splits import load_samples
     from bitladder.tasks.task import load_task
 
@@ -60,8 +74,9 @@ def gap(
     task = load_task(loaded.task.factory, loaded.task.args)
     split = load_samples(task, loaded, "evaluation").first(samples)
     with TemporaryDirectory() as folder:
-        soc = find_soc(on) if on else loaded.soc
-        layers = find_gap(model, split, soc, loaded.target, Path(folder))
+        soc = find_soc(chip) if chip else loaded.soc
+        execute = on_device(soc, loaded.target) if on is Where.DEVICE else None
+        layers = find_gap(model, split, soc, loaded.target, Path(folder), execute)
     typer.echo(format_gap(layers, soc, limit_db))
 
 
@@ -137,7 +152,15 @@ def preflight(
     host: Annotated[
         str | None, typer.Option(metavar="HOST", help="A device as OpenSSH takes it; this machine if left out.")
     ] = None,
-    python: Annotated[str, typer.Option(metavar="PYTHON", help="The device's Python.")] = "python3",
+    python: Annotated[str, typer.Option(metavar="PYTHON", help="That device's Python.")] = "python3",
+    adb: Annotated[bool, typer.Option("--adb", help="A phone that adb sees.")] = False,
+    serial: Annotated[
+        str | None, typer.Option(metavar="SERIAL", help="With --adb, which one; the only one if left out.")
+    ] = None,
+    qairt: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="With --adb, the QAIRT SDK; the one that QAIRT_SDK_ROOT names if left out."),
+    ] = None,
     soc: Annotated[
         str | None, typer.Option(metavar="SOC", help="Which of the bundle's SoCs; the first if left out.")
     ] = None,
@@ -146,7 +169,8 @@ def preflight(
 
     Python and its packages, the DSP, the NPU, the SoC, free memory, and whether the model loads with all of its ops on
     the NPU. A line begins with `ok`, `note` (to know, and no hindrance) or `fail`. Nothing of the bundle is executed:
-    what runs there is the runner that this bitladder brings. The exit code is 1 where a check fails.
+    what runs there is the runner that this bitladder brings. With `--adb` it is the SDK's `qnn-net-run`, and the checks
+    are adb's and the SDK's, the DSP, the SoC, free memory, and one inference. The exit code is 1 where a check fails.
 
     On the device itself, without bitladder, `python runner.py --check` in the bundle does the same.
 
@@ -154,12 +178,15 @@ def preflight(
 
         bitladder preflight --host user@board
         bitladder preflight --host user@board --python '~/venv/bin/python' deploy
+        bitladder preflight --adb --qairt ~/qairt/2.51.0 deploy
         bitladder preflight deploy
     """
-    from bitladder.bundle.preflight import look
+    from bitladder.bundle.preflight import look, look_by_adb
     from bitladder.targets.runner import shown
 
-    findings = look(bundle, host, python, soc)
+    if host and (adb or serial):
+        raise UserError("give --host or --adb, not both")
+    findings = look_by_adb(bundle, serial, qairt, soc) if adb or serial else look(bundle, host, python, soc)
     typer.echo("\n".join(map(shown, findings)))
     if any(one["state"] == "fail" for one in findings):
         raise typer.Exit(1)
@@ -169,17 +196,21 @@ def socs(
     probe: Annotated[
         str | None, typer.Option(metavar="SOC", help="Ask the backend what this SoC takes, by compiling toy networks.")
     ] = None,
+    ops: Annotated[bool, typer.Option("--ops", help="With --probe: which kinds of ops it takes; a minute.")] = False,
 ) -> None:
     """List the SoCs by the names people use: which Hexagon generation each has, and which precisions it takes.
 
     With `--probe` the backend itself is asked: a toy network is compiled for the SoC at every precision, with nothing
     left to the CPU. Where it does not say what the table says, the line ends with `(the table says otherwise)`.
-    Reads no file of yours and writes nothing.
+    With `--ops` each kind of op is asked for at each precision; that is kept in your cache folder, for this version of
+    the backend. An op may be taken at 8 bits and work in float inside: `check --task` tells what is float.
+    Reads no file of yours.
 
     **Examples**
 
         bitladder socs
         bitladder socs --probe "Snapdragon 7 Gen 4"
+        bitladder socs --probe QCS6490 --ops
     """
     from tabulate import tabulate
 
@@ -199,3 +230,14 @@ def socs(
         known = "" if verdict.takes == (verdict.precision in soc.takes) else "  (the table says otherwise)"
         found = f"yes, as {verdict.chip}" if verdict.takes else f"no: {verdict.reason}"
         typer.echo(f"{soc.name} {verdict.precision:7}{found}{known}")
+    if ops:
+        from platformdirs import user_cache_path
+
+        from bitladder.targets.probe_ops import probe_ops
+
+        table = dict(probe_ops(soc, user_cache_path("bitladder")))
+        rows = [[kind, *("yes" if one == "yes" else "no" for one in said.values())] for kind, said in table.items()]
+        typer.echo(tabulate(rows, ["op", *next(iter(table.values()))], "github"))
+        for kind, said in table.items():
+            for reason in sorted(set(said.values()) - {"yes"}):
+                typer.echo(f"{kind}, {' '.join(one for one in said if said[one] == reason)}: {reason}")

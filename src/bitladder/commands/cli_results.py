@@ -31,7 +31,8 @@ def show(
     """Print the comparison of all rungs, the decision, and why each other rung was not chosen.
 
     Reads `params.yaml` and `metrics/`, runs nothing and writes nothing. With `target.socs` a second table has a row
-    for each rung and SoC. Where no rung meets the goals, it says what came nearest and what to try next.
+    for each rung and SoC; where a device ran what was compiled here (ssh, adb), a table has device, emulator and
+    simulation side by side. Where no rung meets the goals, it says what came nearest and what to try next.
 
     **Examples**
 
@@ -41,6 +42,7 @@ def show(
     from bitladder.decision.results import read_results
     from bitladder.paths import DECISION
     from bitladder.records import Decision, read_record
+    from bitladder.report.sides import format_sides
     from bitladder.report.tables import comparison_rows, format_soc_table, format_table, interval_note, soc_rows
     from bitladder.running.version import load_own_params
 
@@ -52,6 +54,8 @@ def show(
     typer.echo(format_table(comparison_rows(results.evals, results.targets, results.exports, decision)))
     if any(results.socs.values()):
         typer.echo("\n" + format_soc_table(soc_rows(results.evals, results.targets, results.socs, decision)))
+    if sides := format_sides(results.targets, next(iter(results.evals.values())).metric):
+        typer.echo(f"\n{sides}")
     typer.echo(f"\n{interval_note(decision)}")
     typer.echo(f"\nDecision: {decision.reason}.")
     for entry in decision.trail:

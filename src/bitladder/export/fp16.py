@@ -18,6 +18,7 @@ from bitladder.errors import RefusedError
 from bitladder.export.layers import note_layers
 from bitladder.network.lines import module_lines
 from bitladder.precision import OPSET
+from bitladder.quantize.prepare.layouts import bake_weights
 from bitladder.quantize.sim.hooks import hooked
 from bitladder.running.files import replacing
 from bitladder.tasks.onnx_model import OnnxNetwork
@@ -42,7 +43,9 @@ class HalfPrecision(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         torch.backends.mha.set_fastpath_enabled(False)  # fused attention, which has no ONNX
-        self.model = copy.deepcopy(model).half()
+        own = copy.deepcopy(model)
+        bake_weights(own)  # spectral norm has no ONNX
+        self.model = own.half()
         self._mixes = False
         self.eval()  # the whole of it: torch's exporter puts the mode back in which it finds the outermost module
 
@@ -84,19 +87,27 @@ class FiniteHalf(nn.Module):
         return returned
 
     def _refuse(self, sample: list[Tensor]) -> None:
-        found: list[str] = []
+        found: list[tuple[str, bool]] = []  # layers that give what is not finite; whether something is infinite there
 
         def listen(name: str, layer: nn.Module) -> RemovableHandle:
             def hook(module: nn.Module, inputs: Any, output: Any) -> None:
                 values = output if isinstance(output, list | tuple) else [output]
-                if any(isinstance(one, Tensor) and not one.isfinite().all() for one in values):
-                    found.append(name)
+                tensors = [one for one in values if isinstance(one, Tensor)]
+                if not all(one.isfinite().all() for one in tensors):
+                    # infinite weights of both signs leave nothing but NaN
+                    found.append((name, any(one.isinf().any() for one in [*tensors, *module.parameters()])))
 
             return layer.register_forward_hook(hook)
 
         with hooked(listen(name, layer) for name, layer in self.network.model.named_modules()), torch.no_grad():
             self.network(*sample)
-        where = f" in layer {found[0]!r}" if found and found[0] else ""
+        name, infinite = found[0] if found else ("", True)
+        where = f" in layer {name!r}" if name else ""
+        if not infinite:
+            raise RefusedError(
+                f"FP16 gives NaN{where}, and nothing before it is infinite: a small eps is 0 in FP16, which holds"
+                " nothing under 6e-8, so that 0 is divided by 0 (F.normalize has eps=1e-12); give it 1e-6 or more"
+            )
         raise RefusedError(
             f"FP16 overflows{where}: a sample gives infinity or NaN, as it holds numbers to 65,504; scale the"
             " activations down"

@@ -24,12 +24,13 @@ class Finding:
     def __str__(self) -> str:
         """Say it in a line."""
         rule = self.rule
-        return f"{self.node} ({self.op}), {rule.effect}: {rule.why}. Repair ({rule.name}): {rule.remedy}."
+        changes = f" It changes {rule.changes}." if rule.changes else ""
+        return f"{self.node} ({self.op}), {rule.effect}: {rule.why}. Repair ({rule.name}): {rule.remedy}.{changes}"
 
     def as_dict(self) -> dict[str, str]:
         """Give it as JSON has it."""
         rule = self.rule
-        said = {"where": rule.where, "why": rule.why, "remedy": rule.remedy}
+        said = {"where": rule.where, "why": rule.why, "remedy": rule.remedy, "changes": rule.changes}
         return {"rule": rule.name, "effect": rule.effect, "node": self.node, "op": self.op, **said}
 
 

@@ -52,3 +52,5 @@ class Rule:
     find: Callable[[Graph, Soc], Iterator[NodeProto]]
     repair: Callable[[Graph, NodeProto, Soc], None]
     example: Example
+    changes: str = ""
+    """What of the graph's own function the repair changes, for people; nothing where it is left out."""

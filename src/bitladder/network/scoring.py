@@ -4,10 +4,10 @@ The same code over any predictor (torch, QuantSim, ONNX Runtime, NPU), and over 
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,18 @@ from bitladder.statistics.scores import FP32, NETWORK, Scores, save_scores
 from bitladder.tasks.metric import Metric, MetricState
 from bitladder.tasks.samples import Samples
 
-__all__ = ["Reference", "Score", "Tally", "noise_db", "reference_of", "save_score", "score", "scoring", "store"]
+__all__ = [
+    "Reference",
+    "Score",
+    "Tally",
+    "noise_db",
+    "reference_of",
+    "save_score",
+    "score",
+    "score_outputs",
+    "scoring",
+    "store",
+]
 
 SAVE_EVERY_S = 30.0  # how much of a pass a killed run loses at most
 
@@ -140,6 +151,20 @@ def score(
     """
     placed(model)
     placed(reference)
+    return score_outputs(partial(run_batch, model), samples, metric, batch_size, title, reference, keep, work)
+
+
+def score_outputs(
+    run: Callable[[Mapping[str, Tensor]], Outputs],
+    samples: Samples,
+    metric: Metric,
+    batch_size: int,
+    title: str,
+    reference: Reference | None = None,
+    keep: StoredOutputs | None = None,
+    work: Path | None = None,
+) -> Score:
+    """Score what gives outputs of a batch, as `score` does a model."""
     tally = Tally(metric, reference is None)
     state = work / f"score-{title.replace(' ', '-')}.pt" if work else None
     if state and (saved := load_state(state)):
@@ -151,7 +176,7 @@ def score(
     done, saved_at = tally.samples, time.monotonic()
     with torch.no_grad(), tqdm(total=len(samples), initial=done, desc=title, unit="sample", leave=False) as bar:
         for inputs, targets in samples.after(done).batches(batch_size):
-            outputs = run_batch(model, inputs)
+            outputs = run(inputs)
             tally.add(outputs, _expected(reference, inputs, tally.samples, outputs), targets)
             if keep is not None:
                 keep.append(outputs)

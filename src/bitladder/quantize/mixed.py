@@ -27,15 +27,15 @@ def raise_layers(
 
     Layers are ordered by the noise that each puts on the network's outputs for what raising it costs. The drop need not
     fall with each: so twice as many are tried from one on, and below the first that are enough, halves of what is left.
-    What is returned has been tried itself. If nothing is enough, it is the fewest layers that do as well as any, as far
-    as the samples tell.
+    What is returned has been tried itself. If nothing is enough, or no more layers fit into `mixed.max_growth`, it is
+    the fewest layers that do as well as any, as far as the samples tell.
 
     Returns: the quantized network; the raised layers, by name, with their precision such as `W8A8`.
     """
     trials = {0: try_out(quantized.sim.model)}
     if trials[0].is_enough(mixed.max_drop, mixed.max_relative_drop):
         return quantized, {}
-    order = _order_layers(quantized, setting, mixed)
+    order = _fitting(_order_layers(quantized, setting, mixed), quantized, setting, mixed)
     found = {0: quantized}
     with tqdm(desc="mixed precision", unit="try") as bar:
 
@@ -46,7 +46,7 @@ def raise_layers(
             bar.update()
             return trials[count].is_enough(mixed.max_drop, mixed.max_relative_drop)
 
-        count = _fewest(is_enough, len(order)) or _as_good_as_any(trials)
+        count = (_fewest(is_enough, len(order)) if order else None) or _as_good_as_any(trials)
     return found[count], {name: str(mixed.raise_to.precision) for name in sorted(order[:count])}
 
 
@@ -91,6 +91,21 @@ def _ordered(
             noise = noise_db(quantized.sim.model, few, reference, size, name)
         gain[name] = 10 ** (-noise / 10) / costs[name]
     return sorted(gain, key=lambda name: (-gain[name], name))
+
+
+def _fitting(order: list[str], quantized: Quantized, setting: Setting, mixed: MixedParams) -> list[str]:
+    """Leave out the layers that would make the weights larger than they may be, but not smaller ones after them."""
+    if mixed.max_growth is None:
+        return order
+    weights = {name: cost.weights for name, cost in quantized.sim.costs().items()}
+    bits = setting.precision.weights
+    left, fitting = mixed.max_growth * sum(weights.values()) * bits, []
+    for name in order:
+        more = weights[name] * (mixed.raise_to.weights - bits)
+        if more <= left:
+            left -= more
+            fitting.append(name)
+    return fitting
 
 
 def _costs(quantized: Quantized, setting: Setting, mixed: MixedParams) -> dict[str, float]:

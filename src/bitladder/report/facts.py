@@ -4,7 +4,8 @@ import json
 
 from bitladder.params import Params
 from bitladder.paths import BUILD, RungFiles, evaluated
-from bitladder.records import Evaluation, ExportCheck, read_record
+from bitladder.records import Evaluation, ExportCheck, TargetRecord, read_record
+from bitladder.report.sides import device_line
 from bitladder.running import git
 from bitladder.running.files import locked_stages
 from bitladder.running.version import RELEASE, installed
@@ -22,12 +23,20 @@ def facts(params: Params) -> list[tuple[str, str]]:
         ("git revision", f"{revision or 'not in git'}{uncommitted}"),
         ("task", f"{params.task.factory} {json.dumps(params.task.args)}"),
         ("target", f"{params.target.soc} ({params.soc.arch}) by {params.target.backend}"),
+        *_devices(params),
         ("seed", str(params.seed)),
     ]
     found += [(f"md5 of {path}", digest) for path, digest in _hashes(("data", "train"))]
     found += _repairs(params)
     versions = [f"bitladder {RELEASE}", *(f"{name} {installed(name) or 'not installed'}" for name in PACKAGES)]
     return [*found, ("versions here", ", ".join(versions))]
+
+
+def _devices(params: Params) -> list[tuple[str, str]]:
+    """Say what each rung was measured on, where it was a device."""
+    paths = {rung: RungFiles(rung).on_target for rung in ("fp16", *params.rungs())}
+    records = {rung: read_record(TargetRecord, path) for rung, path in paths.items() if path.exists()}
+    return [(f"device of {rung}", device_line(one.device)) for rung, one in records.items() if one.device]
 
 
 def _repairs(params: Params) -> list[tuple[str, str]]:

@@ -136,6 +136,8 @@ PATCHES = {
 
 PRIVATE = {
     "aimet_onnx.qc_quantize_op.QcQuantizeOp._copy": "a Concat's inputs with ranges of their own",
+    "aimet_onnx.qc_quantize_op.QcQuantizeOp._encoding_min_max_fixed_vals": "scales under aimet-onnx's limits",
+    "aimet_onnx.quantsim.QuantizationSimModel._adjust_weight_scales_against_overflow": "scales under its limits",
     "aimet_onnx.quantsim.QuantizationSimModel._rebuild_session": "weights that techniques changed",
     "aimet_onnx.quantsim.QuantizationSimModel._set_quantizers": "a Concat's inputs with ranges of their own",
     "aimet_torch.adaround.adaround_optimizer.AdaroundOptimizer._compute_output_with_adarounded_weights": "AdaRound",

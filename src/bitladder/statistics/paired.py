@@ -14,7 +14,7 @@ __all__ = ["BOOTSTRAP", "RESAMPLED", "SCORE", "Paired", "compare_paired", "dista
 
 SCORE = "Tango's score interval"
 BOOTSTRAP = "BCa bootstrap over samples"
-RESAMPLED = "BCa bootstrap of the whole metric"
+RESAMPLED = "BCa bootstrap of the whole metric, no narrower than by its jackknife"
 
 
 LAST_BIT = 1e-9  # relative

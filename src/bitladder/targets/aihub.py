@@ -20,6 +20,7 @@ from bitladder.errors import RefusedError, UserError
 from bitladder.network.outputs import Outputs
 from bitladder.params import TargetParams
 from bitladder.paths import JOBS
+from bitladder.records import Device as DeviceRecord
 from bitladder.running.files import copy_file, read_json, write_json
 from bitladder.running.patches import in_force
 from bitladder.socs import Soc
@@ -93,7 +94,13 @@ class AiHub:
         on_npu = sum(layer["unit"] == "npu" for layer in layers)
         outputs = _outputs(returned, job.model)
         latency = _latency(profile["execution_summary"], device.name)
-        return Measured(outputs, size, weights_bytes(job.model), on_npu, len(layers) - on_npu, latency)
+        told = DeviceRecord(
+            name=device.name,
+            runtime="AI Hub, qnn_dlc",
+            runs=len(profile["execution_summary"].get("all_inference_times") or []) or None,
+            untold="AI Hub tells neither QAIRT, governor, heat nor how it warms up",
+        )
+        return Measured(outputs, size, weights_bytes(job.model), on_npu, len(layers) - on_npu, latency, device=told)
 
 
 class _Jobs:

@@ -1,20 +1,38 @@
-"""What a compiled context binary says of its own memory, asked of the backend's system library.
+"""What a compiled context binary says of its memory, inputs and outputs, asked of the backend's system library.
 
-The library's C interface, as far as it is needed: QnnSystemInterface.h, QnnSystemContext.h and QnnHtpSystemContext.h
-of QAIRT (system API 1). Every versioned struct is looked into only where its version is the one that is laid out here.
+The library's C interface, as far as it is needed: QnnSystemInterface.h, QnnSystemContext.h, QnnHtpSystemContext.h and
+QnnTypes.h of QAIRT (system API 1). Every versioned struct is looked into only where its version is the one that is laid
+out here.
 """
 
 import ctypes
+import math
+from collections.abc import Callable
 from ctypes import POINTER, byref, c_char_p, c_uint8, c_uint32, c_uint64, c_void_p
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import onnxruntime_qnn
 
 from bitladder.targets.record import MEMORY
 
-__all__ = ["read_memory"]
+__all__ = ["Tensor", "read_memory", "read_tensors"]
+
+T = TypeVar("T")
 
 API, BINARY_INFO, GRAPH_INFO, BLOB_1, BLOB_2 = 1, 3, 3, 1, 2
+TENSORS = (1, 2)
+"""Versions of a tensor, which begin alike."""
+
+DTYPES = {
+    0x0008: np.int8, 0x0016: np.int16, 0x0032: np.int32, 0x0064: np.int64,
+    0x0108: np.uint8, 0x0116: np.uint16, 0x0132: np.uint32, 0x0164: np.uint64,
+    0x0216: np.float16, 0x0232: np.float32, 0x0508: np.bool_,
+    0x0308: np.int8, 0x0316: np.int16, 0x0408: np.uint8, 0x0416: np.uint16,
+}  # fmt: skip
+"""Types of elements by QNN's numbers; the last row is of quantized ones."""
 
 
 class _Version(ctypes.Structure):
@@ -48,6 +66,16 @@ class _BinaryInfo(ctypes.Structure):
     _fields_ = (("version", c_uint32), ("info", _Info))
 
 
+class _TensorInfo(ctypes.Structure):
+    """Of either version. How it is quantized and what follows its shape are not looked into: their size counts."""
+
+    _fields_ = (
+        ("version", c_uint32), ("id", c_uint64), ("name", c_char_p), ("type", c_uint32), ("format", c_uint32),
+        ("dtype", c_uint32), ("quantization", c_uint64 * 5),
+        ("rank", c_uint32), ("dimensions", POINTER(c_uint32)), ("rest", c_uint64 * 6),
+    )  # fmt: skip
+
+
 class _Blob(ctypes.Structure):
     """Two structs, one after the other: of the first version, then of the second."""
 
@@ -59,11 +87,35 @@ class _Blob(ctypes.Structure):
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of a compiled graph, as the device takes or gives it: row by row, the last axis nearest."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
 def read_memory(binary: Path) -> dict[str, int] | None:
     """Read the figures of a context binary with one graph, in bytes, by the names of MEMORY.
 
     None where the library is of another version than the one whose structs are known here, or is not there.
     """
+    return _read(binary, _figures)
+
+
+def read_tensors(binary: Path) -> tuple[list[Tensor], list[Tensor]] | None:
+    """Read the inputs and the outputs of a context binary with one graph; None as for `read_memory`."""
+    return _read(binary, lambda graph: (_tensors(graph.input, graph.inputs), _tensors(graph.output, graph.outputs)))
+
+
+def _read(binary: Path, look: Callable[[_Graph], T | None]) -> T | None:
+    """Look at the graph of a context binary, while the library holds it."""
     path = Path(onnxruntime_qnn.get_library_path())
     path = path.with_name("QnnSystem.dll" if path.suffix == ".dll" else "libQnnSystem.so")
     if not path.is_file():
@@ -87,18 +139,28 @@ def read_memory(binary: Path) -> dict[str, int] | None:
     try:
         if get_info(handle, content, len(content), byref(found), byref(size)):
             return None
-        return _figures(found.contents)
+        info = found.contents
+        if info.version != BINARY_INFO or info.info.graphs != 1 or info.info.graph[0].version != GRAPH_INFO:
+            return None
+        return look(info.info.graph[0])
     finally:
         free(handle)
 
 
-def _figures(found: _BinaryInfo) -> dict[str, int] | None:
-    if found.version != BINARY_INFO or found.info.graphs != 1:
-        return None
-    graph = found.info.graph[0]
-    if graph.version != GRAPH_INFO or graph.blob_size != ctypes.sizeof(_Blob):
+def _figures(graph: _Graph) -> dict[str, int] | None:
+    if graph.blob_size != ctypes.sizeof(_Blob):
         return None
     blob = ctypes.cast(graph.blob, POINTER(_Blob)).contents
     if (blob.first, blob.second) != (BLOB_1, BLOB_2):
         return None
     return {name: int(getattr(blob, name)) for name in MEMORY}
+
+
+def _tensors(first: int, count: int) -> list[Tensor]:
+    """Copy tensors out of the library. Raises ValueError for one of a version or type that is not known here."""
+    found = []
+    for one in (_TensorInfo * count).from_address(first):
+        if one.version not in TENSORS or one.dtype not in DTYPES:
+            raise ValueError(f"tensor of version {one.version} and type {one.dtype:#x}")
+        found.append(Tensor(one.name.decode(), tuple(one.dimensions[: one.rank]), np.dtype(DTYPES[one.dtype])))
+    return found

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import onnx
 import torch
 from onnx import TensorProto, helper
 from torch import Tensor
-from tqdm import tqdm
 
 from bitladder.errors import UserError
 from bitladder.htp.arithmetic.executor import Executor
@@ -17,7 +17,7 @@ from bitladder.htp.quantizer import Quantizer
 from bitladder.htp.rule import OLD
 from bitladder.network.evaluate import TopOne
 from bitladder.network.outputs import Outputs, StoredOutputs
-from bitladder.network.scoring import Tally
+from bitladder.network.scoring import score_outputs
 from bitladder.params import TargetParams
 from bitladder.records import Emulated, Exact, Measurement
 from bitladder.socs import Soc
@@ -76,16 +76,14 @@ def _none(reason: str) -> Exact:
 
 
 def run_whole(
-    executor: Executor, whole: Whole, metric: Metric, proof: Exact, record: Measurement
+    executor: Executor, whole: Whole, metric: Metric, proof: Exact, record: Measurement, work: Path
 ) -> tuple[Measurement, dict[str, Scores]]:
-    """Run the whole split through a model that was proved; give the record and scores of all samples."""
-    tally = Tally(metric, alone=True)
-    with tqdm(total=len(whole.samples), desc="exact", unit="sample", leave=False) as bar:
-        for inputs, targets in whole.samples.batches(BATCH):
-            outputs = executor(inputs)
-            tally.add(outputs, outputs, targets)
-            bar.update(len(next(iter(inputs.values()))))
-    scored, simulation = tally.score(), whole.scores[NETWORK]
+    """Run the whole split through a model that was proved; give the record and scores of all samples.
+
+    What has added up is kept in `work`, so that a killed pass goes on where it was.
+    """
+    scored = score_outputs(executor, whole.samples, metric, BATCH, "exact", work=work)
+    simulation = whole.scores[NETWORK]
     value = scored.comparison.value
     assert record.value is not None and record.drop is not None and record.gap is not None
     own = Emulated(samples=record.samples, value=record.value, drop=record.drop, gap=record.gap)

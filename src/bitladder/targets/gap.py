@@ -5,7 +5,7 @@ within export.min_sqnr_db. Both sides run one graph, which hands out what stands
 hand it out can undo a fusion of ops across one, so a divergence that only such a fusion makes is not seen here.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,13 +17,14 @@ from bitladder.export.checks import run_unoptimised
 from bitladder.htp.repair import Finding, find
 from bitladder.htp.rule import OLD
 from bitladder.network.evaluate import sqnr_db
+from bitladder.network.outputs import Outputs
 from bitladder.params import TargetParams
 from bitladder.running.files import replacing
 from bitladder.socs import Soc
-from bitladder.targets.context import compile_model, run
+from bitladder.targets.context import Compiled, compile_model, run
 from bitladder.tasks.samples import Samples
 
-__all__ = ["Cause", "LayerGap", "find_gap", "first_divergence"]
+__all__ = ["Cause", "Execute", "LayerGap", "find_gap", "first_divergence"]
 
 USUAL_DB = {8: 42.0, 16: 76.0}
 """SQNR that rounding alone leaves, by activation bits: medians of tiny networks that are right (HTP v73 to v81)."""
@@ -70,7 +71,13 @@ class LayerGap:
     before_db: float | None = None
 
 
-def find_gap(model: Path, split: Samples, soc: Soc, settings: TargetParams, workspace: Path) -> list[LayerGap]:
+Execute = Callable[[Compiled, Samples, Path], Outputs]
+"""Runs samples through what is compiled, with a folder to work in."""
+
+
+def find_gap(
+    model: Path, split: Samples, soc: Soc, settings: TargetParams, workspace: Path, execute: Execute | None = None
+) -> list[LayerGap]:
     """Compare every quantized tensor of a QDQ graph on the NPU with the same in QuantSim, in topological order.
 
     Args:
@@ -79,6 +86,7 @@ def find_gap(model: Path, split: Samples, soc: Soc, settings: TargetParams, work
         soc: the chip to compile for.
         settings: the limits on time are its.
         workspace: scratch.
+        execute: what runs the compiled graph; None: the emulator.
 
     Raises UserError where the graph has no quantizers, or the backend fails.
 
@@ -87,7 +95,11 @@ def find_gap(model: Path, split: Samples, soc: Soc, settings: TargetParams, work
     layers, sources = _instrument(model, instrumented, soc)
     expected = run_unoptimised(instrumented, split)
     compiled = compile_model(instrumented, workspace / "compiled", soc, False, settings.compile_limit_s, workspace)
-    found = run(compiled, soc, False, split, settings, workspace)
+
+    def emulate(compiled: Compiled, split: Samples, workspace: Path) -> Outputs:
+        return run(compiled, soc, False, split, settings, workspace)
+
+    found = (execute or emulate)(compiled, split, workspace)
     found_db = {name: sqnr_db({name: expected[name]}, {name: found[name]}) for name in layers}
     return [
         replace(layer, sqnr_db=found_db[name], before_db=min((found_db[one] for one in sources[name]), default=None))

@@ -1,9 +1,11 @@
 """Qualcomm's Hexagon backend as a target, emulated or on a Snapdragon's own NPU, in processes that can be given up."""
 
+import platform
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import numpy as np
 from bitladder.errors import UserError
 from bitladder.network.outputs import StoredOutputs
 from bitladder.params import TargetParams
+from bitladder.records import Device
 from bitladder.socs import Soc
 from bitladder.targets.backend import (
     PROFILE_FILE,
@@ -21,6 +24,7 @@ from bitladder.targets.backend import (
 from bitladder.targets.context import Compiled, compile_model, run_stored
 from bitladder.targets.estimated import estimated_latency
 from bitladder.targets.ops import OPS_FILE, read_profile, weights_bytes, write_ops
+from bitladder.targets.runner import facts
 from bitladder.targets.target import Job, Latency, Measured
 from bitladder.targets.workers import check_room, result, worker_pool
 
@@ -71,13 +75,22 @@ class Snapdragon(Hexagon):
 
     def measure(self, job: Job) -> Measured:
         """Compile, run every sample, and time inferences of the first. Raise UserError where there is no such NPU."""
-        if not self._in_worker(job, has_npu, (), 1):
-            raise UserError(
-                "target.backend: snapdragon needs a machine with a Snapdragon NPU (Windows or Linux on Arm), and this"
-                " one has none; use hexagon-emulator or ai-hub"
-            )
+        self.check(job.workspace)
         compiled, found = self._run(job, "measured")
-        return measured(job, compiled, found, self.time(job, compiled))
+        before = facts()
+        latency = self.time(job, compiled)
+        return replace(measured(job, compiled, found, latency), device=self._device(before, facts()))
+
+    def check(self, workspace: Path) -> None:
+        """Raise UserError where this machine has no NPU."""
+        with worker_pool(1, workspace) as pool:
+            limit_s = self.settings.sample_limit_s
+            there = pool.schedule(has_npu, timeout=limit_s)
+            if not result(there, "looking for the NPU", f"target.sample_limit_s = {limit_s:g} s", workspace):
+                raise UserError(
+                    "target.backend: snapdragon needs a machine with a Snapdragon NPU (Windows or Linux on Arm), and"
+                    " this one has none; use hexagon-emulator or ai-hub"
+                )
 
     def time(self, job: Job, compiled: Compiled) -> Latency:
         """Time inferences of the first sample, after some that warm up."""
@@ -88,6 +101,19 @@ class Snapdragon(Hexagon):
         median, p90 = (float(value) for value in np.quantile(times, [0.5, 0.9]))
         reason = f"latency: median of {runs} runs after {warmup} to warm up, on this machine's NPU"
         return Latency("measured", reason, median, p90_ms=p90)
+
+    def _device(self, before: dict[str, Any], after: dict[str, Any]) -> Device:
+        return Device(
+            name=after["chip"] or platform.processor() or None,
+            runtime=f"onnxruntime-qnn {after['packages']['onnxruntime-qnn']}",
+            governor=after["governor"],
+            celsius_before=before["celsius"],
+            celsius_after=after["celsius"],
+            throttling=after["throttling"],
+            warmup=self.settings.warmup,
+            runs=self.settings.runs,
+            untold="the backend's default performance mode; its QAIRT is the compiler's; Linux alone tells the rest",
+        )
 
 
 def measured(job: Job, compiled: Compiled, outputs: StoredOutputs, latency: Latency) -> Measured:

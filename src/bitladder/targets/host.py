@@ -6,28 +6,28 @@ for: no password is taken or kept.
 
 import hashlib
 import json
-import re
 import secrets
 import shlex
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from bitladder.errors import UserError
 from bitladder.targets import runner
-from bitladder.targets.runner import Finding, receive, send
+from bitladder.targets.remote import MODEL, LostError, last_line
+from bitladder.targets.runner import Finding, Model, receive, send
 
-__all__ = ["MODEL", "Conversation", "Host", "LostError", "failing", "findings_of"]
+__all__ = ["Conversation", "Host", "findings_of", "words_of"]
 
 OPTIONS = [
     f"-o{option}" for option in ("BatchMode=yes", "ConnectTimeout=15", "ServerAliveInterval=5", "ServerAliveCountMax=3")
 ]
 
 FOLDER = ".cache/bitladder"  # under the user's home there
-RUNNER, MODEL = "runner.py", (".onnx", ".bin")
+RUNNER = "runner.py"
 KEPT_MIN = 1440  # minutes after which what a killed run left there is removed
 
 LOST = 255  # ssh's own exit code; others are the command's
@@ -48,19 +48,15 @@ Answer = tuple[dict[str, Any], dict[str, Any]]
 """What a runner tells, and the outputs by name."""
 
 
-class LostError(Exception):
-    """The connection broke, and may come back."""
-
-
 class Host:
     """A host, as ssh takes it, and its Python."""
 
     def __init__(self, name: str, python: str) -> None:
         self.name, self.python = name, python
 
-    def check(self, folder: str, arguments: Sequence[str] = ()) -> list[Finding]:
+    def check(self, folder: str, model: Model | None = None) -> list[Finding]:
         """Run the runner's check in `folder`, and give what it found. Raise UserError where it cannot run."""
-        words = shlex.join([RUNNER, "--check", "--json", *arguments])
+        words = shlex.join([RUNNER, "--check", "--json", *words_of(model)])
         return findings_of(self._run(f"cd {folder} && {self.python} {words}"), self._place)
 
     @contextmanager
@@ -87,9 +83,9 @@ class Host:
                 self._run(f"rm -rf {name}")
 
     @contextmanager
-    def serve(self, folder: str, arguments: Sequence[str], log: Path) -> Iterator["Conversation"]:
+    def serve(self, folder: str, model: Model, log: Path) -> Iterator["Conversation"]:
         """Start the runner there; it loads the model once, and answers until the end."""
-        words = shlex.join([RUNNER, "--serve", *arguments])
+        words = shlex.join([RUNNER, "--serve", *words_of(model)])
         with log.open("ab") as errors:
             process = subprocess.Popen(
                 self._ssh(f"cd {folder} && exec {self.python} {words}"),
@@ -109,7 +105,7 @@ class Host:
             known = next((advice for words, advice in ADVICE.items() if words in said.lower()), None)
             if known is None:
                 return LostError(said)
-            return UserError(f"{self._place}: {_last(said.encode())}; {known.replace('HOST', self.name)}")
+            return UserError(f"{self._place}: {last_line(said.encode())}; {known.replace('HOST', self.name)}")
         if code == NO_COMMAND:
             return UserError(
                 f"{self._place}: has no {self.python}; install Python there, or name it in target.python ({said})"
@@ -118,7 +114,7 @@ class Host:
             return UserError(
                 f"{self._place}: the runner was killed there; is its memory too small? Run again: it goes on"
             )
-        return UserError(f"{self._place}: {said or f'exit code {code}'}{runner.explain_code(said)}")
+        return UserError(f"{self._place}: {said or f'exit code {code}'}{runner.explain(said)}")
 
     @property
     def _place(self) -> str:
@@ -133,16 +129,16 @@ class Host:
         except FileNotFoundError:
             raise UserError("target.backend: ssh needs OpenSSH's client on this machine; install it") from None
         if done.returncode in (LOST, NO_COMMAND):
-            refusal = self.refusal(done.returncode, _last(done.stderr))
+            refusal = self.refusal(done.returncode, last_line(done.stderr))
             if isinstance(refusal, LostError):
-                raise UserError(f"{self._place}: {_last(done.stderr)}")
+                raise UserError(f"{self._place}: {last_line(done.stderr)}")
             raise refusal
         return done
 
     def _must(self, command: str, content: bytes | None) -> str:
         done = self._run(command, content)
         if done.returncode:
-            raise self.refusal(done.returncode, _last(done.stderr))
+            raise self.refusal(done.returncode, last_line(done.stderr))
         return done.stdout.decode("utf-8", "replace")
 
 
@@ -178,7 +174,7 @@ class Conversation:
         if answer is None and late:
             raise UserError(f"{name}: no answer in {limit_s:g} s; is target.sample_limit_s too short?")
         if answer is None:
-            raise self._host.refusal(self._process.wait(), _last(self._log.read_bytes()))
+            raise self._host.refusal(self._process.wait(), last_line(self._log.read_bytes()))
         if "error" in answer[0]:
             raise UserError(f"{name}: {answer[0]['error']}")
         return answer
@@ -193,18 +189,9 @@ def findings_of(done: subprocess.CompletedProcess[bytes], where: str) -> list[Fi
     with suppress(ValueError, IndexError):
         found: list[Finding] = json.loads(lines[-1])
         return found
-    raise UserError(f"{where}: the check fails: {_last(done.stderr) or f'exit code {done.returncode}'}")
+    raise UserError(f"{where}: the check fails: {last_line(done.stderr) or f'exit code {done.returncode}'}")
 
 
-def failing(findings: Sequence[Finding]) -> str:
-    """Say in one line what checks fail, with the remedy of the first; nothing where none does."""
-    failed = [one for one in findings if one["state"] == "fail"]
-    if not failed:
-        return ""
-    return "; ".join([*(f"{one['check']}: {one['found']}" for one in failed), failed[0]["remedy"]])
-
-
-def _last(text: bytes) -> str:
-    """Give the last line that says something: above it may be a banner."""
-    lines = [re.sub(r"[^\x20-\x7e]", "", line).strip() for line in text.decode("utf-8", "replace").splitlines()]
-    return next((line for line in reversed(lines) if line), "")[:300]
+def words_of(model: Model | None) -> list[str]:
+    """Give the words that name a model to the runner."""
+    return ["--model", json.dumps(model._asdict())] if model else []

@@ -1,8 +1,4 @@
-"""A QDQ graph as a plain quantizer writes it, for rules about what our own export does not write.
-
-Each activation has a quantizer of the range that samples show; weights are per channel and symmetric; biases and other
-constants stay in float.
-"""
+"""A QDQ graph as a plain quantizer writes it, with the ranges that samples show: htp/plain_qdq.py puts them in."""
 
 import warnings
 from pathlib import Path
@@ -11,22 +7,20 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnx
 import torch
-from onnx import NodeProto, TensorProto, helper
+from onnx import TensorProto, helper
 from torch import nn
 
 from bitladder.export.checks import run_unoptimised
 from bitladder.htp.graph import Graph
-from bitladder.htp.quantizer import Quantizer
+from bitladder.htp.plain_qdq import add_quantizers
 from bitladder.network.model import sample_inputs
 from bitladder.precision import OPSET
-from bitladder.tasks.samples import Samples
+from bitladder.tasks.onnx_forms.sizes import inputs_of, sizes_of
+from bitladder.tasks.samples import Samples, Split
 
-__all__ = ["quantize_plainly"]
+__all__ = ["quantize_graph", "quantize_guessed", "quantize_plainly"]
 
-OUTPUT_CHANNELS = {"Conv": 0, "MatMul": 1, "Gemm": 0}
-"""Ops with weights as their second input, and along which axis of these the output's channels are."""
-
-WEIGHTS = {4: TensorProto.INT4, 8: TensorProto.INT8}
+GUESSED = 4  # random samples
 
 
 def quantize_plainly(
@@ -54,46 +48,25 @@ def quantize_plainly(
             dynamo=False,
         )
     proto = onnx.load(path)
-    _quantize(proto, _ranges(proto, split), bits)
+    quantize_graph(proto, split, bits)
     onnx.save(proto, path)
 
 
-def _quantize(proto: onnx.ModelProto, ranges: dict[str, tuple[float, float]], bits: tuple[int, int]) -> None:
-    graph = Graph(proto)
-    for node in graph.nodes:
-        for index, name in enumerate(node.input[1:2], 1):
-            if graph.find_constant(name) is not None:
-                _quantize_weights(graph, node, index, bits[0])
-    for value in proto.graph.input:
-        quantizer = Quantizer.of_range(*ranges[value.name], bits[1])
-        for reader in graph.readers(value.name):
-            if reader.op_type != "QuantizeLinear":
-                graph.quantize_input(reader, list(reader.input).index(value.name), quantizer)
-    for node in graph.nodes:
-        output = node.output[0]
-        if output in ranges and not _has_bias_behind(graph, node):
-            graph.quantize_output(node, Quantizer.of_range(*ranges[output], bits[1]))
+def quantize_graph(proto: onnx.ModelProto, split: Samples, bits: tuple[int, int]) -> None:
+    """Make QDQ of a float graph of opset OPSET, in place, with ranges from samples."""
+    add_quantizers(proto, _ranges(proto, split), bits)
 
 
-def _quantize_weights(graph: Graph, node: NodeProto, index: int, bits: int) -> None:
-    name = node.input[index]
-    values = graph.constant(name)
-    if node.op_type == "LayerNormalization":  # of fewer than 8 bits the NPU does not take its factors
-        graph.set_input(node, index, graph.add_quantized(name, values, Quantizer.of_range(0, values.max(), 8), node))
-    if node.op_type in OUTPUT_CHANNELS:
-        axis = OUTPUT_CHANNELS[node.op_type]
-        largest = np.abs(values).max(tuple(one for one in range(values.ndim) if one != axis))
-        scale = largest / (2 ** (bits - 1) - 1)
-        quantizer = Quantizer(scale, np.zeros(scale.shape, np.int64), WEIGHTS[bits], axis)
-        graph.set_input(node, index, graph.add_quantized(name, values, quantizer, node))
-
-
-def _has_bias_behind(graph: Graph, node: NodeProto) -> bool:
-    """Tell a product that an addition of a constant follows: a linear layer on tokens, as exporters write it."""
-    readers = graph.readers(node.output[0])
-    if node.op_type != "MatMul" or len(readers) != 1 or readers[0].op_type != "Add":
-        return False
-    return any(graph.find_constant(name) is not None for name in readers[0].input)
+def quantize_guessed(proto: onnx.ModelProto, bits: tuple[int, int]) -> None:
+    """Make QDQ of a float graph, in place, with the ranges that random inputs give: for what goes by nodes alone."""
+    drawn = torch.Generator().manual_seed(0)
+    inputs = {}
+    for value in inputs_of(proto):
+        shape = [GUESSED, *(size if isinstance(size, int) else 1 for size in sizes_of(value)[1:])]
+        dtype = torch.from_numpy(np.empty(0, helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))).dtype
+        values = torch.randn(shape, generator=drawn) if dtype.is_floating_point else torch.ones(shape)
+        inputs[value.name] = values.to(dtype)
+    quantize_graph(proto, Split(inputs, torch.zeros(GUESSED)), bits)
 
 
 def _ranges(proto: onnx.ModelProto, split: Samples) -> dict[str, tuple[float, float]]:
@@ -108,4 +81,6 @@ def _ranges(proto: onnx.ModelProto, split: Samples) -> dict[str, tuple[float, fl
         onnx.save(watched, path)
         found = run_unoptimised(path, split)
     found |= next(iter(split.batches(len(split))))[0]
-    return {name: (float(values.min()), float(values.max())) for name, values in found.items()}
+    return {
+        name: (float(values.min()), float(values.max())) for name, values in found.items() if values.is_floating_point()
+    }

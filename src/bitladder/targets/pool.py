@@ -1,4 +1,4 @@
-"""What runs samples on the emulator: processes of this machine (workers.py), or of many (remote.py)."""
+"""What runs samples on the emulator: processes of this machine (workers.py), or of many (cluster_pool.py)."""
 
 from collections.abc import Callable
 from concurrent.futures import Future

@@ -13,15 +13,16 @@ from bitladder.network.outputs import Outputs, StoredOutputs
 from bitladder.network.scoring import Tally
 from bitladder.params import TARGETS, Params, TargetParams
 from bitladder.paths import TASK, WORK, RungFiles, samples
-from bitladder.records import Measurement
+from bitladder.records import Measurement, SideBySide
 from bitladder.running.files import copy_file, hash_path, read_json, write_json
 from bitladder.running.resume import fingerprint, workspace
 from bitladder.socs import Soc
 from bitladder.statistics.scores import FP32, NETWORK, SIMULATION, Scores, read_scores, save_scores
+from bitladder.targets.cluster_pool import cluster_pool
 from bitladder.targets.exact import Whole, prove, run_whole
 from bitladder.targets.record import memory_of, precision_of
-from bitladder.targets.remote import cluster_pool
-from bitladder.targets.target import Job, Target
+from bitladder.targets.side_by_side import compare
+from bitladder.targets.target import Job, Measured, Target
 from bitladder.tasks.metric import Metric
 from bitladder.tasks.splits import load_samples
 from bitladder.tasks.task import load_task
@@ -44,7 +45,8 @@ def profile_rung(params: Params, rung: str, soc: Soc) -> Measurement:
     folder, precision = files.compiled / soc.name, precision_of(params, rung)
     emulated = settings.backend == "hexagon-emulator"
     exact = settings.exact == "auto" and emulated and precision != "FP16"
-    own = (settings.backend, settings.host, settings.samples, settings.warmup, settings.runs, exact)
+    device = (settings.host, settings.serial, settings.emulated)
+    own = (settings.backend, device, settings.samples, settings.warmup, settings.runs, exact)
     made_of = (TASK, files.model, files.reference, files.scores, data)
     key = fingerprint(soc, params.task, own, hash_path(files.outputs), files=made_of)
     kept = WORK / f"measured-{rung}-{soc.name}"
@@ -154,6 +156,8 @@ def profile(
         latency_p90_ms=found.latency.p90_ms,
         latency_source=found.latency.source,
         reason=found.latency.reason,
+        device=found.device,
+        side_by_side=_beside(job, metric, found, simulated),
     )
     scores = {SIMULATION: scored.reference_scores, NETWORK: scored.scores}
     if whole is None or not isinstance(found.outputs, StoredOutputs):
@@ -161,7 +165,13 @@ def profile(
     proof, executor = prove(job, found.outputs, soc, settings)
     if executor is None or len(job.split) == len(whole.samples):
         return record.model_copy(update={"exact": proof}), scores
-    return run_whole(executor, whole, metric, proof, record)
+    return run_whole(executor, whole, metric, proof, record, job.workspace)
+
+
+def _beside(job: Job, metric: Metric, found: Measured, simulated: StoredOutputs) -> SideBySide | None:
+    if found.emulated is None or not isinstance(found.outputs, StoredOutputs):
+        return None
+    return compare(job.split, metric, found.outputs, found.emulated, simulated)
 
 
 def _part(outputs: Outputs | StoredOutputs, start: int, stop: int) -> Outputs:

@@ -4,9 +4,8 @@
     python runner.py --inputs my.npz --outputs outputs.npz
     python runner.py --check                  # what this device lacks, with cause and remedy
 
-my.npz holds one array per input of the model under the input's name, its first dimension the number of samples. The
-README beside this file says which inputs there are, and how they were made. Exit code 1: outputs differ, or a check
-fails.
+my.npz holds an array per input under the input's name, its first dimension the number of samples; the README beside
+this file says which there are, and how they were made. Exit code 1: outputs differ, or a check fails.
 """
 
 from __future__ import annotations  # an older Python is told that it is too old, and fails at no annotation
@@ -20,43 +19,31 @@ import re
 import struct
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable
+from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
-__all__ = ["Finding", "check", "explain_code", "main", "open_session", "receive", "run", "send", "serve", "shown"]
+__all__ = ["CODES", "MODE", "Finding", "Model", "check", "explain", "facts", "qairt_of", "receive", "send", "shown"]
 
 HERE = Path(__file__).resolve().parent
 PROVIDER = "QNNExecutionProvider"
 PACKAGES = ("numpy", "onnxruntime", "onnxruntime-qnn")
-PYTHON = (3, 10)
-
-FASTRPC = ("/dev/fastrpc-cdsp", "/dev/adsprpc-smd")
-"""The ways to the DSP of a Linux or Android device; one is enough."""
+SYS = Path("/sys")
+MODE = "burst"  # what is asked of the NPU's clocks
 
 CODES = {
     1002: ("QNN_COMMON_ERROR_MEM_ALLOC", "too little memory for the model: end other processes, or ship a smaller one"),
-    1008: ("", "the DSP finds no skel library: put the folder of onnxruntime-qnn's skels first in ADSP_LIBRARY_PATH"),
-    3110: (
-        "QNN_OP_PACKAGE_ERROR_VALIDATION_FAILURE",
-        "an op is not what this Hexagon generation takes: compile for the device's own SoC (target.soc)",
-    ),
+    1008: ("", "the DSP finds no skel library: put the folder of QAIRT's skels first in ADSP_LIBRARY_PATH"),
+    3110: ("QNN_OP_PACKAGE_ERROR_VALIDATION_FAILURE", "an op is not of this Hexagon generation: look at target.soc"),
     4000: ("", "the DSP finds no skel library (ADSP_LIBRARY_PATH), or this user may not open the DSP"),
-    5000: (
-        "QNN_CONTEXT_ERROR_INVALID_ARGUMENT",
-        "the model is not for this device, or of a newer QAIRT than it has: compare target.soc, and the versions of"
-        " onnxruntime-qnn here and where it was compiled",
-    ),
-    5004: ("QNN_CONTEXT_ERROR_BINARY_VERSION", "of another QAIRT: install the onnxruntime-qnn that compiled the model"),
-    5005: (
-        "QNN_CONTEXT_ERROR_CREATE_FROM_BINARY",
-        "the model is for another Hexagon generation or SoC, or does not fit into memory: compile for the device's own"
-        " SoC (target.soc)",
-    ),
+    5000: ("QNN_CONTEXT_ERROR_INVALID_ARGUMENT", "for another SoC (target.soc), or of a newer QAIRT than is there"),
+    5004: ("QNN_CONTEXT_ERROR_BINARY_VERSION", "of a newer QAIRT (onnxruntime-qnn): install the one that compiled it"),
+    5005: ("QNN_CONTEXT_ERROR_CREATE_FROM_BINARY", "for another SoC (target.soc), or too large for the memory"),
     14001: (
         "QNN_DEVICE_ERROR_INVALID_CONFIG",
-        "the NPU cannot be set up: another QAIRT's skel library is found first (ADSP_LIBRARY_PATH), libcdsprpc.so is"
-        " not visible to this process, or the firmware is older than onnxruntime-qnn's QAIRT",
+        "the NPU cannot be set up: another QAIRT's skels come first (ADSP_LIBRARY_PATH), this process sees no"
+        " libcdsprpc.so, or the firmware is older than the QAIRT",
     ),
 }
 """QNN's error codes that people meet: its name for it, if it prints one, and cause and remedy."""
@@ -65,53 +52,50 @@ Finding = dict[str, str]
 """What a check found: `check`, `state` (ok, note or fail), `found`, and `remedy` where it fails."""
 
 
-def explain_code(text: str) -> str:
+def explain(text: str) -> str:
     """Give cause and remedy of the first error code of QNN that a message names; nothing where it names none."""
     codes = [code for code, (name, _) in CODES.items() if name and name in text]
-    codes += [int(one) for one in re.findall(r"(?i)(?:err(?:or)?(?: code)?|failed):? *(\d{4,5})\b", text)]
+    told = re.findall(r"(?i)(?:err(?:or)?(?: code)?|failed) *[:=,]? *(0x[0-9a-f]{3,4}|[1-9]\d{3,4})\b", text)
+    codes += [int(one, 0) for one in told]
     known = next((code for code in codes if code in CODES), None)
     return "" if known is None else f" (QNN's {known}: {CODES[known][1]})"
 
 
-def open_session(context: Path, soc_model: int, fp16: bool) -> Any:
-    """Load a context binary by the ONNX file that wraps it, with nothing left for the CPU.
+class Model(NamedTuple):
+    """What is compiled: the ONNX file around a context binary, and its SoC: name, QNN's number, Hexagon generation."""
 
-    On a Snapdragon the NPU runs it. Elsewhere Qualcomm's emulator does, which is told which SoC to be: its outputs are
-    the NPU's, its time is not.
-    """
+    context: str
+    fp16: bool
+    soc: str
+    soc_model: int
+    arch: str
+
+
+def open_session(model: Model) -> Any:
+    """Load a context binary, with nothing left for the CPU; the time of what emulates an NPU is not the NPU's."""
     import onnxruntime as ort
-    import onnxruntime_qnn
 
-    device = find_device()
-    settings = {"backend_path": onnxruntime_qnn.get_qnn_htp_path()}
-    if is_npu(device):
-        settings["htp_performance_mode"] = "burst"
-    else:
-        settings["soc_model"] = str(soc_model)
-    if fp16:
+    device, npu = find_device()
+    settings = {"backend_path": str(_library())}
+    settings |= {"htp_performance_mode": MODE} if npu else {"soc_model": str(model.soc_model)}
+    if model.fp16:
         settings["enable_htp_fp16_precision"] = "1"
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.add_provider_for_devices([device], settings)
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    return ort.InferenceSession(str(context), options)
+    return ort.InferenceSession(model.context, options)
 
 
-def find_device() -> Any:
-    """Find the NPU; the CPU, which emulates one, where there is none."""
+def find_device() -> tuple[Any, bool]:
+    """Find the NPU, or what emulates one, and say whether it is one."""
     import onnxruntime as ort
     import onnxruntime_qnn
 
     if not any(device.ep_name == PROVIDER for device in ort.get_ep_devices()):
         ort.register_execution_provider_library(PROVIDER, onnxruntime_qnn.get_library_path())
-    return max((device for device in ort.get_ep_devices() if device.ep_name == PROVIDER), key=is_npu)
-
-
-def is_npu(device: Any) -> bool:
-    """Whether a device of ONNX Runtime's is an NPU."""
-    import onnxruntime as ort
-
-    return bool(device.device.type == ort.OrtHardwareDeviceType.NPU)
+    found = [device for device in ort.get_ep_devices() if device.ep_name == PROVIDER]
+    return max(((one, one.device.type == ort.OrtHardwareDeviceType.NPU) for one in found), key=lambda pair: pair[1])
 
 
 def run(session: Any, inputs: dict[str, Any]) -> tuple[dict[str, Any], list[float]]:
@@ -129,77 +113,81 @@ def run(session: Any, inputs: dict[str, Any]) -> tuple[dict[str, Any], list[floa
     return {name: np.concatenate(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}, times
 
 
-def check(context: Path | None = None, soc_model: int = 0, fp16: bool = False, soc: str = "") -> list[Finding]:
-    """Look for what keeps a model from running here, the first cause first.
-
-    Args:
-        context: the ONNX file that wraps a context binary; None looks at the device alone.
-        soc_model: of the SoC that it is for, by QNN's numbers.
-        fp16: whether it is in FP16.
-        soc: the SoC's name.
-
-    """
+def check(model: Model | None) -> list[Finding]:
+    """Look for what keeps a model from running here, the first cause first; without one, at the device alone."""
     findings: list[Finding] = []
 
-    def add(what: str, state: str, found: str, remedy: str = "") -> bool:
-        findings.append({"check": what, "state": state, "found": found, "remedy": remedy})
-        return state != "fail"
+    def add(what: str, good: bool, found: str, remedy: str, state: str = "fail") -> bool:
+        findings.append({"check": what, "state": "ok" if good else state, "found": found, "remedy": remedy})
+        return good
 
-    wanted = ".".join(map(str, PYTHON))
-    good = sys.version_info >= PYTHON
-    add("python", "ok" if good else "fail", platform.python_version(), "" if good else f"install Python {wanted}")
-    for package in PACKAGES:
-        found = _installed(package)
-        good &= add(package, "ok" if found else "fail", found or "not installed", f"pip install {package}")
-    if chip := _read("/sys/devices/soc0/machine"):
-        alike = soc.lower() in chip.lower()
-        add("SoC", "ok" if alike else "note", chip, f"the model is for {soc}: is that this device's?")
-    if platform.system() == "Linux" and platform.machine() == "aarch64":
-        way = next((path for path in FASTRPC if os.access(path, os.R_OK)), None)
-        add("DSP", "ok" if way else "fail", way or "none that this user may open", CODES[4000][1])
+    told = facts()
+    good = add("python", sys.version_info >= (3, 10), platform.python_version(), "install Python 3.10")
+    for package, found in told["packages"].items():
+        good &= add(package, bool(found), found or "not installed", f"pip install {package}")
+    if chip := told["chip"]:
+        soc = model.soc if model else ""
+        add("SoC", soc.lower() in chip.lower(), chip, f"the model is for {soc}: is that this device's?", "note")
     if not good:
         return findings
-    try:
-        npu = is_npu(find_device())
-    except Exception as error:  # ONNX Runtime's own kinds share no base but Exception
-        add("NPU", "fail", f"{error}{explain_code(str(error))}", "install onnxruntime-qnn again, for this machine")
+    library = _library()
+    if platform.system() == "Linux" and platform.machine() == "aarch64":
+        ways = [path for path in ("/dev/fastrpc-cdsp", "/dev/adsprpc-smd") if os.access(path, os.R_OK)]
+        add("DSP", bool(ways), ", ".join(ways) or "none that this user may open", CODES[4000][1])
+        skel = f"libQnnHtp{model.arch.upper() if model else 'V*'}Skel.so"
+        add("skel library", any(library.parent.glob(skel)), skel, CODES[1008][1])
+    if failed := _failing(find_device):
+        add("NPU", False, failed, "install onnxruntime-qnn again, for this machine")
         return findings
-    add("NPU", "ok" if npu else "note", "there" if npu else "none: the backend emulates one, and its time is the CPU's")
-    if context is not None:
-        size = sum(path.stat().st_size for path in context.parent.glob("*.bin"))
-        free = facts()["memory_available"]
-        enough = free is None or free > 2 * size
-        add("memory", "ok" if enough else "fail", f"{free} bytes free, the binary has {size}", CODES[1002][1])
-        try:
-            open_session(context, soc_model, fp16)
-        except Exception as error:
-            said = " ".join(str(error).split())[:300]
-            add("model", "fail", said, explain_code(said).strip(" ()") or CODES[5005][1])
-        else:
-            add("model", "ok", "loads, all of it on the NPU")
+    npu = find_device()[1]
+    add("NPU", npu, "there" if npu else "none: the backend emulates one, and its time is the CPU's", "", "note")
+    if model is not None:
+        context, runs = Path(model.context), qairt_of(library)
+        made, size = qairt_of(context), sum(path.stat().st_size for path in context.parent.glob("*.bin"))
+        add("QAIRT", runs == made, f"{runs} here, {made} compiled the model", CODES[5004][1], "note")
+        free = told["memory_available"]
+        add("memory", free is None or free > 2 * size, f"{free} bytes free, the binary has {size}", CODES[1002][1])
+        failed = _failing(lambda: open_session(model))
+        add("model", not failed, failed or "loads, all of it on the NPU", CODES[5005][1])
     return findings
 
 
+def _failing(work: Callable[[], Any]) -> str:
+    """Say what an error of ONNX Runtime's says, and what is known of it; nothing where there is none."""
+    try:
+        work()
+    except Exception as error:  # its kinds of error share no base
+        return " ".join(str(error).split())[:400] + explain(str(error))
+    return ""
+
+
+def qairt_of(path: Path) -> str | None:
+    """Read the version of QAIRT that stands in its libraries and in what they compile; None where there is none."""
+    found = re.search(rb"v\d+\.\d+\.\d+\.\d{6,}", path.read_bytes()) if path.is_file() else None
+    return found[0].decode() if found else None
+
+
 def facts() -> dict[str, Any]:
-    """Name what a measurement depends on: versions, chip, governor, temperature, free memory; None where not told."""
-    zones = [int(_read(path) or 0) for path in Path("/sys/class/thermal").glob("thermal_zone*/temp")]
+    """Name what a measurement depends on; None where the device does not tell."""
+    thermal = SYS / "class/thermal"
+    sensors = [int(_read(path) or 0) / 1e3 for path in thermal.glob("thermal_zone*/temp")]
+    coolers = {path.parent: _read(path) for path in thermal.glob("cooling_device*/cur_state")}
+    cooling = sorted({_read(path / "type") for path, state in coolers.items() if state not in ("", "0")})
     free = re.search(r"MemAvailable: +(\d+) kB", _read("/proc/meminfo"))
     return {
-        "python": platform.python_version(),
-        "packages": {package: _installed(package) for package in PACKAGES},
-        "machine": platform.machine(),
-        "chip": _read("/sys/devices/soc0/machine") or None,
-        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
-        "celsius": max(zones) / 1e3 if zones else None,
+        "packages": {name: next((one.version for one in distributions(name=name)), None) for name in PACKAGES},
+        "chip": _read(SYS / "devices/soc0/machine") or None,
+        "governor": _read(SYS / "devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
+        "celsius": max(sensors, default=None),
+        "throttling": (", ".join(cooling) or "none") if coolers else None,
         "memory_available": int(free[1]) * 1024 if free else None,
     }
 
 
-def _installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def _library() -> Path:
+    import onnxruntime_qnn
+
+    return Path(onnxruntime_qnn.get_qnn_htp_path())
 
 
 def _read(path: Any) -> str:
@@ -209,26 +197,25 @@ def _read(path: Any) -> str:
         return ""
 
 
-def serve(context: Path, soc_model: int, fp16: bool) -> None:
-    """Answer on standard output what comes on standard input, until that ends: inputs to run, or to time.
-
-    A message is what `send` writes. The first answer says what the device is.
-    """
+def serve(model: Model) -> None:
+    """Answer, in messages as `send` writes, inputs to run or to time, until they end; first, what the device is."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what the backend prints must not come between
-    try:
-        session = open_session(context, soc_model, fp16)
-        send(answers, facts() | {"npu": is_npu(find_device())})
-        while (asked := receive(sys.stdin.buffer)) is not None:
-            request, inputs = asked
-            for _ in range(request.get("warmup", 0)):
-                run(session, inputs)
-            outputs, times = run(session, inputs)
-            for _ in range(request.get("runs", 1) - 1):
-                times += run(session, inputs)[1]
-            send(answers, {"ms": times}, outputs)
-    except Exception as error:
-        send(answers, {"error": " ".join(str(error).split())[:500] + explain_code(str(error))})
+    if failed := _failing(lambda: _answer(answers, open_session(model))):
+        send(answers, {"error": failed})
+
+
+def _answer(answers: BinaryIO, session: Any) -> None:
+    send(answers, facts() | {"npu": find_device()[1], "qairt": qairt_of(_library()), "mode": MODE})
+    while (asked := receive(sys.stdin.buffer)) is not None:
+        request, inputs = asked
+        for _ in range(request.get("warmup", 0)):
+            run(session, inputs)
+        before = facts()["celsius"]
+        outputs, times = run(session, inputs)
+        for _ in range(request.get("runs", 1) - 1):
+            times += run(session, inputs)[1]
+        send(answers, facts() | {"ms": times, "celsius_before": before}, outputs)
 
 
 def send(stream: BinaryIO, words: dict[str, Any], arrays: dict[str, Any] | None = None) -> None:
@@ -248,9 +235,7 @@ def receive(stream: BinaryIO) -> tuple[dict[str, Any], dict[str, Any]] | None:
     import numpy as np
 
     head = stream.read(12)
-    if len(head) < 12:
-        return None
-    sizes = struct.unpack(">IQ", head)
+    sizes = struct.unpack(">IQ", head) if len(head) == 12 else (1, 1)
     text, packed = (stream.read(size) for size in sizes)
     if (len(text), len(packed)) != sizes:
         return None
@@ -265,24 +250,26 @@ def main() -> int:
     parser.add_argument("--outputs", type=Path, help="an .npz to write the outputs to")
     parser.add_argument("--check", action="store_true", help="say what this device lacks")
     parser.add_argument("--json", action="store_true", help="with --check: as JSON")
-    parser.add_argument("--context", type=Path, help=argparse.SUPPRESS)  # over SSH there is no manifest
-    parser.add_argument("--soc-model", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--fp16", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--model", help=argparse.SUPPRESS)  # as JSON: over SSH there is no manifest
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    words = parser.parse_args()
+    words, manifest = parser.parse_args(), {}
+    model = Model(**json.loads(words.model)) if words.model else None
+    if model is None and (HERE / "manifest.json").is_file():
+        manifest = json.loads((HERE / "manifest.json").read_text("utf-8"))
+        soc = words.soc or next(iter(manifest["socs"]), "")
+        if soc not in manifest["socs"] or manifest["socs"][soc]["context"] is None:
+            parser.error(f"the bundle has no context binary for {soc} that onnxruntime-qnn loads: {manifest['reason']}")
+        chip = manifest["socs"][soc]
+        context = str(HERE / chip["context"])
+        model = Model(context, manifest["precision"] == "FP16", soc, chip["soc_model"], chip["arch"])
+    if words.check or model is None:
+        found = check(model)
+        print(json.dumps(found) if words.json else "\n".join(map(shown, found)))  # noqa: T201
+        return int(any(one["state"] == "fail" for one in found))
     if words.serve:
-        serve(words.context, words.soc_model, words.fp16)
+        serve(model)
         return 0
-    if words.context or not (HERE / "manifest.json").is_file():
-        return _tell(check(words.context, words.soc_model, words.fp16, words.soc or ""), words.json)
-    manifest = json.loads((HERE / "manifest.json").read_text("utf-8"))
-    name = words.soc or next(iter(manifest["socs"]), "")
-    if name not in manifest["socs"] or manifest["socs"][name]["context"] is None:
-        parser.error(f"this bundle holds no context binary for {name} that onnxruntime-qnn loads: {manifest['reason']}")
-    chip, fp16 = manifest["socs"][name], manifest["precision"] == "FP16"
-    if words.check:
-        return _tell(check(HERE / chip["context"], chip["soc_model"], fp16, name), words.json)
-    return _repeat(manifest, chip, open_session(HERE / chip["context"], chip["soc_model"], fp16), words)
+    return _repeat(manifest, model.soc, open_session(model), words)
 
 
 def shown(finding: Finding) -> str:
@@ -291,12 +278,7 @@ def shown(finding: Finding) -> str:
     return f"{finding['state']:4} {finding['check']:16} {finding['found']}{remedy}"
 
 
-def _tell(findings: list[Finding], as_json: bool) -> int:
-    print(json.dumps(findings) if as_json else "\n".join(map(shown, findings)))  # noqa: T201
-    return int(any(one["state"] == "fail" for one in findings))
-
-
-def _repeat(manifest: dict[str, Any], chip: dict[str, Any], session: Any, words: argparse.Namespace) -> int:
+def _repeat(manifest: dict[str, Any], soc: str, session: Any, words: argparse.Namespace) -> int:
     import numpy as np
 
     given = np.load(words.inputs or HERE / manifest["recorded"]["file"], allow_pickle=False)
@@ -306,7 +288,7 @@ def _repeat(manifest: dict[str, Any], chip: dict[str, Any], session: Any, words:
         np.savez(words.outputs, allow_pickle=False, **outputs)
     if words.inputs:
         return 0
-    recorded = np.load(HERE / chip["answers"], allow_pickle=False)
+    recorded = np.load(HERE / manifest["socs"][soc]["answers"], allow_pickle=False)
     apart = {name: float(np.abs(outputs[name] - recorded[name]).max()) for name in recorded.files}
     print("largest difference from the recorded outputs:", ", ".join(f"{k} {v:g}" for k, v in apart.items()))  # noqa: T201
     return int(any(apart.values()))

@@ -1,108 +1,114 @@
-"""A Linux board over SSH as a target: compiled here, run there, its outputs and times brought back."""
+"""A Linux board over SSH as a target, by the runner that ships with each bundle."""
 
-import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from tqdm import tqdm
-
 from bitladder.errors import UserError
-from bitladder.network.outputs import StoredOutputs
-from bitladder.targets.backend import PROFILE_FILE, write_profile
-from bitladder.targets.context import Compiled, compile_model
+from bitladder.records import Device
+from bitladder.targets.backend import Row
+from bitladder.targets.context import Compiled
 from bitladder.targets.estimated import estimated_latency
-from bitladder.targets.hexagon import Hexagon, measured
-from bitladder.targets.host import MODEL, Conversation, Host, LostError, failing
-from bitladder.targets.ops import OPS_FILE, read_profile, write_ops
-from bitladder.targets.target import Job, Latency, Measured
-from bitladder.targets.workers import worker_pool
+from bitladder.targets.host import Conversation, Host
+from bitladder.targets.remote import MODEL, Connect, Remote, failing
+from bitladder.targets.runner import Model
+from bitladder.targets.target import Job, Latency
 
 __all__ = ["Ssh"]
 
 LOAD_S = 300  # to load a model there
-CHUNK_BYTES, CHUNK = 2**25, 64  # of inputs that go there at a time, and samples at most
-TRIES, WAIT_S = 3, 2.0  # connections without an answer; seconds before the second one, doubled for each further
+
+UNTOLD = {
+    "name": "no /sys/devices/soc0/machine names the chip",
+    "qairt": "its libraries name no version of QAIRT",
+    "governor": "no cpufreq there",
+    "celsius_before": "no thermal zones there",
+    "throttling": "no cooling devices there",
+}
+"""Why a board does not tell."""
 
 
 @dataclass(frozen=True)
-class Ssh(Hexagon):
-    """The NPU of `target.host`, by the runner that ships with each bundle."""
+class Ssh(Remote):
+    """The NPU of `target.host`."""
 
-    def measure(self, job: Job) -> Measured:
-        """Compile here; there, run every sample and time the first. The cycles of each op are the emulator's."""
-        host = Host(str(self.settings.host), self.settings.python)
-        with host.folder({}) as folder:
-            if failed := failing(host.check(folder)):
-                raise UserError(f"target.host: {host.name}: {failed}")
-        compiled = self._compile(job)
+    @property
+    def place(self) -> str:
+        """The key that names it, and its name."""
+        return f"target.host: {self.settings.host}"
+
+    def check(self) -> None:
+        """Raise UserError for what the device lacks."""
+        with self._host.folder({}) as folder:
+            if failed := failing(self._host.check(folder)):
+                raise UserError(f"{self.place}: {failed}")
+
+    @contextmanager
+    def installed(self, compiled: Compiled, fp16: bool, workspace: Path) -> Iterator[Connect]:
+        """Bring the model there. Each connection starts the runner anew, which loads it once."""
         files = {path.name: path for path in sorted(compiled.context.parent.iterdir()) if path.suffix in MODEL}
+        model = Model(compiled.context.name, fp16, self.soc.name, self.soc.soc_model, self.soc.arch)
+        host = self._host
         with host.folder(files) as folder:
-            outputs, device, times = self._run_there(job, host, folder, compiled)
-        return measured(job, compiled, outputs, self._latency(job, host, device, times))
 
-    def _compile(self, job: Job) -> Compiled:
-        fp16 = job.precision == "FP16"
-        with worker_pool(1, job.workspace) as pool:
-            compiled = compile_model(
-                job.model, job.folder, self.soc, fp16, self.settings.compile_limit_s, job.workspace, pool
-            )
-            arguments = (str(compiled.context), str(job.workspace), self.soc.soc_model, fp16, job.split.row(0))
-            self._result(job, pool.schedule(write_profile, args=arguments, timeout=self.settings.sample_limit_s))
-        write_ops(job.notes / OPS_FILE, read_profile(job.workspace / PROFILE_FILE), "emulated")
-        return compiled
+            @contextmanager
+            def connect() -> Iterator[_Session]:
+                with host.serve(folder, model, workspace / "ssh.log") as runner:
+                    yield _Session(runner, runner.hear(LOAD_S)[0], self.settings.sample_limit_s)
 
-    def _run_there(
-        self, job: Job, host: Host, folder: str, compiled: Compiled
-    ) -> tuple[StoredOutputs, dict[str, Any], list[float]]:
-        """Run what is not kept yet, over as many connections as it takes; then time the first sample."""
-        kept, arguments = StoredOutputs(job.workspace / "outputs"), ["--context", compiled.context.name]
-        arguments += ["--soc-model", str(self.soc.soc_model), *(["--fp16"] if job.precision == "FP16" else [])]
-        tries = 0
-        with tqdm(total=len(job.split), initial=len(kept), desc=f"run on {host.name}", unit="sample") as bar:
-            while True:
-                done = len(kept)
-                try:
-                    with host.serve(folder, arguments, job.workspace / "ssh.log") as device:
-                        told, _ = device.hear(LOAD_S)
-                        self._run_samples(job, device, kept, bar)
-                        return kept, told, self._time(job, device) if told["npu"] else []
-                except LostError as lost:
-                    tries = 0 if len(kept) > done else tries + 1
-                    if tries >= TRIES:
-                        raise UserError(
-                            f"target.host: {host.name}: the connection broke {tries} times ({lost}); `dvc repro` goes"
-                            f" on after sample {len(kept)}"
-                        ) from None
-                    time.sleep(WAIT_S * 2**tries)
+            yield connect
 
-    def _run_samples(self, job: Job, device: Conversation, kept: StoredOutputs, bar: tqdm) -> None:
-        size = max(1, min(CHUNK, CHUNK_BYTES // max(1, sum(one.nbytes for one in job.split.row(0).values()))))
-        while (start := len(kept)) < len(job.split):
-            rows = [job.split.row(index) for index in range(start, min(start + size, len(job.split)))]
-            inputs = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-            _, outputs = device.ask({}, inputs, self.settings.sample_limit_s * len(rows))
-            kept.append({name: torch.from_numpy(values) for name, values in outputs.items()})
-            kept.flush()
-            bar.update(len(rows))
-
-    def _time(self, job: Job, device: Conversation) -> list[float]:
-        asked = {"warmup": self.settings.warmup, "runs": self.settings.runs}
-        limit_s = self.settings.sample_limit_s * sum(asked.values())
-        times: list[float] = device.ask(asked, job.split.row(0), limit_s)[0]["ms"]
-        return times
-
-    def _latency(self, job: Job, host: Host, device: dict[str, Any], times: list[float]) -> Latency:
+    def latency(self, job: Job, times: Sequence[float], device: Device) -> Latency:
         """Take the times that the device's own clock gave; an estimate, where its backend emulates the NPU."""
-        if not device["npu"]:
-            estimate = estimated_latency(job.model, job.precision, self.soc)
-            return replace(estimate, reason=f"{host.name} has no NPU, its backend emulates one; {estimate.reason}")
-        median, p90 = (float(value) for value in np.quantile(times, [0.5, 0.9]))
-        told = [f"{name} {device[name]}" for name in ("chip", "governor", "celsius") if device[name] is not None]
-        told.append(f"onnxruntime-qnn {device['packages']['onnxruntime-qnn']}")
-        reason = (
-            f"latency: median of {self.settings.runs} runs after {self.settings.warmup} to warm up, on the NPU of"
-            f" {host.name}, by its clock; {', '.join(told)}"
+        if times:
+            return super().latency(job, times, device)
+        estimate = estimated_latency(job.model, job.precision, self.soc)
+        reason = f"{self.settings.host} has no NPU, its backend emulates one; {estimate.reason}"
+        return replace(estimate, reason=reason)
+
+    @property
+    def _host(self) -> Host:
+        return Host(str(self.settings.host), self.settings.python)
+
+
+@dataclass(frozen=True)
+class _Session:
+    """A runner that has loaded the model, and what it told of the device."""
+
+    runner: Conversation
+    told: dict[str, Any]
+    limit_s: float
+
+    def run(self, inputs: Row, samples: int) -> Row:
+        """Run samples; give their outputs."""
+        outputs: Row = self.runner.ask({}, inputs, self.limit_s * samples)[1]
+        return outputs
+
+    def time(self, inputs: Row, warmup: int, runs: int) -> tuple[list[float], Device]:
+        """Time inferences of one sample; an emulator's time says nothing."""
+        if not self.told["npu"]:
+            warmup, runs = 0, 1
+        after = self.runner.ask({"warmup": warmup, "runs": runs}, inputs, self.limit_s * (warmup + runs))[0]
+        found = {
+            "name": self.told["chip"],
+            "qairt": self.told["qairt"],
+            "governor": after["governor"],
+            "celsius_before": after["celsius_before"],
+            "celsius_after": after["celsius"],
+            "throttling": after["throttling"],
+        }
+        untold = "; ".join(why for name, why in UNTOLD.items() if found[name] is None)
+        version = self.told["packages"]["onnxruntime-qnn"]
+        if not self.told["npu"]:
+            untold = "; ".join(filter(None, ["no NPU there, so nothing was timed", untold]))
+            return [], Device(**found, runtime=f"onnxruntime-qnn {version}, which emulates an NPU", untold=untold)
+        return after["ms"], Device(
+            **found,
+            warmup=warmup,
+            runs=runs,
+            runtime=f"onnxruntime-qnn {version}",
+            performance_mode=self.told["mode"],
+            untold=untold or None,
         )
-        return Latency("measured", reason, median, p90_ms=p90)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bitladder.network.outputs import Outputs, StoredOutputs
-from bitladder.records import LatencySource
+from bitladder.records import Device, LatencySource
 from bitladder.targets.pool import Pool
 from bitladder.tasks.samples import Samples
 
@@ -48,7 +48,8 @@ class Latency:
 class Measured:
     """What a target found. `memory_bytes` is the compiled model's size, None where the target does not tell.
 
-    `memory` is what the compiled model says of the memory that it takes, by the names of record.MEMORY.
+    `memory` is what the compiled model says of the memory that it takes, by the names of record.MEMORY. `device` is
+    what ran it, and `emulated` what the emulator gave for the first samples, where both did.
     """
 
     outputs: Outputs | StoredOutputs
@@ -58,6 +59,8 @@ class Measured:
     ops_cpu: int
     latency: Latency
     memory: dict[str, int] | None = None
+    device: Device | None = None
+    emulated: StoredOutputs | None = None
 
 
 class Target(Protocol):

@@ -17,6 +17,7 @@ from pebble import ProcessExpired, ProcessPool
 from bitladder.errors import RefusedError, UserError
 from bitladder.running.explain import shown
 from bitladder.targets.backend import Row, redirect_output
+from bitladder.targets.runner import explain
 
 if TYPE_CHECKING:  # torch's, which these processes do without
     from bitladder.tasks.samples import Samples
@@ -108,7 +109,7 @@ def result(future: Future, work: str, limit: str, workspace: Path) -> Any:
             raise RefusedError(f"{work}: the backend crashes ({CRASHES[code]}); see {log}") from None
         raise UserError(f"{work}: its process died ({death}); run again, or see {log}") from None
     except (ImportError, OSError, RuntimeError) as error:
-        reason = shown(error)
+        reason = f"{shown(error)}{explain(str(error))}"
         check_room(work, workspace, f" ({reason})")
         # RuntimeError: the backend's own word on the graph
         kind = RefusedError if isinstance(error, RuntimeError) else UserError

@@ -1,6 +1,6 @@
 """A Dataset of PyTorch's as samples: read by DataLoader's workers, never copied, and checked to stay what it was."""
 
-import hashlib
+import math
 import os
 import signal
 import threading
@@ -16,9 +16,11 @@ from tqdm import tqdm
 
 from bitladder.errors import UserError
 from bitladder.running.explain import user_line
+from bitladder.running.heap import GiveBack
+from bitladder.tasks.digest import digest_of
 from bitladder.tasks.samples import Batch, Origin
 
-__all__ = ["Shape", "Streamed", "digest_of", "name_inputs", "shapes_of"]
+__all__ = ["Shape", "Streamed", "name_inputs", "shapes_of"]
 
 Shape = tuple[tuple[int, ...], str]
 """An input's shape without the number of samples, and its dtype as torch names it."""
@@ -106,19 +108,21 @@ class Streamed:
         return dict(zip(self.rows.tolist(), found, strict=True))
 
     def _load(self, size: int, join: Callable[[list[Any]], Any]) -> Iterator[Any]:
-        workers = self.workers if len(self) > ALONE else 0
+        workers, each, give_back = self.workers if len(self) > ALONE else 0, _bytes_of(self.shapes), GiveBack()
         # A generator of its own: the loader would draw from torch's own, which others draw from too
         loader = DataLoader(
             _Items(self),
             size,
             num_workers=workers,
-            collate_fn=join,
+            collate_fn=_Join(join, each),
             multiprocessing_context="fork" if workers else None,
             generator=torch.Generator().manual_seed(0),
         )
         read = _without_interrupts(loader)
         try:
-            yield from read
+            for batch in read:
+                yield batch
+                give_back.after(each * size)
         except (RuntimeError, OSError, EOFError):  # by how far its last batch had come
             if not workers:
                 raise
@@ -199,6 +203,22 @@ class _Items(Dataset):
         return self.samples._item(int(self.samples.rows[index]))
 
 
+class _Join:
+    """Joins items in the process that reads them, and keeps that from growing."""
+
+    def __init__(self, join: Callable[[list[Any]], Any], each: int) -> None:
+        self.join, self.each, self.give_back = join, each, GiveBack()
+
+    def __call__(self, items: list[Any]) -> Any:
+        joined = self.join(items)
+        self.give_back.after(self.each * len(items))
+        return joined
+
+
+def _bytes_of(shapes: Mapping[str, Shape]) -> int:
+    return sum(math.prod(sizes) * getattr(torch, dtype).itemsize for sizes, dtype in shapes.values())
+
+
 def _digests(items: list[Any]) -> Any:
     return next((item for item in items if isinstance(item, str)), None) or [digest_of(item) for item in items]
 
@@ -239,37 +259,6 @@ def name_inputs(given: Any) -> dict[str, Tensor]:
 def shapes_of(inputs: Mapping[str, Tensor]) -> dict[str, Shape]:
     """Give the shape and dtype of each input of one item."""
     return {name: (tuple(value.shape), str(value.dtype).removeprefix("torch.")) for name, value in inputs.items()}
-
-
-def digest_of(value: Any) -> int:
-    """Hash an item to 63 bits: tensors and arrays by their bytes, what is in lists and mappings, numbers and texts.
-
-    Of anything else only the type counts: its text may hold an address.
-    """
-    digest = hashlib.blake2b(digest_size=8)
-    _feed(digest, value)
-    return int.from_bytes(digest.digest()) >> 1
-
-
-def _feed(digest: Any, value: Any) -> None:
-    if isinstance(value, Tensor):
-        digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
-        value = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    if isinstance(value, np.ndarray):
-        digest.update(f"{value.dtype} {value.shape}".encode())
-        digest.update(np.ascontiguousarray(value).data)
-    elif isinstance(value, Mapping):
-        for name, inner in value.items():
-            digest.update(str(name).encode())
-            _feed(digest, inner)
-    elif isinstance(value, list | tuple):
-        digest.update(f"{len(value)}".encode())
-        for inner in value:
-            _feed(digest, inner)
-    elif isinstance(value, str | int | float | bool | np.generic | None):
-        digest.update(repr(value).encode())
-    else:
-        digest.update(type(value).__name__.encode())
 
 
 def _path_of(dataset: Any, row: int) -> str:

@@ -77,14 +77,16 @@ def test_a_wrong_rounding_is_caught(pool, monkeypatch):
     inputs = random_inputs(graph)
     emulated = emulate(graph, inputs, pool)
     assert (model(graph, inputs) == emulated).all()
+    monkeypatch.setattr(convolution, "_in_float", lambda *_: None)  # which rounds by itself
     monkeypatch.setattr(convolution.Multiplier, "apply", half_even)
     assert 0.9 < (model(graph, inputs) == emulated).mean() < 0.995
 
 
-def test_a_strided_depthwise_convolution_is_nearly_equal(pool):
-    graph = conv(channels=(24, 24), groups=24, stride=2)
-    difference = compare(graph, random_inputs(graph, 4), pool)
-    assert (difference == 0).mean() > 0.997 and abs(difference).max() <= 1
+@pytest.mark.parametrize("activations", [8, 16])
+@pytest.mark.parametrize("channels", [24, 300])  # of many channels, in some the constant is a tie in float32
+def test_a_strided_depthwise_convolution_is_equal(channels, activations, pool):
+    graph = conv(channels=(channels, channels), groups=channels, stride=2, activations=activations)
+    assert not compare(graph, random_inputs(graph, 4), pool).any()
 
 
 @pytest.mark.parametrize("changes", [{}, {"channels": (24, 24), "groups": 24}], ids=str)
@@ -151,15 +153,20 @@ def test_a_table_is_equal_for_all_8_bit_integers(op, pool):
 
 
 @pytest.mark.parametrize(
-    ("bits", "scale", "zero", "share"),
-    [(8, 0.0083, 120, 1), (8, 0.0078125, 0, 1), (16, 3.3e-5, 30000, 0.998), (16, 0.001, 0, 1)],
+    ("bits", "scale", "zero"),
+    [(8, 0.0083, 120), (8, 0.0078125, 0), (8, 0.031, 60), (16, 3.3e-5, 30000), (16, 0.001, 0)],
 )
-def test_inputs_are_quantized_as_the_npu_does(bits, scale, zero, share, pool):
-    same = quantizer(scale, zero, bits)
-    graph = one_op("MaxPool", [((1, 1, 64, 64), same)], same, kernel_shape=[1, 1])
-    inputs = {"x0": np.random.default_rng(0).uniform(-1.3, 1.3, (1, 1, 64, 64)).astype(np.float32)}
-    difference = compare(graph, inputs, pool)
-    assert (difference == 0).mean() >= share and abs(difference).max() <= 1
+def test_inputs_are_quantized_as_the_npu_does(bits, scale, zero, pool):
+    numbers, same, shape = np.random.default_rng(0), quantizer(scale, zero, bits), (1, 1, 64, 64)
+    graph = one_op("Pad", [(shape, same), Constant(np.array([0] * 6 + [1] * 2))], same)
+    halves = np.floor(numbers.uniform(-zero, 2**bits - 1 - zero, shape)) + 0.5
+    if bits == 8:  # where an FP16 becomes the half
+        halves -= np.copysign(np.spacing(np.abs(halves).astype(np.float16)).astype(float) / 2, halves)
+    near = (halves * float(same.scale)).astype(np.float32)
+    near = (near.view(np.int32) + numbers.integers(-3, 4, shape).astype(np.int32)).view(np.float32)
+    anywhere = numbers.uniform(-zero - 20, 2**bits + 20 - zero, shape) * float(same.scale)
+    inputs = {"x0": np.concatenate([near, anywhere.astype(np.float32)])}
+    assert not compare(graph, inputs, pool).any()
 
 
 def test_an_op_without_a_model_runs_in_float_and_is_named():

@@ -1,5 +1,7 @@
 """Layers that AIMET folds or exports otherwise, and weights that are computed, go in with the same outputs."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -58,7 +60,12 @@ def test_a_weight_shared_by_two_layers_is_folded_into_each_with_its_own_norm():
 )
 def test_weights_that_a_norm_computes_become_plain_weights(wrap):
     torch.manual_seed(0)
-    prepared = prepared_as_before(nn.Sequential(wrap(nn.Conv2d(4, 4, 3)), nn.ReLU()), torch.randn(3, 4, 6, 6))
+    model, x = nn.Sequential(wrap(nn.Conv2d(4, 4, 3)), nn.ReLU()).eval(), torch.randn(3, 4, 6, 6)
+    with torch.no_grad():
+        expected = model(x)  # with a gradient, the weight of older norms cannot be copied
+    copied = copy.deepcopy(model)
+    prepared = prepared_as_before(model, x)
+    assert torch.equal(copied(x), expected)  # they may share a class, which holds the weight
     assert set(prepared.state_dict()) == {"0.weight", "0.bias"}
     assert isinstance(prepared[0].weight, nn.Parameter)
 

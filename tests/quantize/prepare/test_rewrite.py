@@ -8,8 +8,11 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from bitladder.errors import UserError
+from bitladder.network.evaluate import predict, sqnr_db
 from bitladder.precision import Precision
+from bitladder.quantize.prepare.prepare import prepare
 from bitladder.quantize.sim.sim import build_sim
+from bitladder.tasks.task import Split
 from support import prepared_as_before
 
 FORMS = {
@@ -77,6 +80,7 @@ WEIGHTS = {
     "parameter in a product": lambda own, x: x @ own.weight,
     "its transpose": lambda own, x: torch.matmul(x, own.weight.t()),
     "linear": lambda own, x: F.linear(x, own.weight, bias=own.bias),
+    "addmm": lambda own, x: torch.addmm(own.bias, x.flatten(0, 1), own.weight).view(-1, 3, 4),
     "a scaled weight": lambda own, x: F.linear(x, own.weight * 2),
     "einsum": lambda own, x: torch.einsum("bij,jk->bik", x, own.weight),
     "conv1d": lambda own, x: F.conv1d(x, own.kernel, None, 1, 1),
@@ -158,6 +162,26 @@ def test_a_module_keeps_its_place_whatever_it_is_called():
         prepared_as_before(Named("module_mean", lambda x, y: (x + y).mean(1)), torch.randn(2, 4))
 
 
+class NormAndActivation(nn.BatchNorm2d):
+    """A norm that holds its activation, as timm's do."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        return self.act(F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias))
+
+
+def test_a_norm_with_modules_in_it_is_folded_and_they_stay():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), NormAndActivation(4), nn.Conv2d(4, 4, 1), NormAndActivation(4)).eval()
+    for norm in (model[1], model[3]):
+        nn.init.normal_(norm.weight), nn.init.normal_(norm.running_mean)
+    prepared = prepared_as_before(model, torch.randn(1, 3, 8, 8))
+    kinds = [type(one) for one in prepared.modules()]
+    assert kinds.count(nn.ReLU) == 2 and nn.BatchNorm2d not in kinds
+
+
 def test_what_torch_fx_cannot_trace_is_traced_by_torch_export_with_weights_where_they_were():
     class Loop(nn.Module):
         def __init__(self):
@@ -183,6 +207,51 @@ def test_torchs_own_encoder_is_looked_into(settings):
     x = torch.randn(3, 5, 8)
     found = quantizers(prepared_as_before(nn.Sequential(nn.Linear(8, 8), nn.TransformerEncoder(layer, 1)), x), x)[0]
     assert any(name.endswith("softmax") for name in found) and any(name.endswith("linear2") for name in found)
+
+
+class Causal(nn.Module):
+    def __init__(self, booleans):
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(16, 2, batch_first=True), nn.Linear(16, 4)
+        later = torch.ones(6, 6, dtype=torch.bool).triu(1)
+        self.register_buffer("mask", later if booleans else torch.zeros(6, 6).masked_fill(later, float("-inf")))
+
+    def forward(self, x):
+        return self.head(self.attention(x, x, x, attn_mask=self.mask, need_weights=False)[0])
+
+
+class Upsampling(nn.Module):
+    """As SegFormer and MobileViT do: torch.fx stops at the size that is asked for, beside a SiLU of AIMET's parts."""
+
+    def __init__(self, mode):
+        super().__init__()
+        self.stem, self.act, self.head, self.mode = nn.Conv2d(3, 4, 1), nn.SiLU(), nn.Conv2d(4, 2, 1), mode
+
+    def forward(self, x):
+        y = self.act(self.stem(x)).to(torch.float32)
+        if y.shape[-1] < 16:
+            y = F.interpolate(y, size=(16, 16), mode=self.mode)
+        return self.head(y)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_what_only_torch_export_traces_may_upsample_and_cast(mode):
+    x = torch.randn(2, 3, 8, 8)
+    prepared = prepared_as_before(Upsampling(mode).eval(), x)
+    assert "Interpolate" in {type(one).__name__ for one in prepared.modules()}
+
+
+@pytest.mark.parametrize("booleans", [True, False])
+def test_a_mask_of_torchs_attention_leaves_scores_their_steps(booleans):
+    torch.manual_seed(0)
+    x = torch.randn(8, 6, 16)
+    split = Split({"x": x}, torch.zeros(8))
+    model = Causal(booleans).eval()
+    expected = predict(model, split, 8, "")
+    prepared, _ = prepare(model, (x[:1],))
+    sim = build_sim(prepared, (x[:1],), Precision(16, 16), "htp_v75")
+    sim.calibrate(split, 8)
+    assert sqnr_db(expected, predict(sim.model, split, 8, "")) > 60
 
 
 def test_attention_of_transformers_goes_in():

@@ -10,6 +10,7 @@ from torch.nn import functional
 from bitladder.export.checks import run_unoptimised
 from bitladder.export.float_tensors import find_float
 from bitladder.network.evaluate import predict, sqnr_db
+from bitladder.network.model import output_names
 from bitladder.precision import Precision
 from bitladder.quantize.prepare.prepare import check_equal, prepare
 from bitladder.quantize.sim.sim import build_sim
@@ -49,12 +50,25 @@ class Activations(nn.Module):
         self.stem, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
         self.groups, self.instance = nn.GroupNorm(2, 8), nn.InstanceNorm2d(8, affine=True)
         self.activations = nn.Sequential(nn.SiLU(), nn.Mish(), nn.Softsign(), nn.Tanhshrink(), nn.SELU(), nn.CELU(2.0))
+        self.gate, self.local = nn.GLU(1), nn.LocalResponseNorm(3, alpha=0.5)
 
     def forward(self, x):
-        x = self.activations(self.groups(self.stem(x)))
+        x = functional.local_response_norm(self.local(self.activations(self.groups(self.stem(x)))), 4)
         x = functional.group_norm(functional.mish(functional.silu(x)), 4)
+        x = functional.glu(torch.cat([x, self.gate(torch.cat([x, x], 1))], 1), 1)
         x = functional.hardshrink(functional.softshrink(self.instance(x), 0.1), 0.1)
         return self.head(functional.threshold(functional.logsigmoid(x), -1.5, -2.0))
+
+
+class Norms(nn.Module):
+    """Two norms with equal weights, which the exporter stores once."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 4))
+
+    def forward(self, x):
+        return self.layers(x)
 
 
 class Ids(nn.Module):
@@ -68,11 +82,23 @@ class Ids(nn.Module):
         return self.head(self.table(x) + self.position)
 
 
+class Twice(nn.Module):
+    """One tensor under three names, which a layer reads too."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        inner = torch.relu(self.stem(x))
+        return self.head(inner), {"inner": inner, "same": [inner, inner]}
+
+
 def inputs(kind: type) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     if kind is Ids:
         return torch.randint(0, 20, (8, 6), generator=generator)
-    return torch.randn(*((8, 6, 8) if kind is Operands else (8, 3, 8, 8)), generator=generator)
+    return torch.randn(*((8, 6, 8) if kind in (Operands, Norms) else (8, 3, 8, 8)), generator=generator)
 
 
 def exported(kind: type, bits: Precision, folder):
@@ -84,12 +110,12 @@ def exported(kind: type, bits: Precision, folder):
     check_equal(sqnr_db(expected, predict(prepared, split, 4, "prepared")))
     sim = build_sim(prepared, sample, bits, WITHOUT_FP16.quantsim_config)
     sim.calibrate(split, 4)
-    sim.export_qdq(sample, (["input"], ["output"]), folder / "model.onnx")
+    sim.export_qdq(sample, (["input"], list(output_names(prepared))), folder / "model.onnx")
     return folder / "model.onnx", sim, split
 
 
 @pytest.mark.parametrize("bits", RUNGS, ids=str)
-@pytest.mark.parametrize("kind", [Operands, Activations, Ids])
+@pytest.mark.parametrize("kind", [Operands, Activations, Norms, Ids])
 def test_a_soc_without_fp16_takes_it_since_nothing_is_float(kind, bits, tmp_path):
     path, sim, split = exported(kind, bits, tmp_path)
     assert find_float(path).tensors == ()
@@ -98,6 +124,21 @@ def test_a_soc_without_fp16_takes_it_since_nothing_is_float(kind, bits, tmp_path
     (tmp_path / "work").mkdir()
     compiled = compile_model(path, tmp_path / "target", WITHOUT_FP16, False, 120, tmp_path / "work")
     assert compiled.ops_cpu == 0
+
+
+@pytest.mark.parametrize("bits", RUNGS[:2], ids=str)
+def test_a_tensor_that_is_given_under_several_names_is_quantized_once(bits, tmp_path):
+    path, sim, split = exported(Twice, bits, tmp_path)
+    graph = onnx.load(path).graph
+    activations = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert len({node.input[0] for node in activations}) == len(activations)
+    (tmp_path / "work").mkdir()
+    compiled = compile_model(path, tmp_path / "target", WITHOUT_FP16, False, 120, tmp_path / "work")
+    assert compiled.ops_cpu == 0
+    found = run_unoptimised(path, split)
+    assert [*found] == ["output_0", "output_1_inner", "output_1_same_0", "output_1_same_1"]
+    assert torch.equal(found["output_1_inner"], found["output_1_same_1"])
+    assert sqnr_db(predict(sim.model, split, 4, "sim"), found) > 30
 
 
 def test_an_embedding_has_the_weights_bits_and_what_is_looked_up_the_activations(tmp_path):

@@ -13,7 +13,7 @@ from torch import nn
 from bitladder.errors import UserError
 from bitladder.export.checks import run_unoptimised
 from bitladder.network.evaluate import predict, sqnr_db
-from bitladder.params import Bits, MixedParams, SensitivityParams
+from bitladder.params import AdaroundParams, Bits, MixedParams, SensitivityParams
 from bitladder.precision import Precision
 from bitladder.quantize.mixed import raise_layers
 from bitladder.quantize.prepare.prepare import prepare
@@ -50,7 +50,10 @@ def done(trained, prepared, tmp_path_factory):
 
     def find(name: str, model: nn.Module) -> Any:
         if (name, model) not in known:
-            setting = replace(rung_setting(trained, TINY, [name], tmp_path_factory.mktemp(name)), model=model)
+            few = AdaroundParams(iterations=20, samples=100)
+            setting = replace(
+                rung_setting(trained, TINY, [name], tmp_path_factory.mktemp(name), adaround=few), model=model
+            )
             known[name, model] = apply(name, setting, None)
         return known[name, model]
 

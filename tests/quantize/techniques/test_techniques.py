@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from bitladder.errors import UserError
 from bitladder.network.evaluate import predict, sqnr_db
-from bitladder.params import Bits, MixedParams, SensitivityParams
+from bitladder.params import AdaroundParams, Bits, MixedParams, SensitivityParams
 from bitladder.precision import Precision
 from bitladder.quantize.mixed import raise_layers
 from bitladder.quantize.prepare.prepare import prepare
@@ -30,6 +30,9 @@ from bitladder.tasks.task import Metric, Split
 from support import CONFIG, rung_setting
 
 TINY = Precision(4, 8)
+
+FEW_ITERATIONS = AdaroundParams(iterations=5, samples=100)
+"""For tests of which the gain of AdaRound is no part."""
 
 
 @pytest.fixture
@@ -84,7 +87,7 @@ def test_what_can_do_nothing_is_said_to_do_nothing(trained):
 @pytest.mark.parametrize("name", ORDER)
 @pytest.mark.parametrize("batch_size", [48, 500])
 def test_samples_need_not_fill_their_batches(trained, plain, tmp_path, name, batch_size):
-    setting = rung_setting(trained, TINY, [name], tmp_path, batch_size=batch_size)
+    setting = rung_setting(trained, TINY, [name], tmp_path, batch_size=batch_size, adaround=FEW_ITERATIONS)
     assert left_db(trained, apply(name, setting, None if name in RANGES else plain)) > 10
 
 
@@ -258,7 +261,7 @@ def test_gptq_takes_every_kind_of_layer_that_it_says_it_does(trained):
 
 def test_what_rounds_weights_starts_from_float_ones(trained, plain, tmp_path):
     """AdaRound put on top of GPTQ is AdaRound: it has nothing left to round otherwise, and the name says so."""
-    setting = rung_setting(trained, TINY, ["adaround"], tmp_path)
+    setting = rung_setting(trained, TINY, ["adaround"], tmp_path, adaround=FEW_ITERATIONS)
     on_top = apply("adaround", setting, apply("gptq", setting, plain))
     alone = apply("adaround", replace(setting, work=tmp_path / "alone"), plain)
     assert on_top.name == alone.name == "ptq:bn-fold+min-max+adaround"
@@ -310,6 +313,17 @@ def test_mixed_precision_raises_the_fewest_layers_that_are_enough(trained, try_o
     assert {name for name, width in bits.items() if width == 8} == set(raised)
     assert 0 < len(raised) < len(layers) and list(raised) == sorted(raised)
     assert set(raised.values()) == {"W8A8"}
+
+
+@pytest.mark.parametrize("growth", [0.05, 0.4])
+def test_no_more_layers_are_raised_than_may_make_the_weights_larger(trained, try_out, growth):
+    setting = rung_setting(trained, Precision(2, 8), ["min-max"])
+    start, _, _ = quantize(setting)
+    mixed = MixedParams(raise_to=Bits(weights=8, activations=8), max_drop=0.0, max_growth=growth)
+    done, raised = raise_layers(start, setting, mixed, try_out)
+    sizes = {name: cost.weights for name, cost in start.sim.costs().items()}
+    assert raised and 3 * sum(sizes[name] for name in raised) <= growth * sum(sizes.values())
+    assert left_db(trained, done) > left_db(trained, start)
 
 
 def test_layers_named_by_hand_get_their_bits_and_a_wrong_name_is_refused(trained):

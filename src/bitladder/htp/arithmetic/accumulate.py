@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Accumulator"]
+__all__ = ["EXACT", "Accumulator"]
 
 EXACT = 2**24
+"""Below it a float32 holds every integer."""
 
 PART = 16  # weights of 8 bits are cut into 16 x high + low
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bitladder.htp.arithmetic.accumulate import Accumulator
+from bitladder.htp.arithmetic.accumulate import EXACT, Accumulator
 from bitladder.htp.arithmetic.layer import Layer, Operand
 from bitladder.htp.arithmetic.requantize import Multiplier, folded, integer_bias
 from bitladder.htp.quantizer import Quantizer
@@ -24,7 +24,8 @@ LEAST_EXPONENT = -16
 HALF = 0.5035
 """What rounds at 16 bits; found by trying."""
 
-Product = Callable[[Tensor, Tensor], Tensor]
+Product = Callable[..., Tensor]
+"""A kernel, of inputs, weights, and a bias if there is one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,8 @@ class _Weighted:
     scales: Tensor
     bias: Tensor
     product: Product
+    padded: Product
+    """The same with zeros around the inputs."""
     pad: Callable[[Tensor, int], Tensor]
     along: tuple[int, ...]
     """The shape in which what belongs to a channel meets the sums."""
@@ -48,36 +51,66 @@ def weighted(layer: Layer) -> Callable[..., Tensor] | None:
     bits = next((bits for bits in (8, 16) if layer.has_bits(bits)), None)
     if bits is None:
         return None
-    steps = _step(_source(layer)) * read.scales.float()
-    smallest = torch.frexp((steps / _step(layer.quantizer)).min()).exponent
-    if _is_strided_depthwise(layer, len(read.weights)) and smallest >= LEAST_EXPONENT:
-        return _strided_depthwise(layer, read, steps)
-    return (_eight_bits if bits == 8 else _sixteen_bits)(layer, read, steps)
+    ratio = _ratio(layer, read)
+    if _is_strided_depthwise(layer, len(read.weights)) and torch.frexp(ratio.min()).exponent >= LEAST_EXPONENT:
+        return _strided_depthwise(layer, read, ratio)
+    return (_eight_bits if bits == 8 else _sixteen_bits)(layer, read, ratio)
 
 
-def _eight_bits(layer: Layer, read: _Weighted, steps: Tensor) -> Callable[[Tensor], Tensor]:
-    source = _source(layer)
-    zero = int(source.zero_point)
-    bias = folded(integer_bias(read.bias, steps), read.weights, zero).view(read.along)
-    multiplier = Multiplier.of((steps / _step(layer.quantizer)).view(read.along))
-    sums = Accumulator.of(read.weights, 255, read.product)
+def _eight_bits(layer: Layer, read: _Weighted, ratio: Tensor) -> Callable[[Tensor], Tensor]:
+    zero = int(_source(layer).zero_point)
+    bias = folded(integer_bias(read.bias, _steps(layer, read)), read.weights, zero)
+    multiplier = Multiplier.of(ratio)
     zero_point, levels = int(layer.quantizer.zero_point), layer.levels
+    if (quick := _in_float(layer, read, bias, multiplier)) is not None:
+        return quick
+    sums = Accumulator.of(read.weights, 255, read.padded)
+    bias, shaped = bias.view(read.along), multiplier.view(read.along)
 
     def run(inputs: Tensor) -> Tensor:
-        found = sums(read.pad(inputs - zero if zero else inputs, 0))
+        found = sums(inputs - zero if zero else inputs)
         found += bias
-        return multiplier.apply(found, zero_point, *levels)
+        return shaped.apply(found, zero_point, *levels)
 
     return run
 
 
-def _sixteen_bits(layer: Layer, read: _Weighted, steps: Tensor) -> Callable[[Tensor], Tensor]:
+def _in_float(layer: Layer, read: _Weighted, bias: Tensor, multiplier: Multiplier) -> Callable[[Tensor], Tensor] | None:
+    """Do it all in float32, with few passes over memory; None where float32 would not hold the sums.
+
+    A bias that is too large is whole multiples of what the shift takes away, which are added behind it, and a rest.
+    """
+    zero, levels = int(_source(layer).zero_point), layer.levels
+    sums, scale = 255 * read.weights.abs().flatten(1).sum(1), torch.ldexp(torch.ones(()).double(), -multiplier.shift)
+    whole = torch.where(sums + bias.abs() < EXACT, 0, torch.floor(bias * scale))
+    rest = bias - whole / scale
+    start = multiplier.start + whole * multiplier.slope + int(layer.quantizer.zero_point)
+    if (
+        (sums + rest.abs()).max() >= EXACT
+        or start.abs().max() >= 2**8
+        or not torch.equal(start, start.float().double())
+    ):
+        return None
+    # times powers of two, which keep the sums exact
+    weights, added = (read.weights * scale.view(-1, *[1] * (read.weights.ndim - 1))).float(), (rest * scale).float()
+    slope, start = multiplier.slope.float().view(read.along), start.float().view(read.along)
+
+    def run(inputs: Tensor) -> Tensor:
+        found = read.padded(inputs - zero if zero else inputs, weights, added).floor_()
+        # exact below 2^8, where all has 16 bits behind the point at most; what lies beyond is clipped
+        torch.addcmul(start, found, slope, out=found)
+        return found.floor_().clamp_(*levels)
+
+    return run
+
+
+def _sixteen_bits(layer: Layer, read: _Weighted, ratio: Tensor) -> Callable[[Tensor], Tensor]:
     """Model the sum of upper and lower bytes, of which the lower ones' sum is cut to steps of 256."""
     zero = int(_source(layer).zero_point)
     # the bias is cut where the zero point's part is rounded
-    constant = torch.trunc(integer_bias(read.bias, steps) / 256)
+    constant = torch.trunc(integer_bias(read.bias, _steps(layer, read)) / 256)
     constant = (constant + torch.round(-zero * read.weights.flatten(1).sum(1) / 256)).view(read.along)
-    ratio = (256 * (steps / _step(layer.quantizer)).double()).view(read.along)
+    multiplier = (256 * ratio.double()).view(read.along)
     sums = Accumulator.of(read.weights, 255, read.product)
     zero_point, levels = int(layer.quantizer.zero_point), layer.levels
 
@@ -85,7 +118,7 @@ def _sixteen_bits(layer: Layer, read: _Weighted, steps: Tensor) -> Callable[[Ten
         inputs = read.pad(inputs, zero)
         upper = torch.floor(inputs / 256)
         found = (sums(upper) + (sums(inputs - 256 * upper) >> 8)).double()
-        return (torch.floor((found + constant) * ratio + HALF) + zero_point).clamp(*levels).float()
+        return (torch.floor((found + constant) * multiplier + HALF) + zero_point).clamp(*levels).float()
 
     return run
 
@@ -96,19 +129,19 @@ def _is_strided_depthwise(layer: Layer, channels: int) -> bool:
     return groups == channels > 1 and list(strides) == [2, 2]
 
 
-def _strided_depthwise(layer: Layer, read: _Weighted, steps: Tensor) -> Callable[[Tensor], Tensor]:
-    """Model other kernels of the NPU: a multiplier of 15 bits for the whole sum. How they round is not all known."""
-    source = _source(layer)
-    ratio = (steps / _step(layer.quantizer)).double()
+def _strided_depthwise(layer: Layer, read: _Weighted, ratio: Tensor) -> Callable[[Tensor], Tensor]:
+    """Model other kernels of the NPU: bias and output's zero point join the sum, and the multiplier has 15 bits."""
+    source, output = _source(layer), layer.quantizer
+    zero, zero_point, levels = int(source.zero_point), int(output.zero_point), layer.levels
+    bias = torch.round(read.bias.float() / _steps(layer, read)).double()
+    constant = (bias + torch.floor(ratio.new_tensor(zero_point) / ratio + 0.5)).view(read.along)
     unit = torch.ldexp(torch.ones_like(ratio), torch.frexp(ratio).exponent - 15)
-    ratio = (torch.round(ratio / unit) * unit).view(read.along)
-    bias = torch.round(read.bias / steps.double()).view(read.along)
-    sums = Accumulator.of(read.weights, 2**source.bits - 1, read.product)
-    zero, zero_point, levels = int(source.zero_point), int(layer.quantizer.zero_point), layer.levels
+    multiplier = (torch.floor(ratio / unit + 0.5) * unit).double().view(read.along)
+    sums = Accumulator.of(read.weights, 2**source.bits - 1, read.padded)
 
     def run(inputs: Tensor) -> Tensor:
-        found = (sums(read.pad(inputs - zero, 0)) + bias) * ratio
-        return (torch.floor(found + 0.5) + zero_point).clamp(*levels).float()
+        found = (sums(inputs - zero) + constant) * multiplier
+        return torch.floor(found + 0.5).clamp(*levels).float()
 
     return run
 
@@ -117,6 +150,18 @@ def _source(layer: Layer) -> Quantizer:
     (source,) = layer.tensors
     assert source.quantizer is not None
     return source.quantizer
+
+
+def _steps(layer: Layer, read: _Weighted) -> Tensor:
+    """Give the steps of the sums, channel by channel."""
+    return _step(_source(layer)) * read.scales.float()
+
+
+def _ratio(layer: Layer, read: _Weighted) -> Tensor:
+    """Give these in steps of the output. In float32 the order of the operations decides where ties fall."""
+    scales = read.scales.float()
+    largest = scales.max()
+    return _step(_source(layer)) * largest / _step(layer.quantizer) * (scales / largest)
 
 
 def _step(quantizer: Quantizer) -> Tensor:
@@ -149,13 +194,15 @@ def _read(
     operand: Operand,
     bias: Operand | None,
     product: Product,
+    padded: Product | None = None,
     pad: Callable[[Tensor, int], Tensor] = lambda inputs, zero: inputs,
     along: tuple[int, ...] = (-1,),
 ) -> _Weighted | None:
     scales, added = _scales(operand, len(weights)), _bias(bias, len(weights))
     if scales is None or added is None:
         return None
-    return _Weighted(torch.from_numpy(weights.astype(np.float64)), scales, added, product, pad, along)
+    values = torch.from_numpy(weights.astype(np.float64))
+    return _Weighted(values, scales, added, product, padded or product, pad, along)
 
 
 def _conv(layer: Layer) -> _Weighted | None:
@@ -172,13 +219,18 @@ def _conv(layer: Layer) -> _Weighted | None:
     pads = attribute(layer.node, "pads", [0] * 2 * rank)
     around = [side for axis in reversed(range(rank)) for side in (pads[axis], pads[axis + rank])]
 
-    def product(inputs: Tensor, weights: Tensor) -> Tensor:
-        return kernel(inputs, weights, None, stride, 0, dilation, groups)
+    def product(inputs: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tensor:
+        return kernel(inputs, weights, bias, stride, 0, dilation, groups)
 
     def pad(inputs: Tensor, zero: int) -> Tensor:
         return functional.pad(inputs, around, value=zero) if any(around) else inputs
 
-    return _read(operand.integers, operand, bias, product, pad, (1, -1, *(1,) * rank))
+    def padded(inputs: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tensor:
+        if pads[:rank] != pads[rank:]:
+            return product(pad(inputs, 0), weights, bias)
+        return kernel(inputs, weights, bias, stride, pads[:rank], dilation, groups)
+
+    return _read(operand.integers, operand, bias, product, padded, pad, (1, -1, *(1,) * rank))
 
 
 def _gemm(layer: Layer) -> _Weighted | None:

@@ -15,15 +15,23 @@ from bitladder.tasks.onnx_model import run_samples
 
 __all__ = ["dequantized", "float_node", "quantized"]
 
-HALF = torch.tensor(0.5)
+HALF = torch.tensor(0.5, dtype=torch.float64)
+
+FP16_BITS = 11  # of its significand
 
 
 def quantized(values: Tensor, quantizer: Quantizer) -> Tensor:
-    """Quantize floats as the NPU does its inputs: halves away from zero; at 8 bits the quotient is first an FP16."""
+    """Quantize floats as the NPU does its inputs: halves away from zero; at 8 bits the product is first an FP16."""
     scale, zero_point = _along(quantizer, values.ndim)
-    steps = values.float() / scale.float()
-    steps = steps.half().float() if quantizer.bits == 8 else steps
-    return (torch.trunc(steps + torch.copysign(HALF, steps)) + zero_point.float()).clamp(*quantizer.levels)
+    steps = values.double() * (1 / scale.float()).double()  # in float32 the product would be rounded a second time
+    steps = _half(steps) if quantizer.bits == 8 else steps
+    return (torch.trunc(steps + torch.copysign(HALF, steps)) + zero_point).clamp(*quantizer.levels).float()
+
+
+def _half(values: Tensor) -> Tensor:
+    """Round to FP16 in one step; torch goes from float64 by way of float32."""
+    unit = torch.ldexp(torch.ones_like(values), torch.frexp(values).exponent - FP16_BITS)
+    return torch.round(values / unit) * unit
 
 
 def dequantized(integers: Tensor, quantizer: Quantizer) -> Tensor:

@@ -33,6 +33,10 @@ class Multiplier:
         shift = -3 - torch.frexp(ratio).exponent  # whose ratio is in [2^(exponent - 1), 2^exponent)
         return cls(torch.floor(torch.ldexp(ratio, shift + FRACTION) + 0.5).int(), shift.int())
 
+    def view(self, along: tuple[int, ...]) -> "Multiplier":
+        """Give it in the shape in which it meets an accumulator."""
+        return Multiplier(self.factor.view(along), self.shift.view(along))
+
     @cached_property
     def _left(self) -> bool:
         """Whether any channel is shifted to the left."""
@@ -52,6 +56,16 @@ class Multiplier:
         accumulator += self.factor + 2**FRACTION + (zero_point << (FRACTION + 1))
         accumulator >>= FRACTION + 1
         return accumulator.clamp_(low, high).float()
+
+    @property
+    def slope(self) -> Tensor:
+        """What a shifted accumulator is multiplied by."""
+        return self.factor.double() / 2**FRACTION
+
+    @property
+    def start(self) -> Tensor:
+        """What is added then: the half that was cut off, and the half that rounds."""
+        return self.slope / 2 + 0.5
 
 
 def integer_bias(bias: Tensor, steps: Tensor) -> Tensor:

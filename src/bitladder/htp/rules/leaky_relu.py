@@ -33,7 +33,7 @@ def find(graph: Graph, soc: Soc) -> Iterator[NodeProto]:
 
 
 def repair(graph: Graph, node: NodeProto, soc: Soc) -> None:
-    """Put a quantizer before it, of the range that its output's comes from; make one 8-bit constant of the slope.
+    """Put a quantizer before it, of the range that its output's comes from; make one constant of the slope.
 
     v68 and v69 have no 16-bit PReLU: max(x, slope * x) takes its place, which for slopes up to 1 is the same.
     """
@@ -48,7 +48,8 @@ def repair(graph: Graph, node: NodeProto, soc: Soc) -> None:
         scaled = graph.add_node("Mul", [node.input[0], factor], f"{node.name}_scaled", node)
         graph.become(node, "Max", [node.input[0], graph.add_quantizer(scaled, output, node)])
     elif node.op_type == "PRelu":
-        own = Quantizer.of_range(float(slope.min()), float(slope.max()), 8)
+        bits = 8 if soc.arch in OLD else output.bits  # with another type than its input's, the NPU computes in float
+        own = Quantizer.of_range(float(slope.min()), float(slope.max()), bits)
         graph.set_input(node, 1, graph.add_quantized(f"{node.name}_slope", slope, own, node))
 
 
@@ -81,7 +82,7 @@ RULE = Rule(
     effect="refused",
     where="a LeakyReLU or PReLU right behind a layer",
     why="QuantSim leaves no quantizer before it, as if the two were one op, and the NPU does not fuse them",
-    remedy="a quantizer before it; a PReLU's slope as one 8-bit constant",
+    remedy="a quantizer before it; a PReLU's slope as one constant of its input's bits",
     find=find,
     repair=repair,
     example=Example(example, ("W8A16", "W8A8", "W4A8")),

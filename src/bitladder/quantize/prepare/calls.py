@@ -29,7 +29,6 @@ _FUNCTIONS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "hardsigmoid": (nn.Hardsigmoid, ()),
     "elu": (nn.ELU, ("alpha",)),
     "leaky_relu": (nn.LeakyReLU, ("negative_slope",)),
-    "glu": (nn.GLU, ("dim",)),
     "gelu": (nn.GELU, ()),
     "softplus": (nn.Softplus, ("beta", "threshold")),
     "softmin": (nn.Softmin, ("dim",)),
@@ -51,7 +50,6 @@ _FUNCTIONS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "adaptive_max_pool2d": (nn.AdaptiveMaxPool2d, ("output_size",)),
     "unfold": (nn.Unfold, ("kernel_size", "dilation", "padding", "stride")),
     "fold": (nn.Fold, ("output_size", "kernel_size", "dilation", "padding", "stride")),
-    "local_response_norm": (nn.LocalResponseNorm, ("size", "alpha", "beta", "k")),
 }
 """Functions of one tensor: their module, and which settings it takes, in the function's order."""
 
@@ -257,3 +255,25 @@ def _prelu(write: Writer, input: Any, weight: Any) -> Any:
     module = nn.PReLU(slopes.numel())
     module.weight.data.copy_(slopes.flatten())
     return write(module, input, name=write.layer_of(weight))
+
+
+@handler("to", "float")
+def _to_float(write: Writer, input: Any, dtype: Any = torch.float32, *_: Any, **__: Any) -> Any:
+    """Drop a cast to the type that the tensor has, as of norms that ask for float32: between integers it is float."""
+    return input if dtype is torch.float32 and write.is_float(input) else NotImplemented
+
+
+def _upsampled(mode: str) -> Callable:
+    def handle(write: Writer, input: Any, output_size: Any, *settings: Any) -> Any:
+        *aligned, factors = settings or (None,)
+        node = write(custom.Interpolate(), input)
+        node.kwargs = {"size": output_size, "scale_factor": factors, "mode": mode}
+        if aligned:
+            node.kwargs = {**node.kwargs, "align_corners": aligned[0]}
+        return node
+
+    return handle
+
+
+for _mode in ("nearest", "bilinear", "bicubic"):
+    handler(f"upsample_{_mode}2d")(_upsampled(_mode))  # as torch.export calls `interpolate`

@@ -74,6 +74,10 @@ AS_CALLS: dict[type[nn.Module], Make] = {
     nn.Softshrink: lambda layer: Call(functional.softshrink, layer.lambd),
     nn.Hardshrink: lambda layer: Call(functional.hardshrink, layer.lambd),
     nn.Threshold: lambda layer: Call(functional.threshold, layer.threshold, layer.value),
+    nn.GLU: lambda layer: Call(functional.glu, layer.dim),
+    nn.LocalResponseNorm: lambda layer: Call(
+        functional.local_response_norm, layer.size, layer.alpha, layer.beta, layer.k
+    ),
     nn.RMSNorm: RMSNorm,
 }
 """The same, of modules with a call, which the preparer then writes as modules."""

@@ -74,6 +74,13 @@ def _logsigmoid(write: Writer, input: Any) -> Any:
     return write(custom.Neg(), write(nn.Softplus(), write(custom.Neg(), input)))
 
 
+@handler("glu")
+def _glu(write: Writer, input: Any, dim: int = -1) -> Any:
+    half = write.shape(input)[dim] // 2
+    values, gates = (write.function(torch.narrow, input, dim, start, half) for start in (0, half))
+    return write(custom.Multiply(), values, write(nn.Sigmoid(), gates))
+
+
 @handler("tanhshrink")
 def _tanhshrink(write: Writer, input: Any) -> Any:
     return write(custom.Subtract(), input, write(nn.Tanh(), input))
@@ -129,6 +136,21 @@ def _rms_norm(write: Writer, input: Any, normalized_shape: Any, weight: Any = No
     power = write(custom.Add(), power, torch.finfo(torch.float32).eps if eps is None else eps)
     normed = write(custom.Divide(), input, write(custom.Sqrt(), power))
     return normed if weight is None else write(custom.Multiply(), normed, weight)
+
+
+@handler("local_response_norm")
+def _local_response_norm(
+    write: Writer, input: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Any:
+    """Write a sum over neighbouring channels as a convolution of one pixel."""
+    channels, rank = write.shape(input)[1], len(write.shape(input))
+    window = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[rank](channels, channels, 1)
+    apart = torch.arange(channels) - torch.arange(channels)[:, None]
+    near = (apart >= -(size // 2)) & (apart <= (size - 1) // 2)
+    window.weight = nn.Parameter((alpha / size * near).view_as(window.weight))
+    window.bias = nn.Parameter(torch.full((channels,), float(k)))
+    power = write(custom.Log(), write(window, write(custom.Square(), input)))
+    return write(custom.Multiply(), input, write(custom.Exponential(), write(custom.Multiply(), power, -beta)))
 
 
 @handler("var")

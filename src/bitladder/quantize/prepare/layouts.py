@@ -82,9 +82,12 @@ def bake_weights(model: nn.Module) -> None:
     module: Any
     for module in model.modules():
         if parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):
-                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
-                setattr(module, name, nn.Parameter(getattr(module, name).detach()))
+            values = {name: getattr(module, name).detach() for name in module.parametrizations}
+            # not by remove_parametrizations, which takes the weight from copies of the module too: they share its class
+            module.__class__ = parametrize.type_before_parametrizations(module)
+            del module.parametrizations
+            for name, value in values.items():
+                module.register_parameter(name, nn.Parameter(value))
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, WeightNorm):
                 remove_weight_norm(module, hook.name)

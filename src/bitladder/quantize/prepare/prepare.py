@@ -117,7 +117,7 @@ def prepare(
     left = _modules_called(model, exclude) + define(model, quantization)
     preparation = Preparation(False)
     if (called or _broken_guidelines(model, sample, left)) if rewrite is None else rewrite:
-        may_export = all(type(module).__module__.startswith("torch.nn.") for module in left)
+        may_export = all(type(module).__module__.startswith(("torch.nn.", "aimet_torch.")) for module in left)
         try:
             model, exported = rewrite_calls(model, sample, left, may_export)
         except Exception as error:  # torch.fx raises many kinds: each means that the network cannot be traced

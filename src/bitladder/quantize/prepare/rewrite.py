@@ -23,7 +23,7 @@ MAKES = {"arange", "zeros", "ones", "full", "eye", "linspace", *LIKE}
 OURS = {
     "scaled_dot_product_attention", "where", "batch_norm", "group_norm", "norm", "rsqrt", "mish", "selu", "celu",
     "softsign", "logsigmoid", "log_sigmoid", "tanhshrink", "softshrink", "hardshrink",
-    "threshold",
+    "threshold", "glu", "addmm",
 }  # fmt: skip
 """Calls that AIMET's preparer knows too, but not for every form of them or not with a quantizer at each step."""
 
@@ -89,11 +89,12 @@ def _lines_of_calls(traced: fx.GraphModule, calls: dict[str, str]) -> dict[str, 
 
 def _write_modules(traced: fx.GraphModule, scopes: Scopes, sample: tuple[Tensor, ...]) -> None:
     facts = find_facts(traced, sample)
+    own = set(traced.graph.nodes)
     _settle(traced, facts, scopes)
     for node in list(traced.graph.nodes):
         if _is_ours(node) and node not in facts.fixed:
             _write(traced, facts, node, scopes)
-    _forget_unused(traced, facts)
+    _forget_unused(traced, facts, own)
     traced.graph.lint()
     traced.recompile()
 
@@ -249,10 +250,10 @@ def _write(traced: fx.GraphModule, facts: Facts, node: fx.Node, scopes: Scopes) 
     traced.graph.erase_node(node)
 
 
-def _forget_unused(traced: fx.GraphModule, facts: Facts) -> None:
-    """Drop what nothing reads any more: the weights' old places among it."""
+def _forget_unused(traced: fx.GraphModule, facts: Facts, own: set[fx.Node]) -> None:
+    """Drop what nothing reads any more: the weights' old places among it, and what was written for a fixed mask."""
     for node in reversed(list(traced.graph.nodes)):
-        idle = node.op == "get_attr" or node in facts.fixed or node in facts.per_batch
+        idle = node.op == "get_attr" or node in facts.fixed or node in facts.per_batch or node not in own
         if idle and not node.users:
             traced.graph.erase_node(node)
     used = {str(node.target) for node in traced.graph.nodes if node.op == "get_attr"}
@@ -261,7 +262,7 @@ def _forget_unused(traced: fx.GraphModule, facts: Facts) -> None:
     for path, module in traced.named_modules():
         if any(path == one or path.startswith(f"{one}.") for one in called):
             continue
-        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        for name, _ in own:
+        values = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        for name, _ in values:
             if f"{path}.{name}".lstrip(".") not in used:
                 delattr(module, name)

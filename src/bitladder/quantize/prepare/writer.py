@@ -58,7 +58,9 @@ class Writer:
         if not isinstance(weight, fx.Node) or weight.op != "get_attr" or not str(weight.target).endswith(".weight"):
             return ""
         path = str(weight.target).rpartition(".")[0]
-        return path if type(self.traced.get_submodule(path)) is nn.Module else ""  # a bare holder of weights
+        holder = self.traced.get_submodule(path)
+        # a bare holder of weights; one with modules in it, such as a norm with its activation, stays for these
+        return path if type(holder) is nn.Module and not any(holder.children()) else ""
 
     def _name(self, kind: str = "") -> str:
         # the first as AIMET's preparer would call it

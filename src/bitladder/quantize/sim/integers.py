@@ -2,7 +2,8 @@
 
 No value changes. A number becomes the end of a range of its own. A norm's bias becomes int32 in units of input scale x
 weight scale, as runtimes read it. What is looked up in an embedding keeps the embedding's type until it is converted.
-A part that nothing reads is not split off.
+A part that nothing reads is not split off. A constant is read itself, not a copy of it. What is quantized twice alike,
+such as an output that a network gives twice, is quantized once: the NPU takes an op with one quantizer behind it.
 """
 
 from pathlib import Path
@@ -31,6 +32,8 @@ def keep_integer(path: Path) -> None:
     """Edit a QDQ graph so that the NPU computes in integers wherever all that an op reads and makes has a quantizer."""
     proto = onnx.load(path)
     editor = _Editor(proto.graph)
+    editor.read_copies()
+    editor.quantize_once()
     for node in list(proto.graph.node):
         if node.op_type in OPERANDS:
             editor.quantize_numbers(node)
@@ -54,6 +57,31 @@ class _Editor:
                 self.constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
         self.makers = {name: node for node in graph.node for name in node.output}
         self.read = {name for node in graph.node for name in node.input} | {one.name for one in graph.output}
+
+    def read_copies(self) -> None:
+        """Let what reads the copy of a constant read the constant: equal weights are stored once, the others copied."""
+        copies: dict[str, str] = {}
+        outputs = {one.name for one in self.graph.output}
+        for node in [one for one in self.graph.node if one.op_type == "Identity"]:
+            source = copies.get(node.input[0], node.input[0])
+            if source in self.constants and node.output[0] not in outputs:
+                copies[node.output[0]] = source
+                self.graph.node.remove(node)
+                self.changed = True
+        self._rename(copies)
+
+    def quantize_once(self) -> None:
+        """Let what reads the second of two quantizers of the same tensor and values read the first."""
+        firsts: dict[tuple, str] = {}
+        instead: dict[str, str] = {}
+        for node in [one for one in self.graph.node if one.op_type == "QuantizeLinear"]:
+            key = (node.input[0], *(self.constants[name].tobytes() for name in node.input[1:]))
+            first = firsts.setdefault(key, node.output[0])
+            if first != node.output[0]:
+                instead[node.output[0]] = first
+                self.graph.node.remove(node)
+                self.changed = True
+        self._rename(instead)
 
     def quantize_numbers(self, node: NodeProto) -> None:
         """Give an op's constants of one value the type of its other operand."""
@@ -107,6 +135,10 @@ class _Editor:
                 self._add({key: np.array(value, np.int64) for key, value in bounds.items()})
                 self._insert_after(node, helper.make_node("Slice", [node.input[0], *bounds], [name], name))
         self.graph.node.remove(node)
+
+    def _rename(self, instead: dict[str, str]) -> None:
+        for node in self.graph.node:
+            node.input[:] = [instead.get(name, name) for name in node.input]
 
     def _hold(self, node: NodeProto, index: int, stored: np.ndarray, scale: Any, zero_point: Any) -> None:
         base = f"{node.name}_{index}"

@@ -17,7 +17,7 @@ from bitladder.quantize.sim.onnx_ranges import has_range
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.samples import Samples
 
-__all__ = ["MATRIX_OPS", "cost_of", "has_weights", "node_rows", "rows_of"]
+__all__ = ["MATRIX_OPS", "TensorReader", "cost_of", "has_weights", "node_rows", "rows_of"]
 
 MATRIX_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
@@ -64,8 +64,8 @@ def node_rows(network: OnnxNetwork, sim: Any, split: Samples) -> list[dict[str, 
     left = {name for node in sim.model.nodes() for name in node.output}
     names = [node.output[0] for node in nodes if node.output[0] in left]
     found = _compare_tensors(
-        _TensorReader(network.proto, {name: name for name in names}),
-        _TensorReader(sim.model.model, {name: after.get(name, name) for name in names}),
+        TensorReader(network.proto, {name: name for name in names}),
+        TensorReader(sim.model.model, {name: after.get(name, name) for name in names}),
         split,
         {name: bounds for name, (_, bounds) in clipped_tensors(network.proto.graph, quantizers).items()},
     )
@@ -82,7 +82,7 @@ def node_rows(network: OnnxNetwork, sim: Any, split: Samples) -> list[dict[str, 
     return rows
 
 
-class _TensorReader:
+class TensorReader:
     """Runs a graph a sample at a time and gives its inner tensors; `wanted` says what each is called there."""
 
     def __init__(self, proto: onnx.ModelProto, wanted: dict[str, str]) -> None:
@@ -98,13 +98,14 @@ class _TensorReader:
         self._wanted = {name: inner for name, inner in wanted.items() if kinds[inner] == "tensor(float)"}
 
     def __call__(self, sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run one sample."""
         tensors = self._session.run(list(self._wanted.values()), sample)
         return dict(zip(self._wanted, tensors, strict=True))
 
 
 def _compare_tensors(
-    float_graph: _TensorReader,
-    simulated: _TensorReader,
+    float_graph: TensorReader,
+    simulated: TensorReader,
     split: Samples,
     clipped: Mapping[str, tuple[float, float]],
 ) -> dict[str, float]:

@@ -28,6 +28,7 @@ from bitladder.quantize.sim.onnx_layers import cost_of, node_rows, rows_of
 from bitladder.quantize.sim.onnx_modules import Modules, followers
 from bitladder.quantize.sim.onnx_names import Names
 from bitladder.quantize.sim.onnx_ranges import set_ranges, widen_padded
+from bitladder.quantize.sim.onnx_small_scales import with_small_scales
 from bitladder.quantize.sim.onnx_state import put_weights, set_state, state_of, weights_of
 from bitladder.quantize.sim.relu6 import note_of
 from bitladder.running.files import load_tensors, replacing, save_tensors
@@ -101,7 +102,8 @@ class OnnxSim:
     def calibrate(self, samples: Samples, batch_size: int) -> None:
         """Find the quantizers' ranges, sample by sample."""
         rows = tqdm(rows_of(samples), desc="calibrate", unit="sample", total=len(samples), leave=False)
-        self.aimet.compute_encodings(iter(rows))
+        with with_small_scales(self.aimet, samples):
+            self.aimet.compute_encodings(iter(rows))
         clip_to_activations(self.network.proto.graph, self._quantizers)
         widen_padded(self.network.proto.graph, self._quantizers)
         names = self._names.as_of_torch()

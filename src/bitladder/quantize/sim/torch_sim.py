@@ -32,6 +32,7 @@ from bitladder.quantize.sim.integers import keep_integer
 from bitladder.quantize.sim.isolated import isolated, quantized_layers
 from bitladder.quantize.sim.joined import part_joined_torch
 from bitladder.quantize.sim.layers import Cost, LayerSqnr, What, no_such_layer
+from bitladder.quantize.sim.masks import bound_masks
 from bitladder.quantize.sim.missing import check_layers, check_ranges, leave_unknown, refusal, without_tensors
 from bitladder.quantize.sim.operands import quantize_embeddings, quantize_operands
 from bitladder.quantize.sim.relu6 import NOTE, note_of
@@ -77,6 +78,7 @@ class TorchSim:
                 )
         except Exception as error:  # AIMET and its configuration's schema raise many kinds
             raise RefusedError(refusal(network, error, quantization.config)) from None
+        bound_masks(self.model)
         left = [*quantization.exclude, *unused_layers(network, sample)]
         self.aimet.exclude_layers_from_quantization([self.model.get_submodule(name) for name in left])
         quantize_operands(self.aimet, network, sample, precision)
