@@ -1,12 +1,13 @@
-"""Without the key nothing of Ray is needed, or loaded."""
+"""Without the key nothing of Ray is needed, or loaded; with `local` it needs no set-up."""
 
 import ast
+from importlib.util import find_spec
 
 import pytest
 
 from bitladder.errors import UserError
 from bitladder.params import ComputeParams
-from bitladder.running.cluster import connected
+from bitladder.running.cluster_connect import connected
 from support import ROOT
 
 LOADS = """
@@ -26,6 +27,27 @@ def test_a_missing_package_is_one_line_that_names_the_extra(monkeypatch):
     says = r"^compute\.cluster: Ray is not installed .*; pip install 'bitladder\[ray\]'$"
     with pytest.raises(UserError, match=says), connected(ComputeParams(threads=2, cluster="local")):
         pass
+
+
+LOCAL = """
+import psutil
+from bitladder.params import ComputeParams
+from bitladder.running.cluster_connect import connected
+
+with connected(ComputeParams(threads=1, cluster="local")) as joined:
+    assert joined.schedule(abs, (-1,)).result(60) == 1
+    for process in psutil.Process().children(recursive=True):
+        for one in process.net_connections():
+            if one.status == "LISTEN":
+                print(one.laddr.ip)
+"""
+
+
+@pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed: pip install 'bitladder[ray]'")
+def test_local_needs_no_set_up_and_listens_on_loopback_alone(python):
+    done = python(LOCAL, timeout=180)
+    assert done.returncode == 0, done.stderr
+    assert {address.removeprefix("::ffff:") for address in done.stdout.split()} == {"127.0.0.1"}
 
 
 def test_ray_is_imported_inside_functions_alone():

@@ -1,6 +1,6 @@
-"""A run of its own, which may be killed: the toy's samples on the cluster that is there, slowly; prints what is said.
+"""A run of its own, which may be killed: the toy's samples over a cluster, slowly; prints what is said.
 
-Usage: python cluster_driver.py FOLDER SAMPLES
+Usage: python cluster_driver.py FOLDER SAMPLES ADDRESS
 """
 
 import sys
@@ -17,11 +17,11 @@ from bitladder.targets.cluster_pool import cluster_pool
 from bitladder.targets.context import CONTEXT_FILE, Compiled, run_stored
 
 
-def main(folder: Path, count: int) -> None:
+def main(folder: Path, count: int, address: str) -> None:
     context.SAVE_EVERY_S = 0.2
     context.run_batch = mishaps.takes_a_while
     try:
-        with cluster_pool(ComputeParams(threads=2, cluster="auto")) as pool:
+        with cluster_pool(ComputeParams(threads=1, cluster=address)) as pool:
             compiled = Compiled(folder / "target" / CONTEXT_FILE, 0, 0, 0)
             run_stored(compiled, find_soc("SM8650"), False, samples(count), settings(), folder / "work", pool)
     except UserError as error:
@@ -29,4 +29,4 @@ def main(folder: Path, count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +14,15 @@ import psutil
 
 SOON_MS = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "3"}
 """So that a node that has gone is missed in seconds; by default it is half a minute."""
+
+
+def wait_until(true: Callable[[], object], seconds: float = 120) -> None:
+    """Wait for something to come true; an error where it does not."""
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            raise TimeoutError(f"waited for {seconds} s")
+        time.sleep(0.1)
 
 
 def _free_port() -> int:
@@ -43,7 +53,7 @@ class Node:
         for process in [*self._processes(), psutil.Process(self._started.pid)]:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        self._started.wait()
+        self._started.wait(60)
         self._log.close()
 
     def _processes(self) -> list[psutil.Process]:

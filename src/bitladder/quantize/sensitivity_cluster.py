@@ -20,7 +20,7 @@ __all__ = ["measure_over"]
 
 def measure_over(cluster: Cluster, params: Params) -> list[Sensitivity]:
     """Measure what `measure` does, with the same bits. What no worker can do is done here: one that lacks the files."""
-    cpus = min(params.compute.threads, cluster.largest)
+    cpus = max(1, min(params.compute.threads, cluster.largest))
     parts = max(1, cluster.workers // cpus)
     work = [
         (Path.cwd(), _key(), params.model_dump_json(), what, bits, part, parts)

@@ -1,37 +1,38 @@
-"""Work on many machines, over Ray: what `compute.cluster` of params.yaml names. Without that nothing imports Ray.
+"""Work on many machines, over Ray, whose cluster this process has joined (cluster_connect.py).
 
 A worker is refused unless it has this machine's versions of all that bits depend on. What it is sent is hashed, and
 kept there by that hash.
 """
 
-import atexit
-import os
 import pickle
-import secrets
 import socket
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+from tqdm import tqdm
+
 from bitladder.errors import UserError
 from bitladder.params import ComputeParams
 from bitladder.running.cluster_worker import Sent, versions
 from bitladder.running.explain import shown
-from bitladder.running.patches import in_force
 
-__all__ = ["Cluster", "ClusterError", "connected"]
+__all__ = ["LOST_S", "Cluster", "ClusterError", "host_and_port"]
 
 TRIES = 4  # of work whose worker is lost
 
 WATCH_EVERY_S, LOST_S = 3.0, 20.0  # the second: how long the head may be away
 
-ANSWER_S = 10.0
+TELL_S, STUCK_S = 60.0, 600.0  # with no result for so long, that is told; or given up, where no machine has the CPUs
+
+RUN_AGAIN = "run again: it goes on from what was kept"
 
 
 class ClusterError(UserError):
@@ -46,41 +47,58 @@ class Cluster:
 
     def __init__(self, ray: Any, compute: ComputeParams) -> None:
         self._ray, self._compute, self._where = ray, compute, f"compute.cluster: {compute.cluster}"
-        self._versions, self._open = versions(), set[Future]()
-        self._closed, self.lost = Event(), False
+        self._versions, self._cpus_of_open = versions(), dict[Future, int]()
+        self._closed, self.lost, self._heard = Event(), False, time.monotonic()
         remote = self._where.partition("ray://")[2]
-        self._head = _host_and_port(remote or ray.get_runtime_context().gcs_address)
+        self._head = host_and_port(remote or ray.get_runtime_context().gcs_address)
         self._count()
         self._call = ray.remote(max_retries=TRIES - 1)(_entry())
+        # Threads apart: to count asks the head, which may never answer
+        self._watches = [Thread(target=work, daemon=True) for work in (self._watch, self._keep_count)]
 
     def __enter__(self) -> "Cluster":
         """Watch the cluster's head: where it has gone, Ray waits for a minute, and then ends the process."""
-        Thread(target=self._watch, daemon=True).start()
+        for watch in self._watches:
+            watch.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Watch no more."""
         self._closed.set()
+        for watch in self._watches:
+            watch.join(WATCH_EVERY_S)  # not while Ray is taken down
 
     def _watch(self) -> None:
-        seen = time.monotonic()
+        seen = told = time.monotonic()
         while not self._closed.wait(WATCH_EVERY_S):
+            now = time.monotonic()
             try:
                 socket.create_connection(self._head, timeout=WATCH_EVERY_S).close()
+                seen = now
             except OSError as error:
-                if time.monotonic() - seen > LOST_S:
+                if now - seen > LOST_S:
                     self.lost = True
-                    for future in list(self._open):
-                        self._finish(future, error=self._plain(error))
-                    return
-                continue
-            seen = time.monotonic()
+                    self._fail_open(self._plain(error))
+            if self._cpus_of_open and now - max(told, self._heard) > TELL_S:
+                told = now
+                self._tell(now - self._heard)
+
+    def _tell(self, silent_s: float) -> None:
+        open_, needed = len(self._cpus_of_open), max(self._cpus_of_open.values())
+        waits = f"{self._where}: no result for {silent_s:.0f} s; {open_} tasks of {needed} CPUs wait for the cluster"
+        if silent_s > STUCK_S and self.largest < needed:
+            self._fail_open(ClusterError(f"{waits}, which has no machine of so many left; {RUN_AGAIN}"))
+        else:
+            tqdm.write(f"{waits}'s {self.workers} CPUs; `ray status` on a node tells who has them", file=sys.stderr)
+
+    def _keep_count(self) -> None:
+        while not self._closed.wait(WATCH_EVERY_S):
             with suppress(Exception):  # which the work meets as well, and tells of
                 self._count()
 
     def _count(self) -> None:
         cpus = [int(node["Resources"].get("CPU", 0)) for node in self._ray.nodes() if node["Alive"]]
-        self.workers, self.largest = max(1, sum(cpus)), max([1, *cpus])
+        self.workers, self.largest = max(1, sum(cpus)), max([0, *cpus])
 
     def send(self, path: Path) -> Sent:
         """Send a file and those beside it; each machine takes and unpacks them once, where they are needed."""
@@ -102,7 +120,9 @@ class Cluster:
         call = self._call.options(num_cpus=cpus, retry_exceptions=list(again) or False)
         reference = call.remote(self._versions, self._compute.bits, *self._pack((work, args)))
         future: Future = Future()
-        self._open.add(future)
+        if not self._cpus_of_open:
+            self._heard = time.monotonic()
+        self._cpus_of_open[future] = cpus
         reference.future().add_done_callback(partial(self._settle, future))
         return future
 
@@ -137,22 +157,32 @@ class Cluster:
         self._finish(future, error=ClusterError(f"{self._where}: {other}, {here}"))
 
     def _finish(self, future: Future, value: Any = None, error: BaseException | None = None) -> None:
-        self._open.discard(future)
+        self._cpus_of_open.pop(future, None)
+        self._heard = time.monotonic()
         with suppress(InvalidStateError):  # the cluster was lost before
             if error is None:
                 future.set_result(value)
             else:
                 future.set_exception(error)
 
+    def _fail_open(self, error: BaseException) -> None:
+        for future in list(self._cpus_of_open):
+            self._finish(future, error=error)
+
     def _plain(self, error: BaseException) -> BaseException:
         errors = self._ray.exceptions
-        if isinstance(error, errors.RayTaskError):
-            cause = error.cause
-            return cause if isinstance(cause, Exception) else RuntimeError(shown(error))
+        if isinstance(error, errors.RayTaskError) and not isinstance(error.cause, errors.RayError):
+            return error.cause if isinstance(error.cause, Exception) else RuntimeError(shown(error))
         if isinstance(error, errors.WorkerCrashedError | errors.OutOfMemoryError):
             lost = f"the same work lost {TRIES} workers ({shown(error)}); do they have the memory? Then"
-            return ClusterError(f"{self._where}: {lost} run again: it goes on from what was kept")
-        return ClusterError(f"{self._where}: lost ({shown(error)}); run again: it goes on from what was kept")
+            return ClusterError(f"{self._where}: {lost} {RUN_AGAIN}")
+        return ClusterError(f"{self._where}: lost ({shown(error)}); {RUN_AGAIN}")
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Split an address into its two parts."""
+    host, _, port = address.rpartition(":")
+    return host, int(port)
 
 
 def _entry() -> Callable[..., Any]:
@@ -173,69 +203,3 @@ def _entry() -> Callable[..., Any]:
         return node, found, perform(packed, references, *bits) if found == expected else None
 
     return call
-
-
-@contextmanager
-def connected(compute: ComputeParams) -> Iterator[Cluster]:
-    """Join the cluster that `compute.cluster` names, or start one of this machine's cores, for as long as it is used.
-
-    Raises UserError where Ray is not installed, or the cluster does not answer.
-    """
-    address = str(compute.cluster)
-    ray = _load(address)
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    try:
-        if address == "local":
-            _start_local(ray, quiet)
-        else:
-            _reach(address)
-            ray.init(address=address, **quiet)
-    except (OSError, RuntimeError, ray.exceptions.RayError) as error:
-        start = "; `ray start --head` makes this machine its first node" if address == "auto" else ""
-        raise UserError(f"compute.cluster: {address}: no cluster answers ({shown(error)}){start}") from None
-    cluster = Cluster(ray, compute)
-    try:
-        with cluster:
-            yield cluster
-    finally:
-        leaving = Thread(target=ray.shutdown, daemon=True)
-        leaving.start()
-        leaving.join(LOST_S if cluster.lost else None)
-        atexit.unregister(ray.shutdown)  # or the process would end by waiting for a cluster that was lost
-
-
-def _load(address: str) -> Any:
-    """Import Ray, once it has read of the environment that a token is asked for: it reads that once a process."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "600")  # after which it ends the process
-    if address == "local":
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    # Ray turns its token on by itself for a process on a node, and not for one that comes over ray://
-    if "RAY_AUTH_TOKEN" in os.environ or (Path.home() / ".ray/auth_token").is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError(f"compute.cluster: Ray is not installed ({error}); pip install 'bitladder[ray]'") from None
-    return ray
-
-
-def _reach(address: str) -> None:
-    """See whether somebody listens: Ray itself tries for minutes."""
-    where = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
-    if ":" in where:
-        socket.create_connection(_host_and_port(where.removeprefix("ray://")), timeout=ANSWER_S).close()
-
-
-def _host_and_port(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host, int(port)
-
-
-def _start_local(ray: Any, quiet: dict[str, Any]) -> None:
-    """Start one for this run alone, on loopback."""
-    if in_force("ray-loopback"):
-        from ray._private import services
-
-        services.resolve_ip_for_localhost = lambda host: host
-    ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)

@@ -26,6 +26,8 @@ __all__ = ["NotHereError", "Parcel", "Sent", "claim_core", "own_folder", "perfor
 
 PACKAGES = ("onnxruntime-qnn", "onnxruntime", "numpy", "torch", "aimet-torch")
 
+FETCH_S = 600.0  # in which a machine must have been sent what it works on
+
 KEPT_S = 24 * 3600  # how long files stay that nobody has used since
 
 
@@ -86,7 +88,7 @@ class Sent(Parcel):
             for old in [one for one in kept.iterdir() if time.time() - one.stat().st_mtime > KEPT_S]:
                 shutil.rmtree(old, ignore_errors=True)
             unfinished = Path(tempfile.mkdtemp(dir=kept))
-            for name, values in ray.get(self.reference).items():
+            for name, values in ray.get(self.reference, timeout=FETCH_S).items():
                 (unfinished / name).write_bytes(values)
             with suppress(OSError):  # another worker of this machine was first
                 unfinished.rename(folder)

@@ -10,7 +10,7 @@ from bitladder.paths import SENSITIVITY, SENSITIVITY_ROWS
 from bitladder.quantize.sensitivity import Sensitivity, load_layers, summarise
 from bitladder.quantize.sensitivity_cluster import measure_over
 from bitladder.records import SensitivitySummary, write_record
-from bitladder.running.cluster import connected
+from bitladder.running.cluster_connect import connected
 from bitladder.running.explain import refusing
 from bitladder.running.files import write_csv
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pebble import ProcessExpired
 
 from bitladder.params import ComputeParams
-from bitladder.running.cluster import Cluster, connected
+from bitladder.running.cluster import Cluster
+from bitladder.running.cluster_connect import connected
 from bitladder.running.cluster_worker import NotHereError, Parcel, Sent, claim_core, own_folder
 from bitladder.targets.pool import Pool
 from bitladder.targets.workers import CRASHES, LOG_FILE, LocalPool, rows_of, worker_pool
@@ -21,13 +22,14 @@ if TYPE_CHECKING:  # torch's, which workers do without
 
 __all__ = ["ClusterPool", "cluster_pool"]
 
+START_S = 120.0  # what a process may take to start, on a machine that is busy
 
 _opened = ExitStack()
 """What lasts as long as a worker."""
 
 
 class LostProcess(BrokenExecutor):
-    """A worker's process was killed: as this says little of the work, another one does it."""
+    """A worker's process was killed, or does not start: as this says little of the work, another one does it."""
 
 
 class ClusterPool:
@@ -75,10 +77,16 @@ def cluster_pool(compute: ComputeParams) -> Iterator[Pool]:
 def in_process(function: Callable[..., Any], args: tuple, timeout: float | None) -> Any:
     """Call a function in this worker's process, once what stands for files and samples is here."""
     here = tuple(one.unpack() if isinstance(one, Parcel) else one for one in args)
+    log = f"{own_folder() / LOG_FILE} on {socket.gethostname()}"
+    future = _pool().schedule(function, args=here, timeout=timeout)
     try:
-        return _pool().schedule(function, args=here, timeout=timeout).result()
+        return future.result(timeout and timeout + START_S)
+    except TimeoutError:
+        if future.done():  # by its own limit
+            raise
+        _pool.cache_clear()
+        raise LostProcess(f"none started in {START_S:.0f} s on {socket.gethostname()}; {log} may say why") from None
     except ProcessExpired as death:
-        log = f"{own_folder() / LOG_FILE} on {socket.gethostname()}"
         if death.exitcode in CRASHES:
             death.log = log  # type: ignore[attr-defined]
             raise
