@@ -11,6 +11,7 @@ from models import samples, settings
 
 from bitladder.errors import UserError
 from bitladder.params import ComputeParams
+from bitladder.running import cluster
 from bitladder.socs import find_soc
 from bitladder.targets import context
 from bitladder.targets.cluster_pool import cluster_pool
@@ -18,7 +19,7 @@ from bitladder.targets.context import CONTEXT_FILE, Compiled, run_stored
 
 
 def main(folder: Path, count: int, address: str) -> None:
-    context.SAVE_EVERY_S = 0.2
+    context.SAVE_EVERY_S, cluster.LOST_S = 0.2, 5.0
     context.run_batch = mishaps.takes_a_while
     try:
         with cluster_pool(ComputeParams(threads=1, cluster=address)) as pool:

@@ -37,9 +37,10 @@ class Node:
     def __init__(self, folder: Path, cpus: int, address: str | None = None) -> None:
         self.client_port = _free_port()
         ports = ["--port=0", f"--ray-client-server-port={self.client_port}"]
-        head = ["--head", *ports, "--include-dashboard=false", f"--temp-dir={folder}"]
+        head = ["--head", *ports, "--include-dashboard=false", "--no-monitor", f"--temp-dir={folder}"]
         words = head if address is None else [f"--address={address}"]
-        command = [str(Path(sys.executable).with_name("ray")), "start", "--block", f"--num-cpus={cpus}", *words]
+        command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--include-log-monitor=false"]
+        command += [f"--num-cpus={cpus}", *words]
         self._log = (folder / f"node-{time.monotonic_ns()}.log").open("w+b")
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | SOON_MS
         self._started = subprocess.Popen(
@@ -49,7 +50,9 @@ class Node:
         self._wait("Ray runtime started")
 
     def kill(self) -> None:
-        """End it as a machine ends whose power is cut: all of its processes, without a word."""
+        """End it as a machine ends whose power is cut: all of its processes, without a word. It may have ended."""
+        if self._started.returncode is not None:
+            return
         for process in [*self._processes(), psutil.Process(self._started.pid)]:
             with suppress(psutil.NoSuchProcess):
                 process.kill()

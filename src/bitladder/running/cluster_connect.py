@@ -18,7 +18,7 @@ from bitladder.running.patches import in_force
 
 __all__ = ["connected"]
 
-ANSWER_S, LEAVE_S = 10.0, 30.0
+ANSWER_S, LEAVE_S = 10.0, 10.0
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def connected(compute: ComputeParams) -> Iterator[Cluster]:
     finally:
         leaving = Thread(target=ray.shutdown, daemon=True)
         leaving.start()
-        leaving.join(LEAVE_S)  # it waits for ever for a head that was lost
+        leaving.join(LEAVE_S)  # it may wait for a head that was lost
         atexit.unregister(ray.shutdown)  # or the process would end by waiting for a cluster that was lost
 
 
