@@ -3,11 +3,11 @@
 Run: python benchmarks/cluster.py [MODEL.onnx] [--precision W8A8] [--samples 200] [--repeat 5] [--total 50000].
 Without a model: build/export/compact/model.onnx. Needs bitladder[ray]. Prints Markdown.
 
-Measured, in turns, so that other load on the machine meets both alike: the same samples over the processes of
-`target.workers`, and over `compute.cluster: local` with as many; work that does nothing, for what each piece costs.
-CPU of this process is counted, not only time: it is what feeds all workers, and one of it is all there is.
+Measured, in turns, so that other load on the machine meets both alike: the same samples over as many processes of this
+machine, and over `compute.cluster: local`; work that does nothing, for what each piece costs. CPU is counted, as it
+hardly depends on that load: of this process, which feeds all workers, and of all, which is what cores have to give.
 
-Calculated: workers that take the seconds measured here for each piece, in turn; this process and its network
+Calculated: workers that take for each piece the CPU measured here of one, drawn at random; this process and its network
 (10 Gbit/s) hand the pieces out one after the other. What that comes to is compared with workers that never wait.
 """
 
@@ -20,14 +20,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import onnx
+import psutil
 import torch
 
 from bitladder.network.outputs import StoredOutputs
 from bitladder.params import load_params
-from bitladder.targets.backend import run_batch, run_batches
+from bitladder.targets.backend import run_batch
 from bitladder.targets.cluster_pool import cluster_pool
 from bitladder.targets.context import AHEAD, QUICK_S, TOGETHER, compile_model, run_stored
 from bitladder.targets.pool import Pool
@@ -41,17 +43,30 @@ EMPTY = 300  # pieces of work that do nothing
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of the clock, and of this process's CPU."""
+    """Seconds of the clock, of this process's CPU, and of that of all processes that it has started too."""
 
     wall: float
     cpu: float
+    all: float
 
     @classmethod
     def of(cls, work: Callable[[], object]) -> "Cost":
         """Measure some work."""
-        wall, cpu = time.perf_counter(), time.process_time()
+        wall, cpu, whole = time.perf_counter(), time.process_time(), _cpu_of_all()
         work()
-        return cls(time.perf_counter() - wall, time.process_time() - cpu)
+        return cls(time.perf_counter() - wall, time.process_time() - cpu, _cpu_of_all() - whole)
+
+
+def _cpu_of_all() -> float:
+    own = psutil.Process()
+    return sum(sum(one.cpu_times()[:2]) for one in [own, *own.children(recursive=True)])
+
+
+def cpu_of_one(*arguments: Any) -> float:
+    """Give the CPU seconds of the emulator for a sample: what it takes where nothing else runs."""
+    start = time.process_time()
+    run_batch(*arguments)
+    return time.process_time() - start
 
 
 def random_split(model: Path, count: int) -> Split:
@@ -71,7 +86,7 @@ def random_split(model: Path, count: int) -> Split:
 def do_nothing(pool: Pool) -> Cost:
     """Have pieces of work done that do nothing; give what one costs."""
     found = Cost.of(lambda: [future.result() for future in [pool.schedule(abs, args=(-1,)) for _ in range(EMPTY)]])
-    return Cost(found.wall / EMPTY, found.cpu / EMPTY)
+    return Cost(found.wall / EMPTY, found.cpu / EMPTY, found.all / EMPTY)
 
 
 def finish_s(total: int, workers: int, size: int, piece_s: np.ndarray, hand_s: float) -> float:
@@ -115,31 +130,37 @@ def main() -> None:
                 for kind, pool in pools.items():
                     runs[kind].append(Cost.of(lambda pool=pool: answers.append(emulate(pool))))
             nothing = {kind: do_nothing(pool) for kind, pool in pools.items()}
-            row = [split.row(0)]
-            context = (run_batch, here.send(compiled.context), soc.soc_model, fp16)
-            seconds = [here.schedule(run_batches, args=(*context, row)).result()[1] for _ in range(given.samples)]
+            row = split.row(0)
+            arguments = (here.send(compiled.context), soc.soc_model, fp16, row)
+            seconds = [here.schedule(cpu_of_one, args=arguments).result() for _ in range(given.samples)]
     whole = [one for one in answers if len(next(iter(one.values()))) == given.samples]
     same = all(torch.equal(one[key], whole[0][key]) for one in whole for key in one)
-    ratios = [mine.wall / ray.wall for mine, ray in zip(runs["processes"], runs["Ray"], strict=True)]
+    pairs = list(zip(runs["processes"], runs["Ray"], strict=True))
+    by_wall, by_cpu = [mine.wall / ray.wall for mine, ray in pairs], [mine.all / ray.all for mine, ray in pairs]
     print(
         f"{given.model}, {given.samples} samples, {here.workers} workers on {os.cpu_count()} cores (load"
         f" {os.getloadavg()[0]:.1f}), {given.repeat} times in turns; outputs {'equal' if same else 'DIFFER'}."
         f" The first result of Ray comes after {first_s:.0f} s.\n"
     )
-    print("| over | samples/s | CPU here, ms a sample | nothing, ms a piece | CPU here, ms a piece |")
+    print("| over | CPU of all, ms a sample | CPU here, ms a sample | nothing, ms a piece | CPU here, ms a piece |")
     print("|---|---|---|---|---|")
     for kind, costs in runs.items():
-        each = [1e3 * one.cpu / given.samples for one in costs]
-        rate, none = given.samples / min(one.wall for one in costs), nothing[kind]
-        print(f"| {kind} | {rate:.1f} | {min(each):.2f} | {1e3 * none.wall:.2f} | {1e3 * none.cpu:.2f} |")
-    low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
-    print(f"\nRay's speed to that of processes, pair by pair: median {middle:.3f} ({low:.3f} to {high:.3f}).\n")
+        whole_ms, here_ms = (
+            1e3 / given.samples * statistics.median(each)
+            for each in ([one.all for one in costs], [one.cpu for one in costs])
+        )
+        none = nothing[kind]
+        print(f"| {kind} | {whole_ms:.2f} | {here_ms:.2f} | {1e3 * none.wall:.2f} | {1e3 * none.cpu:.2f} |")
+    for what, found in (("Time", by_wall), ("CPU of all", by_cpu)):
+        low, middle, high = (float(np.quantile(found, share)) for share in (0.1, 0.5, 0.9))
+        print(f"\n{what}, processes to Ray, pair by pair: median {middle:.3f}, 10 to 90 %: {low:.3f} to {high:.3f}.")
+    print()
 
     sample_s, size = statistics.median(seconds), 1
     while size < TOGETHER and size * sample_s < QUICK_S:
         size *= 2
     piece_s = np.random.default_rng(1).choice(seconds, (1000, size)).sum(1)
-    bytes_in = sum(values.nbytes for values in row[0].values())
+    bytes_in = sum(values.nbytes for values in row.values())
     bytes_out = sum(values[0].nbytes for values in whole[0].values())
     sent_cpu = min(one.cpu for one in runs["Ray"]) / given.samples
     with TemporaryDirectory() as kept:

@@ -75,7 +75,7 @@ def _reach(address: str) -> None:
 def _start_local(ray: Any, quiet: dict[str, Any]) -> None:
     """Start one for this run alone, on loopback."""
     if in_force("ray-loopback"):
-        from ray._private import services
+        from ray import _private as internals
 
-        services.resolve_ip_for_localhost = lambda host: host
+        internals.services.resolve_ip_for_localhost = lambda host: host
     ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
