@@ -12,8 +12,13 @@ from pathlib import Path
 
 import psutil
 
-SOON_MS = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "3"}
-"""So that a node that has gone is missed in seconds; by default it is half a minute."""
+SETTINGS = {
+    # A node that has gone is missed in seconds; by default it is half a minute
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_failure_threshold": "3",
+    # What serves ray:// starts for each client, which takes more than the default of 30 s on a machine that is busy
+    "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120",
+}
 
 
 def wait_until(true: Callable[[], object], seconds: float = 120) -> None:
@@ -42,7 +47,7 @@ class Node:
         command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--include-log-monitor=false"]
         command += [f"--num-cpus={cpus}", *words]
         self._log = (folder / f"node-{time.monotonic_ns()}.log").open("w+b")
-        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | SOON_MS
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | SETTINGS
         self._started = subprocess.Popen(
             command, stdout=self._log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )

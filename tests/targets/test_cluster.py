@@ -284,10 +284,11 @@ def driver(compiled, tmp_path, environment):
     started = []
 
     def start(address):
-        out = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        out = {"stdout": subprocess.PIPE, "stderr": (tmp_path / "stderr").open("w"), "text": True}
         started.append(subprocess.Popen([*words, address], **out))
         kept = tmp_path / "work/outputs"
         wait_until(lambda: len(StoredOutputs(kept)) or started[-1].poll() is not None)
+        assert len(StoredOutputs(kept)), started[-1].communicate()
         return started[-1], lambda: len(StoredOutputs(kept))
 
     yield start

@@ -55,6 +55,8 @@ def _load(address: str) -> Any:
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "120")  # after which it ends the process
     if address == "local":
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    else:
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "2")  # tries to join, each of which may take 35 s
     # Ray turns its token on by itself for a process on a node, and not for one that comes over ray://
     if "RAY_AUTH_TOKEN" in os.environ or (Path.home() / ".ray/auth_token").is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
