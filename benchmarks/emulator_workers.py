@@ -7,6 +7,7 @@ table. Compiling does not count; starting the processes does, as a run pays it.
 
 import argparse
 import os
+import shutil
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,7 +40,7 @@ def main() -> None:
         for _ in range(given.repeat):
             for workers, spent in seconds.items():
                 settings = params.target.model_copy(update={"workers": workers})
-                (folder / "answers.safetensors").unlink(missing_ok=True)
+                shutil.rmtree(folder / "outputs", ignore_errors=True)  # which a run that was killed would go on from
                 start = time.perf_counter()
                 answers.append(run(compiled, params.soc, fp16, split, settings, folder))
                 spent.append(time.perf_counter() - start)

@@ -29,7 +29,13 @@ ROOMS = (
     {"commands"},
 )
 
-ONLY = {"aimet_torch": "quantize", "aimet_onnx": "quantize", "mlflow": "report", "onnxruntime_qnn": "targets"}
+ONLY = {
+    "aimet_torch": "quantize",
+    "aimet_onnx": "quantize",
+    "mlflow": "report",
+    "onnxruntime_qnn": "targets",
+    "ray": "running",
+}
 
 MODULES = {
     ".".join(path.relative_to(SRC).with_suffix("").parts): path

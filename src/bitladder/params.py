@@ -141,12 +141,19 @@ def names_file(source: str) -> bool:
     return source.endswith(".py")
 
 
+Cluster = Annotated[
+    str,
+    _matching(r"local|auto|ray://[^\s/:]+:\d{1,5}", "write null, local, auto or an address such as ray://HOST:10001"),
+]
+
+
 class ComputeParams(_Block):
-    """What runs the networks. All but loader_workers changes bits without being part of the method."""
+    """What runs the networks. All but loader_workers and cluster changes bits without being part of the method."""
 
     threads: Count
     device: Literal["cpu", "cuda"] = "cpu"
     loader_workers: Annotated[int, Field(ge=0)] = 2
+    cluster: Cluster | None = None
 
     @property
     def bits(self) -> tuple[int, str]:

@@ -57,7 +57,7 @@ def test_a_second_run_runs_nothing_and_logs_nothing(clone):
 def test_a_comment_and_what_changes_no_result_rerun_nothing(clone):
     path = clone.root / "params.yaml"
     path.write_text("# A remark\n" + path.read_text())
-    clone.edit({"target.workers": 1, "target.sample_limit_s": 99})
+    clone.edit({"target.workers": 1, "target.sample_limit_s": 99, "compute.cluster": "local"})
     assert clone.repro().ran == set()
 
 

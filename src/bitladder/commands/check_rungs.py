@@ -7,7 +7,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pebble import ProcessPool
 from torch import Tensor, nn
 
 from bitladder.errors import RefusedError, UserError
@@ -24,7 +23,7 @@ from bitladder.quantize.sim.sim import build_sim
 from bitladder.quantize.verify import verify
 from bitladder.running.explain import refusing
 from bitladder.targets.context import compile_model, run_stored
-from bitladder.targets.workers import worker_pool
+from bitladder.targets.workers import LocalPool, worker_pool
 from bitladder.tasks.task import Split, Task
 
 __all__ = ["Setting", "try_rungs"]
@@ -140,7 +139,7 @@ class _Npu:
         self._setting, self._workspace, self._opened = setting, workspace, opened
 
     @cached_property
-    def _pool(self) -> ProcessPool:
+    def _pool(self) -> LocalPool:
         return self._opened.enter_context(worker_pool(1, self._workspace))
 
     def run(self, path: Path, simulated: Outputs, reference: str) -> str:

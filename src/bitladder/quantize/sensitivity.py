@@ -1,23 +1,28 @@
 """Which layers cost the metric: each quantized on its own, weights and activations apart, the rest in float."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from bitladder.network.model import sample_inputs
 from bitladder.network.scoring import Reference, reference_of, score
-from bitladder.params import SensitivityParams
+from bitladder.params import Params, SensitivityParams
+from bitladder.paths import PREPARED
 from bitladder.precision import Precision
+from bitladder.quantize.prepare.prepare import load_prepared
 from bitladder.quantize.sim.layers import What
-from bitladder.quantize.sim.sim import build_sim
+from bitladder.quantize.sim.sim import Sim, build_sim
 from bitladder.records import SensitivitySummary
+from bitladder.running.determinism import seed_all
 from bitladder.tasks.metric import Metric
 from bitladder.tasks.samples import Samples, held
+from bitladder.tasks.splits import load_samples
+from bitladder.tasks.task import load_task
 
-__all__ = ["ALL", "Sensitivity", "measure", "summarise"]
+__all__ = ["ALL", "Layers", "Sensitivity", "asked", "load_layers", "measure", "summarise"]
 
 ALL = "(all)"
 """Stands for all layers at once: what weights alone, or activations alone, cost."""
@@ -59,38 +64,82 @@ def measure(
         metric: the task's.
 
     """
-    split = held(split.first(params.samples))
     with TemporaryDirectory() as folder:
-        reference = reference_of(model, split, batch_size, Path(folder))
-        return _measure(model, sample, split, config, params, batch_size, metric, reference)
+        layers = Layers.of(model, sample, split.first(params.samples), config, batch_size, metric, Path(folder))
+        return layers.measure_all(params)
 
 
-def _measure(
-    model: nn.Module,
-    sample: tuple[Tensor, ...],
-    split: Samples,
-    config: str,
-    params: SensitivityParams,
-    batch_size: int,
-    metric: Metric,
-    reference: Reference,
-) -> list[Sensitivity]:
-    rows: list[Sensitivity] = []
-    asked: Iterable[tuple[What, int]] = [
-        *(("weight", bits) for bits in params.weights),
-        *(("activation", bits) for bits in params.activations),
-    ]
-    for what, bits in asked:
-        sim = build_sim(model, sample, Precision(bits, 8) if what == "weight" else Precision(8, bits), config)
-        sim.calibrate(split, batch_size)
+def load_layers(params: Params, folder: Path) -> "Layers":
+    """Load what the stages before have left in build/; keep FP32's outputs in a folder."""
+    seed_all(params.seed)
+    task = load_task(params.task.factory, params.task.args)
+    # Not the evaluation split: what is chosen by these figures must not have been seen by the ones that are reported
+    calibration = load_samples(task, params, "calibration")
+    sample = sample_inputs(calibration)
+    model = load_prepared(task, sample, PREPARED, params.prepare.exclude)
+    split, config = calibration.first(params.sensitivity.samples), params.soc.quantsim_config
+    return Layers.of(model, sample, split, config, params.evaluate.batch_size, task.metric, folder)
+
+
+def asked(params: SensitivityParams) -> list[tuple[What, int]]:
+    """Give what is quantized, and to how many bits."""
+    weights: list[tuple[What, int]] = [("weight", bits) for bits in params.weights]
+    return [*weights, *(("activation", bits) for bits in params.activations)]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What layers are measured with. Sims are kept: another part of the layers may be asked for at the same bits."""
+
+    model: nn.Module
+    sample: tuple[Tensor, ...]
+    split: Samples
+    config: str
+    batch_size: int
+    metric: Metric
+    reference: Reference
+    sims: dict[tuple[What, int], Sim] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        sample: tuple[Tensor, ...],
+        split: Samples,
+        config: str,
+        batch_size: int,
+        metric: Metric,
+        folder: Path,
+    ) -> "Layers":
+        """Read the samples, and keep FP32's outputs in a folder."""
+        split = held(split)
+        reference = reference_of(model, split, batch_size, folder)
+        return cls(model, sample, split, config, batch_size, metric, reference)
+
+    def measure_all(self, params: SensitivityParams) -> list[Sensitivity]:
+        """Measure every layer's weights and activations at every bit-width that `params` asks for."""
+        return [row for what, bits in asked(params) for row in self.measure(what, bits)]
+
+    def measure(self, what: What, bits: int, part: slice = slice(None), quiet: bool = False) -> list[Sensitivity]:
+        """Measure ALL layers and each on its own; of these only a part."""
+        sim = self._sim(what, bits)
         kinds = sim.layers(what)
-        groups = {ALL: list(kinds), **{name: [name] for name in kinds}}
-        for name, group in tqdm(groups.items(), desc=f"{what}s at {bits} bits", unit="layer"):
+        groups = list({ALL: list(kinds), **{name: [name] for name in kinds}}.items())[part]
+        rows: list[Sensitivity] = []
+        for name, group in tqdm(groups, desc=f"{what}s at {bits} bits", unit="layer", disable=quiet):
             with sim.isolated(group, what):
-                found = score(sim.model, split, metric, batch_size, name, reference).comparison
+                scored = score(sim.model, self.split, self.metric, self.batch_size, name, self.reference)
+            found = scored.comparison
             assert found.sqnr_db is not None
             rows.append(Sensitivity(name, kinds.get(name, ""), what, bits, found.value, found.drop, found.sqnr_db))
-    return rows
+        return rows
+
+    def _sim(self, what: What, bits: int) -> Sim:
+        if (what, bits) not in self.sims:
+            precision = Precision(bits, 8) if what == "weight" else Precision(8, bits)
+            self.sims[what, bits] = build_sim(self.model, self.sample, precision, self.config)
+            self.sims[what, bits].calibrate(self.split, self.batch_size)
+        return self.sims[what, bits]
 
 
 def summarise(rows: list[Sensitivity]) -> SensitivitySummary:

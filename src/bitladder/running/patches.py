@@ -97,6 +97,12 @@ PATCHES = {
         off="a submission whose answer is lost may run twice",
         replaces=("qai_hub.util.session.MAX_RETRIES",),
     ),
+    "ray-loopback": Patch(
+        why="Ray takes an address of this machine's that others can reach in the place of 127.0.0.1",
+        checked={"ray": "2.60.*"},
+        off="with compute.cluster: local, Ray listens on all of this machine's addresses, behind a token",
+        replaces=("ray._private.services.resolve_ip_for_localhost",),
+    ),
     "dvc-push": Patch(
         why="DVC pushes of its run cache only the results that dvc.lock names",
         checked=_DVC,

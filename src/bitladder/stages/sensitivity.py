@@ -1,19 +1,18 @@
 """sensitivity: which layers cost the metric, weights and activations apart."""
 
 from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from bitladder.errors import RefusedError
-from bitladder.network.model import sample_inputs
 from bitladder.params import Params
-from bitladder.paths import PREPARED, SENSITIVITY, SENSITIVITY_ROWS
-from bitladder.quantize.prepare.prepare import load_prepared
-from bitladder.quantize.sensitivity import measure, summarise
+from bitladder.paths import SENSITIVITY, SENSITIVITY_ROWS
+from bitladder.quantize.sensitivity import Sensitivity, load_layers, summarise
+from bitladder.quantize.sensitivity_cluster import measure_over
 from bitladder.records import SensitivitySummary, write_record
-from bitladder.running.determinism import seed_all
+from bitladder.running.cluster_connect import connected
 from bitladder.running.explain import refusing
 from bitladder.running.files import write_csv
-from bitladder.tasks.splits import load_samples
-from bitladder.tasks.task import load_task
 
 __all__ = ["main"]
 
@@ -22,25 +21,20 @@ COLUMNS = ("layer", "kind", "what", "bits", "value", "drop", "sqnr_db")
 
 def main(params: Params) -> None:
     """Write metrics/sensitivity.json and .csv."""
-    seed_all(params.seed)
-    task = load_task(params.task.factory, params.task.args)
-    # Not the evaluation split: what is chosen by these figures must not have been seen by the ones that are reported
-    calibration = load_samples(task, params, "calibration")
-    sample = sample_inputs(calibration)
     try:
         with refusing("sensitivity"):
-            rows = measure(
-                load_prepared(task, sample, PREPARED, params.prepare.exclude),
-                sample,
-                calibration,
-                params.soc.quantsim_config,
-                params.sensitivity,
-                params.evaluate.batch_size,
-                task.metric,
-            )
+            rows = _measure(params)
         summary = summarise(rows)
     except RefusedError as refusal:  # it is advice: the rungs say for themselves what is wrong
         rows, summary = [], SensitivitySummary(sensitive_to=None, summary=f"not measured: {refusal}", worst=())
     write_csv(SENSITIVITY_ROWS, COLUMNS, map(asdict, rows))
     write_record(SENSITIVITY, summary)
     print(summary.summary)  # noqa: T201
+
+
+def _measure(params: Params) -> list[Sensitivity]:
+    if params.compute.cluster:
+        with connected(params.compute) as cluster:
+            return measure_over(cluster, params)
+    with TemporaryDirectory() as folder:
+        return load_layers(params, Path(folder)).measure_all(params.sensitivity)

@@ -9,19 +9,22 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from pebble import ProcessPool
 from tqdm import tqdm
 
 from bitladder.errors import RefusedError, UserError
 from bitladder.network.outputs import Outputs, StoredOutputs
 from bitladder.params import TargetParams
+from bitladder.running.cluster import ClusterError
+from bitladder.running.cluster_worker import NotHereError
 from bitladder.socs import Soc
 from bitladder.targets.backend import CONTEXT_FILE, Placement, Row, compile_context, run_batch, run_batches
 from bitladder.targets.binary import read_memory
 from bitladder.targets.ops import place_in, where_from
+from bitladder.targets.pool import Pool
 from bitladder.targets.workers import check_room, result, worker_pool
-from bitladder.tasks.samples import Samples
+from bitladder.tasks.samples import HELD_BYTES, Samples
 
 __all__ = ["Compiled", "compile_model", "run", "run_stored"]
 
@@ -48,7 +51,7 @@ class Compiled:
 
 
 def compile_model(
-    model: Path, folder: Path, soc: Soc, fp16: bool, limit_s: float, workspace: Path, pool: ProcessPool | None = None
+    model: Path, folder: Path, soc: Soc, fp16: bool, limit_s: float, workspace: Path, pool: Pool | None = None
 ) -> Compiled:
     """Compile an ONNX model into `folder` for a SoC's NPU, with nothing left for the CPU, in a process of `pool`.
 
@@ -92,7 +95,7 @@ def run_stored(
     split: Samples,
     params: TargetParams,
     workspace: Path,
-    pool: ProcessPool | None = None,
+    pool: Pool | None = None,
 ) -> StoredOutputs:
     """Run samples on the emulator one at a time, over the parallel processes of `pool`, or of one of its own.
 
@@ -111,7 +114,9 @@ def run_stored(
         try:
             for found in _answers(workers, compiled, soc, fp16, split, done, params, workspace):
                 for row in found:
-                    kept.append({name: torch.from_numpy(values) for name, values in row.items()})
+                    kept.append(
+                        {name: torch.from_numpy(np.require(values, requirements="W")) for name, values in row.items()}
+                    )
                 bar.update(len(found))
                 if time.monotonic() - saved > SAVE_EVERY_S:
                     kept.flush()
@@ -125,7 +130,7 @@ def run_stored(
 
 
 def _answers(
-    pool: ProcessPool,
+    pool: Pool,
     compiled: Compiled,
     soc: Soc,
     fp16: bool,
@@ -138,22 +143,32 @@ def _answers(
 
     Where some together fail, they are asked for one by one, so that the sample is named and its own limit counts.
     """
-    size, start, answered = 1, done, 0
+    size, start, answered, late = 1, done, 0, 0
     ahead: deque[tuple[range, Future]] = deque()
+    context = pool.send(compiled.context)
 
     def ask(samples: range) -> tuple[range, Future]:
-        given = [split.row(index) for index in samples]
-        arguments = (run_batch, str(compiled.context), soc.soc_model, fp16, given)
+        arguments = (run_batch, context, soc.soc_model, fp16, pool.rows(split, samples))
         return samples, pool.schedule(run_batches, args=arguments, timeout=params.sample_limit_s)
 
+    def may_ask() -> bool:
+        # One that is late holds up the order, and must not hold up the others: their outputs wait in memory
+        full = len(ahead) >= AHEAD * pool.workers + late
+        return not full and sum(not future.done() for _, future in ahead) < AHEAD * pool.workers
+
     while ahead or start < len(split):
-        while start < len(split) and len(ahead) < AHEAD * params.workers:
+        while start < len(split) and may_ask():
             ahead.append(ask(range(start, min(start + size, len(split)))))
             start = ahead[-1][0].stop
         samples, future = ahead.popleft()
         limit = f"target.sample_limit_s = {params.sample_limit_s:g} s"
         try:
             found, seconds = result(future, f"sample {samples[0]} on the emulator of {soc.name}", limit, workspace)
+        except NotHereError:  # nor do others, which are now sent the samples themselves
+            ahead.appendleft(ask(samples))
+            continue
+        except ClusterError:
+            raise
         except UserError:
             if len(samples) == 1:
                 raise
@@ -161,10 +176,9 @@ def _answers(
             ahead.extendleft(reversed([ask(range(index, index + 1)) for index in samples]))
             continue
         answered += 1
+        late = HELD_BYTES // max(1, sum(values.nbytes for row in found for values in row.values()))
         if answered == TELL_AFTER:
-            _tell_time(
-                seconds / len(samples) * (len(split) - samples.stop) / params.workers, len(split), params.workers
-            )
+            _tell_time(seconds / len(samples) * (len(split) - samples.stop) / pool.workers, len(split), pool.workers)
         if seconds < QUICK_S:
             size = min(2 * size, TOGETHER)
         yield found

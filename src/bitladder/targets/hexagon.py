@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,13 @@ class Hexagon:
 
     def _run(self, job: Job, source: str) -> tuple[Compiled, StoredOutputs]:
         limit_s, fp16 = self.settings.compile_limit_s, job.precision == "FP16"
-        with worker_pool(min(self.settings.workers, len(job.split)), job.workspace) as pool:
+        here = 1 if job.emulators else min(self.settings.workers, len(job.split))
+        with (
+            worker_pool(here, job.workspace) as pool,
+            job.emulators() if job.emulators else nullcontext(pool) as emulators,
+        ):
             compiled = compile_model(job.model, job.folder, self.soc, fp16, limit_s, job.workspace, pool)
-            found = run_stored(compiled, self.soc, fp16, job.split, self.settings, job.workspace, pool)
+            found = run_stored(compiled, self.soc, fp16, job.split, self.settings, job.workspace, emulators)
             arguments = (str(compiled.context), str(job.workspace), self.soc.soc_model, fp16, job.split.row(0))
             self._result(job, pool.schedule(write_profile, args=arguments, timeout=self.settings.sample_limit_s))
         check_room(f"{job.model}: profiling on {self.soc.name}", job.workspace)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -17,6 +18,7 @@ from bitladder.running.files import copy_file, hash_path, read_json, write_json
 from bitladder.running.resume import fingerprint, workspace
 from bitladder.socs import Soc
 from bitladder.statistics.scores import FP32, NETWORK, SIMULATION, Scores, read_scores, save_scores
+from bitladder.targets.cluster_pool import cluster_pool
 from bitladder.targets.exact import Whole, prove, run_whole
 from bitladder.targets.record import memory_of, precision_of
 from bitladder.targets.side_by_side import compare
@@ -41,7 +43,8 @@ def profile_rung(params: Params, rung: str, soc: Soc) -> Measurement:
     """
     files, data, settings = RungFiles(rung), samples("evaluation"), params.target
     folder, precision = files.compiled / soc.name, precision_of(params, rung)
-    exact = settings.exact == "auto" and settings.backend == "hexagon-emulator" and precision != "FP16"
+    emulated = settings.backend == "hexagon-emulator"
+    exact = settings.exact == "auto" and emulated and precision != "FP16"
     device = (settings.host, settings.serial, settings.emulated)
     own = (settings.backend, device, settings.samples, settings.warmup, settings.runs, exact)
     made_of = (TASK, files.model, files.reference, files.scores, data)
@@ -52,8 +55,9 @@ def profile_rung(params: Params, rung: str, soc: Soc) -> Measurement:
     with workspace(f"profile-{rung}-{soc.name}", key) as work:
         task = load_task(params.task.factory, params.task.args)
         split = load_samples(task, params, "evaluation")
+        emulators = partial(cluster_pool, params.compute) if params.compute.cluster and emulated else None
         record, found = profile(
-            Job(files.model, precision, split.first(settings.samples), folder, files.notes / soc.name, work),
+            Job(files.model, precision, split.first(settings.samples), folder, files.notes / soc.name, work, emulators),
             task.metric,
             (StoredOutputs(files.outputs), read_scores(files.reference)[FP32].total),
             soc,

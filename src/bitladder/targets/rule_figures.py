@@ -6,7 +6,6 @@ from tempfile import TemporaryDirectory
 
 import onnx
 import torch
-from pebble import ProcessPool
 from torch import nn
 
 from bitladder.errors import UserError
@@ -22,6 +21,7 @@ from bitladder.quantize.sim.sim import build_sim
 from bitladder.socs import Soc
 from bitladder.targets.backend import CONTEXT_FILE, compile_context, run_batch
 from bitladder.targets.plain_qdq import quantize_plainly
+from bitladder.targets.pool import Pool
 from bitladder.targets.probe import PROBED
 from bitladder.targets.workers import result
 from bitladder.tasks.task import Split
@@ -54,7 +54,7 @@ class RuleFigures:
     same_db: float
 
 
-def measure_rule(rule: Rule, precision: str, soc: Soc, pool: ProcessPool) -> RuleFigures | None:
+def measure_rule(rule: Rule, precision: str, soc: Soc, pool: Pool) -> RuleFigures | None:
     """Quantize a rule's network, export it, and run it on a SoC's NPU without and with the repair.
 
     Returns: None where the rule does not concern it on this SoC.
@@ -93,7 +93,7 @@ def _export(network: nn.Module, split: Split, precision: str, soc: Soc, path: Pa
     sim.export_qdq(sample, names, path, int32_bias=writer == "aimet")
 
 
-def _on_npu(model: Path, split: Split, expected: Outputs, soc: Soc, half: bool, pool: ProcessPool) -> OnNpu | None:
+def _on_npu(model: Path, split: Split, expected: Outputs, soc: Soc, half: bool, pool: Pool) -> OnNpu | None:
     limit = f"{LIMIT_S:g} s"
     with TemporaryDirectory() as name:
         job = (str(model), name, soc.soc_model, half)

@@ -1,11 +1,14 @@
 """The interface of a target: it takes a model and samples, and gives its outputs and what it costs there."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from bitladder.network.outputs import Outputs, StoredOutputs
 from bitladder.records import Device, LatencySource
+from bitladder.targets.pool import Pool
 from bitladder.tasks.samples import Samples
 
 __all__ = ["Job", "Latency", "Measured", "Target"]
@@ -17,6 +20,7 @@ class Job:
 
     `model` is ONNX, float or QDQ, at `precision` (FP16, W8A8, ...). `folder` takes what is compiled, `notes` what is
     told beside it and differs from run to run (cycles, job ids); `workspace` is where a killed run finds what it did.
+    `emulators` opens other machines' processes that emulate; None: it is done here.
     """
 
     model: Path
@@ -25,6 +29,7 @@ class Job:
     folder: Path
     notes: Path
     workspace: Path
+    emulators: Callable[[], AbstractContextManager[Pool]] | None = None
 
 
 @dataclass(frozen=True)

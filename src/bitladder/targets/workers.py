@@ -10,16 +10,19 @@ from multiprocessing import get_context
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Semaphore
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pebble import ProcessExpired, ProcessPool
 
 from bitladder.errors import RefusedError, UserError
 from bitladder.running.explain import shown
-from bitladder.targets.backend import redirect_output
+from bitladder.targets.backend import Row, redirect_output
 from bitladder.targets.runner import explain
 
-__all__ = ["check_room", "own_cores", "result", "worker_pool"]
+if TYPE_CHECKING:  # torch's, which these processes do without
+    from bitladder.tasks.samples import Samples
+
+__all__ = ["CRASHES", "LOG_FILE", "LocalPool", "check_room", "own_cores", "result", "rows_of", "worker_pool"]
 
 LOG_FILE = "backend.log"
 
@@ -31,8 +34,29 @@ START_S = 10  # how long a process may take to start; a few seconds are usual
 FULL = 1 << 20  # free bytes under which a disk counts as full
 
 
+class LocalPool(ProcessPool):
+    """Processes of this machine, which see its files and are given samples as they are."""
+
+    def __init__(self, workers: int, **settings: Any) -> None:
+        super().__init__(workers, **settings)
+        self.workers = workers
+
+    def send(self, path: Path) -> str:
+        """Give the path."""
+        return str(path)
+
+    def rows(self, samples: "Samples", indices: range) -> list[Row]:
+        """Give the inputs of samples."""
+        return rows_of(samples, indices)
+
+
+def rows_of(samples: "Samples", indices: range) -> list[Row]:
+    """Read the inputs of samples."""
+    return [samples.row(index) for index in indices]
+
+
 @contextmanager
-def worker_pool(workers: int, workspace: Path) -> Iterator[ProcessPool]:
+def worker_pool(workers: int, workspace: Path) -> Iterator[LocalPool]:
     """Give processes whose backend prints to LOG_FILE in `workspace`; work must be scheduled, which starts them.
 
     Each keeps to its share of the cores: the emulator hands its work from thread to thread, which took up to twice as
@@ -42,7 +66,7 @@ def worker_pool(workers: int, workspace: Path) -> Iterator[ProcessPool]:
     context = get_context("spawn")
     ready, started = context.Semaphore(0), context.Value("i", 0)
     log = str((workspace / LOG_FILE).resolve())
-    with ProcessPool(workers, initializer=_start, initargs=(log, ready, started, workers), context=context) as pool:
+    with LocalPool(workers, initializer=_start, initargs=(log, ready, started, workers), context=context) as pool:
         yield pool
         # One that still starts while the pool is taken down would print a traceback of multiprocessing's own
         for _ in range(workers):
@@ -80,7 +104,7 @@ def result(future: Future, work: str, limit: str, workspace: Path) -> Any:
     except TimeoutError:
         raise UserError(f"{work} took longer than {limit}; raise it in params.yaml") from None
     except (ProcessExpired, BrokenExecutor) as death:  # the latter where it died between two tasks
-        log = workspace / LOG_FILE
+        log = getattr(death, "log", workspace / LOG_FILE)  # it may lie on another machine
         if (code := getattr(death, "exitcode", 0)) in CRASHES:
             raise RefusedError(f"{work}: the backend crashes ({CRASHES[code]}); see {log}") from None
         raise UserError(f"{work}: its process died ({death}); run again, or see {log}") from None

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["HELD_BYTES", "SPLITS", "Batch", "Samples", "Split", "held", "in_memory"]
+__all__ = ["HELD_BYTES", "SPLITS", "Batch", "Origin", "Samples", "Split", "held", "in_memory"]
 
 SPLITS = ("train", "calibration", "evaluation")
 
@@ -18,6 +18,17 @@ HELD_BYTES = 2**29
 Batch = tuple[dict[str, Tensor], Any]
 """Inputs by name, in the order in which the model takes them, and targets: a tensor, or what the task's collate gives.
 The first dimension of each tensor is the number of samples."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where another process finds a split: the folder that holds params.yaml, the task with its args in JSON, ..."""
+
+    folder: str
+    factory: str
+    args: str
+    seed: int
+    split: str
 
 
 class Samples(Protocol):

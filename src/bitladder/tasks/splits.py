@@ -7,6 +7,7 @@ stages notice that its samples have changed.
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,12 @@ from bitladder.errors import UserError
 from bitladder.params import Params
 from bitladder.paths import samples as file_of
 from bitladder.running.files import load_note, load_tensors, save_tensors
-from bitladder.tasks.samples import SPLITS, Samples, Split
+from bitladder.tasks.samples import SPLITS, Origin, Samples, Split
 from bitladder.tasks.source import user_code
 from bitladder.tasks.streamed import Shape, Streamed, shapes_of
-from bitladder.tasks.task import Task
+from bitladder.tasks.task import Task, load_task
 
-__all__ = ["load_samples", "load_split", "make_splits", "save_samples", "save_split"]
+__all__ = ["find_split", "load_samples", "load_split", "make_splits", "save_samples", "save_split"]
 
 CHECKED = 2000  # samples of a Dataset that are read by the stage `data`, and known again by the others
 
@@ -92,7 +93,14 @@ def load_samples(task: Task, params: Params, name: str) -> Samples:
         )
     order = tensors["order"].numpy()
     digests = dict(zip(order.tolist(), tensors["digests"].tolist(), strict=False))
-    return Streamed(**{**vars(split), "rows": order, "digests": digests})
+    origin = Origin(str(Path.cwd()), params.task.factory, json.dumps(params.task.args), params.seed, name)
+    return Streamed(**{**vars(split), "rows": order, "digests": digests, "origin": origin})
+
+
+def find_split(origin: Origin) -> Split | Streamed:
+    """Give a split as its task does, in this process and the folder that `origin` names."""
+    task = load_task(origin.factory, json.loads(origin.args))
+    return _given(task, origin.seed, 0, origin.split)[origin.split]
 
 
 def save_split(path: Any, split: Split) -> None:

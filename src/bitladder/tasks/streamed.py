@@ -18,7 +18,7 @@ from bitladder.errors import UserError
 from bitladder.running.explain import user_line
 from bitladder.running.heap import GiveBack
 from bitladder.tasks.digest import digest_of
-from bitladder.tasks.samples import Batch
+from bitladder.tasks.samples import Batch, Origin
 
 __all__ = ["Shape", "Streamed", "name_inputs", "shapes_of"]
 
@@ -36,7 +36,8 @@ class Streamed:
 
     `rows` are the indices into the dataset, in order; `shapes` what each item's inputs must be; `digests` those of some
     items, as the stage `data` found them, by index. `collate` joins a batch's targets; where there is `label`, items
-    are inputs alone, and it gives the targets of a batch of them. `workers` processes read.
+    are inputs alone, and it gives the targets of a batch of them. `workers` processes read. `origin` is None of a
+    dataset that only this process has.
     """
 
     dataset: Dataset
@@ -47,6 +48,7 @@ class Streamed:
     collate: Callable[[list[Any]], Any] | None = None
     workers: int = 0
     label: Callable[[dict[str, Tensor]], Any] | None = None
+    origin: Origin | None = None
 
     def __len__(self) -> int:
         """Give the number of samples."""
@@ -85,7 +87,7 @@ class Streamed:
             raise UserError(wrong)
         rows = np.arange(len(items), dtype=np.int64)
         held = [inputs for inputs, _ in items] if self.label else items
-        return replace(self, dataset=_Held(held), rows=rows, digests={}, workers=0)
+        return replace(self, dataset=_Held(held), rows=rows, digests={}, workers=0, origin=None)
 
     def first_shapes(self) -> dict[str, Shape]:
         """Give the shapes of the first item's inputs, which all others must have."""
