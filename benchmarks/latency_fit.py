@@ -20,6 +20,7 @@ from bitladder.latency.neighbours import Neighbours, is_near
 from bitladder.latency.table import Measurement, published_measurements, published_work
 from bitladder.latency.work import FEATURES, PRECISIONS, features
 from bitladder.running.files import write_csv
+from bitladder.socs import all_socs, siblings
 
 DATA = Path(__file__).parents[1] / "src/bitladder/latency/data"
 COVERAGE = 0.82  # of left-out points, for intervals that are meant to hold 80 %: a new network differs more than these
@@ -141,11 +142,10 @@ def write_reach(
 
 def _sibling_errors(latency: Model, precision: str) -> list[float]:
     """Say how far a device's estimates are off the mean of the other devices of its Hexagon generation."""
-    from bitladder.latency.siblings import generation, siblings
-
+    generation = {soc.device: soc.arch for soc in all_socs().values()}
     errors = []
     for device, at in latency.unit:
-        others = [d for d in siblings(generation(device)) if d != device and (d, precision) in latency.unit]
+        others = [d for d in siblings(generation[device]) if d != device and (d, precision) in latency.unit]
         if at != precision or not others:
             continue
         for work in published_work().values():

@@ -13,10 +13,9 @@ from bitladder.errors import UserError
 from bitladder.latency.graph import read_ops
 from bitladder.latency.memory import memory_features
 from bitladder.latency.neighbours import Neighbours, is_near
-from bitladder.latency.siblings import siblings
 from bitladder.latency.table import memory_costs, reach, residuals, unit_costs
 from bitladder.latency.work import PRECISIONS, Work, features, sum_work
-from bitladder.socs import Soc, all_socs, normalised
+from bitladder.socs import Soc, all_socs, normalised, siblings
 
 __all__ = ["COVERAGE", "RUNTIME", "Estimate", "devices", "estimate", "estimate_all"]
 
