@@ -1,25 +1,28 @@
 """Fit latency and peak memory to what Qualcomm published, and measure the fit on networks that it has not seen.
 
 Reads published_latency.csv and published_work.csv of latency/data, and writes the other files there: unit costs,
-residuals, reach of the intervals, and the errors on left-out networks, each network left out with all its components,
-precisions and devices.
+residuals and how they are alike, reach of the intervals, and the errors on left-out networks. Each network is left out
+with all its components, precisions and devices, and the kernel is chosen anew without it.
 
 Run after benchmarks/published_work.py or a change of the features: python benchmarks/latency_fit.py (some minutes)
 """
 
 import argparse
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 from latency_model import Belief, Model, fit
+from threadpoolctl import threadpool_limits
 
 from bitladder.latency.memory import MEMORY_FEATURES, memory_features
-from bitladder.latency.neighbours import Neighbours, is_near
-from bitladder.latency.table import Measurement, published_measurements, published_work
+from bitladder.latency.neighbours import Neighbours
+from bitladder.latency.table import Kernel, Measurement, published_measurements, published_work
 from bitladder.latency.work import FEATURES, PRECISIONS, features
 from bitladder.running.files import write_csv
+from bitladder.socs import all_socs, siblings
 
 DATA = Path(__file__).parents[1] / "src/bitladder/latency/data"
 COVERAGE = 0.82  # of left-out points, for intervals that are meant to hold 80 %: a new network differs more than these
@@ -44,16 +47,18 @@ OF_MEMORY = {
     name: Belief(name, dict.fromkeys(PRECISIONS, unit), 1.0, 0.5)
     for name, unit in zip(MEMORY_FEATURES, (20.0, 0.01, 0.3, 0.3), strict=True)
 }
+KERNEL = [field.name for field in fields(Kernel)]
+KERNELS = [Kernel(*of) for of in product((0.15, 0.2, 0.25, 0.3, 0.4), (0.5, 0.7, 0.85), (0.02, 0.05, 0.1))]
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A measurement, what a fit without its network says of it, and whether that fit had networks like it."""
+    """A measurement, what a fit without its network says of it, and the spread that networks like it leave."""
 
     of: Measurement
     measured: float
     estimated: float
-    near: bool
+    spread: float = 1.0
 
     @property
     def error(self) -> float:
@@ -61,6 +66,7 @@ class LeftOut:
         return float(np.log(self.estimated / self.measured))
 
 
+@threadpool_limits.wrap(limits=1)  # small matrices: threads only get in each other's way
 def main() -> None:
     """Fit, leave networks out, and write the files."""
     argparse.ArgumentParser(description=__doc__).parse_args()
@@ -79,6 +85,7 @@ def main() -> None:
         {"graph": graph, "precision": precision, **{d: f"{of[d]:.3f}" if d in of else "" for d in devices}}
         for (graph, precision), of in neighbours.residuals.items()
     ]
+    write_csv(DATA / "kernel.csv", KERNEL, [{key: str(value) for key, value in asdict(neighbours.kernel).items()}])
     write_csv(DATA / "residuals.csv", ["graph", "precision", *devices], rows)
     left, left_memory = [], []
     for name in sorted({m.model for m in measured}):
@@ -91,17 +98,18 @@ def main() -> None:
             place = measured[i].place
             if place not in fitted.unit:
                 continue
-            weights = seen.weights(amounts[i], place[1])
-            value = fitted.value(place, amounts[i]) * np.exp(seen.correction(weights, place[1], place[0]))
-            left.append(LeftOut(measured[i], ms[i], value, is_near(weights)))
+            # Networks are compared as bitladder makes them: all convert their input
+            weights, spread = seen.weights(features(published_work()[measured[i].graph], place[1]), place[1])
+            value = fitted.value(place, amounts[i]) * np.exp(seen.correction(weights, place[0]))
+            left.append(LeftOut(measured[i], ms[i], value, spread))
             if known[i] and place in fitted_memory.unit:
-                left_memory.append(LeftOut(measured[i], mb[i], fitted_memory.value(place, sizes[i]), True))
+                left_memory.append(LeftOut(measured[i], mb[i], fitted_memory.value(place, sizes[i])))
         print(name, *(f"{x.error:+.2f}" for x in left if x.of.model == name and x.of.device == "Samsung Galaxy S24"))
     write_reach(left, left_memory, latency, measured, amounts)
     rows = [
         {
             **{key: getattr(x.of, key) for key in ("model", "component", "family", "device", "precision", "runtime")},
-            "near": str(int(x.near)),
+            "spread": f"{x.spread:.3f}",
             "measured_ms": f"{x.measured:.4g}",
             "estimated_ms": f"{x.estimated:.4g}",
         }
@@ -126,13 +134,11 @@ def write_reach(
     measured: Sequence[Measurement],
     amounts: np.ndarray,
 ) -> None:
-    """Write how far intervals reach, as a logarithm: by precision and nearness, for memory, and between siblings."""
+    """Write how far intervals reach, as a logarithm: by precision, for memory, and between siblings."""
     rows = []
     for precision in PRECISIONS:
-        of = [x for x in left if x.of.precision == precision]
-        for near in (True, False):
-            errors = [x.error for x in of if x.near == near]
-            rows.append({"what": f"latency-{'near' if near else 'far'}", "precision": precision, **_quantile(errors)})
+        errors = [x.error / x.spread for x in left if x.of.precision == precision]
+        rows.append({"what": "latency", "precision": precision, **_quantile(errors)})
         errors = [x.error for x in left_memory if x.of.precision == precision]
         rows.append({"what": "memory", "precision": precision, **_quantile(errors)})
         rows.append({"what": "sibling", "precision": precision, **_quantile(_sibling_errors(latency, precision))})
@@ -141,11 +147,10 @@ def write_reach(
 
 def _sibling_errors(latency: Model, precision: str) -> list[float]:
     """Say how far a device's estimates are off the mean of the other devices of its Hexagon generation."""
-    from bitladder.latency.siblings import generation, siblings
-
+    generation = {soc.device: soc.arch for soc in all_socs().values()}
     errors = []
     for device, at in latency.unit:
-        others = [d for d in siblings(generation(device)) if d != device and (d, precision) in latency.unit]
+        others = [d for d in siblings(generation[device]) if d != device and (d, precision) in latency.unit]
         if at != precision or not others:
             continue
         for work in published_work().values():
@@ -161,12 +166,24 @@ def _quantile(errors: Iterable[float]) -> dict[str, str]:
 
 
 def _neighbours(model: Model, measured: Sequence[Measurement], amounts: np.ndarray) -> Neighbours:
-    """Give each network's residuals: measured / estimated on each device, as a logarithm."""
+    """Give each network's residuals (measured / estimated on each device, as a logarithm), under the best kernel."""
     found: dict[tuple[str, str], dict[str, float]] = {}
     for m, amount in zip(measured, amounts, strict=True):
         ratio = m.latency_ms / model.value(m.place, amount)
         found.setdefault((m.graph, m.precision), {})[m.device] = float(np.log(ratio))
-    return Neighbours(found, model.unit)
+    return min((Neighbours(found, model.unit, kernel) for kernel in KERNELS), key=_misses)
+
+
+def _misses(neighbours: Neighbours) -> float:
+    """Give the mean error on each network's residuals from those of all other networks."""
+    models = np.array([graph.partition("/")[0] for graph, _ in neighbours.residuals])
+    inverse = np.linalg.inv(neighbours.covariance)
+    pulls = inverse @ neighbours.typical
+    errors = []
+    for model in sorted(set(models)):
+        own = models == model
+        errors += np.abs(np.linalg.solve(inverse[np.ix_(own, own)], pulls[own])).tolist()
+    return float(np.mean(errors))
 
 
 def _places(measured: Iterable[Measurement]) -> list[tuple[str, str]]:

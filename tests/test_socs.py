@@ -9,7 +9,7 @@ from bitladder.commands.cli import app
 from bitladder.errors import UserError
 from bitladder.latency.estimate import devices
 from bitladder.params import load_params
-from bitladder.socs import all_socs, find_soc, normalised
+from bitladder.socs import Soc, all_socs, find_soc, normalised
 
 
 @pytest.mark.parametrize("name", ["SM8650", "sm8650", "snapdragon-8-gen-3", "Snapdragon 8 Gen 3", "galaxy_s24"])
@@ -29,6 +29,16 @@ def test_no_name_stands_for_two():
 
 def test_devices_are_published_ones():
     assert {soc.device for soc in all_socs().values() if soc.device} <= set(devices())
+
+
+def test_a_new_sibling_changes_what_results_may_depend_on_only_where_estimates_are_borrowed(monkeypatch):
+    borrows, owns = find_soc("SM8350"), find_soc("SA8295")
+    before = borrows.facts(), owns.facts()
+    assert before[0]["siblings"] == ["Dragonwing RB3 Gen 2 Vision Kit", "SA8295P ADP"]
+    more = all_socs() | {"SX1": Soc("SX1", 1, "v68", ("W8A8",), device="A new board")}
+    monkeypatch.setattr("bitladder.socs.all_socs", lambda: more)
+    assert "A new board" in borrows.facts()["siblings"]
+    assert owns.facts() == before[1]
 
 
 def test_an_alias_in_params_and_a_rung_that_it_refuses(tmp_path):

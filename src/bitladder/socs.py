@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from bitladder.errors import UserError
 
-__all__ = ["Soc", "all_socs", "find_soc", "normalised"]
+__all__ = ["Soc", "all_socs", "find_soc", "normalised", "siblings"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,12 @@ class Soc:
         return normalised(name) in {normalised(known) for known in (self.name, *self.aliases)}
 
     def facts(self) -> dict[str, Any]:
-        """Give what a pipeline's results may depend on, for JSON."""
-        return {"soc_model": self.soc_model, "arch": self.arch, "takes": list(self.takes), "device": self.device}
+        """Give what a pipeline's results may depend on, for JSON.
+
+        Without a device of its own, latency is estimated from its siblings: a new one of them changes the estimate.
+        """
+        facts = {"soc_model": self.soc_model, "arch": self.arch, "takes": list(self.takes), "device": self.device}
+        return facts if self.device else {**facts, "siblings": siblings(self.arch)}
 
     @property
     def quantsim_config(self) -> str:
@@ -66,6 +70,11 @@ def find_soc(name: str) -> Soc:
     raise UserError(
         f"{name!r} is not a known SoC; use one of {', '.join(sorted(all_socs()))} (`bitladder socs` lists them)"
     )
+
+
+def siblings(arch: str) -> list[str]:
+    """Give the devices with published latencies whose SoCs are of this Hexagon generation."""
+    return sorted({soc.device for soc in all_socs().values() if soc.arch == arch and soc.device})
 
 
 def normalised(name: str) -> str:

@@ -5,6 +5,7 @@ Everything fitted is on file (table.py); an estimate is sums and products.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,9 @@ from bitladder.errors import UserError
 from bitladder.latency.graph import read_ops
 from bitladder.latency.memory import memory_features
 from bitladder.latency.neighbours import Neighbours, is_near
-from bitladder.latency.siblings import siblings
-from bitladder.latency.table import memory_costs, reach, residuals, unit_costs
+from bitladder.latency.table import kernel, memory_costs, reach, residuals, unit_costs
 from bitladder.latency.work import PRECISIONS, Work, features, sum_work
-from bitladder.socs import Soc, all_socs, normalised
+from bitladder.socs import Soc, all_socs, normalised, siblings
 
 __all__ = ["COVERAGE", "RUNTIME", "Estimate", "devices", "estimate", "estimate_all"]
 
@@ -127,27 +127,31 @@ def _stand_ins(soc: Soc, precision: str) -> tuple[str, ...]:
     return found
 
 
+@cache
+def _neighbours() -> Neighbours:
+    return Neighbours(residuals(), unit_costs(), kernel())
+
+
 def _estimate(work: Mapping[str, Work], name: str, measured: tuple[str, ...], precision: str) -> Estimate:
     values, sizes = features(work, precision), memory_features(work, precision)
     costs = np.array([unit_costs()[device, precision] * values for device in measured])
-    neighbours, borrowed = Neighbours(residuals(), unit_costs()), measured != (name,)
-    weights = neighbours.weights(values, precision)
-    correction = neighbours.correction(weights, precision, None if borrowed else name)
+    borrowed = measured != (name,)
+    weights, spread = _neighbours().weights(values, precision)
+    correction = _neighbours().correction(weights, None if borrowed else name)
     ms = float(np.exp(np.log(costs.sum(1)).mean() + correction))
     mb = float(np.exp(np.mean([np.log(memory_costs()[device, precision] @ sizes) for device in measured])))
-    near = is_near(weights)
     # Two independent errors: that of the network, and that of taking siblings for the device
     published = sum(name in of for (_, at), of in residuals().items() if at == precision)
     few = not borrowed and published < FEW
     wider = reach()["sibling", precision] if borrowed or few else 0.0
-    factor = float(np.exp(np.hypot(reach()["latency-near" if near else "latency-far", precision], wider)))
+    factor = float(np.exp(np.hypot(spread * reach()["latency", precision], wider)))
     of_memory = float(np.exp(np.hypot(reach()["memory", precision], wider)))
     return Estimate(
         name,
         precision,
         *(ms, ms / factor, ms * factor),
         *(mb, mb / of_memory, mb * of_memory),
-        near,
+        is_near(spread),
         few,
         measured if borrowed else (),
     )

@@ -1,18 +1,20 @@
-"""What the features do not see, taken from published networks of like make-up: they miss by like amounts."""
+"""What the features do not see, taken from published networks of like make-up: they miss by like amounts.
 
-from collections.abc import Mapping
+A Gaussian process over residuals: two networks are alike where like shares of their latency go to each feature.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 
 import numpy as np
 
-from bitladder.latency.table import Place, Residuals, published_work
+from bitladder.latency.table import Kernel, Place, Residuals, published_work
 from bitladder.latency.work import features
 
 __all__ = ["Neighbours", "is_near"]
 
-WIDTH = 0.13  # distance between shares of cost at which a network counts for little
-DOUBT = 0.15  # weight of the belief that the features miss nothing
-OWN = 0.7  # weight of what a network missed on the very device, beside the median of all devices
+NEAR = 0.7  # spread below which like networks explain half of the variance
 PLACE = "Samsung Galaxy S24"  # where shares are compared; unit costs differ little in proportion between devices
 
 
@@ -22,22 +24,42 @@ class Neighbours:
 
     residuals: Residuals
     unit: Mapping[Place, np.ndarray]
+    kernel: Kernel
 
-    def weights(self, values: np.ndarray, precision: str) -> dict[str, float]:
-        """Give how much each published graph counts for one with these features: much where costs have like shares."""
-        own = self._shares(values, precision)
-        others = {graph: features(published_work()[graph], at) for graph, at in self.residuals if at == precision}
-        distances = {graph: ((own - self._shares(of, precision)) ** 2).sum() for graph, of in others.items()}
-        return {graph: float(np.exp(-distance / (2 * WIDTH**2))) for graph, distance in distances.items()}
+    def weights(self, values: np.ndarray, precision: str) -> tuple[np.ndarray, float]:
+        """Say what a network with these features takes from published ones.
 
-    def correction(self, weights: Mapping[str, float], precision: str, device: str | None) -> float:
-        """Give the mean residual of like networks, on this device where they were measured there."""
-        weighted = 0.0
-        for graph, weight in weights.items():
-            found = self.residuals[graph, precision]
-            typical = float(np.median(list(found.values())))
-            weighted += weight * (OWN * found.get(device or "", typical) + (1 - OWN) * typical)
-        return weighted / (sum(weights.values()) + DOUBT)
+        Returns: how much each of `residuals` counts; the spread that they leave, 1 where nothing like it was published.
+        """
+        like = self._likeness(self._shares(values, precision)[None], (precision,))[:, 0]
+        weights = np.linalg.solve(self.covariance, like)
+        return weights, float(np.sqrt(1 - like @ weights + self.kernel.noise))
+
+    def correction(self, weights: np.ndarray, device: str | None) -> float:
+        """Give the weighted residual, of this device where a network was measured there, else of the median one."""
+        own = [of.get(device or "", typical) for of, typical in zip(self.residuals.values(), self.typical, strict=True)]
+        return float(weights @ np.array(own))
+
+    @cached_property
+    def typical(self) -> np.ndarray:
+        """The median residual of each graph and precision over its devices."""
+        return np.array([float(np.median(list(of.values()))) for of in self.residuals.values()])
+
+    @cached_property
+    def covariance(self) -> np.ndarray:
+        """How much the residuals are alike, each beside its own noise; 1 is the variance of all of them."""
+        likeness = self._likeness(self._published, [precision for _, precision in self.residuals])
+        return likeness + self.kernel.noise * np.eye(len(likeness))
+
+    @cached_property
+    def _published(self) -> np.ndarray:
+        return np.array([self._shares(_features(*of), of[1]) for of in self.residuals])
+
+    def _likeness(self, shares: np.ndarray, precisions: Sequence[str]) -> np.ndarray:
+        distances = ((self._published[:, None] - shares[None]) ** 2).sum(2)
+        same = np.array([at for _, at in self.residuals])[:, None] == np.array(precisions)[None]
+        likeness: np.ndarray = np.exp(-distances / (2 * self.kernel.width**2)) * np.where(same, 1, self.kernel.shared)
+        return likeness
 
     def _shares(self, values: np.ndarray, precision: str) -> np.ndarray:
         costs = self.unit[PLACE, precision] * values
@@ -45,6 +67,11 @@ class Neighbours:
         return shares
 
 
-def is_near(weights: Mapping[str, float]) -> bool:
-    """Whether there are published networks like it."""
-    return sum(weights.values()) > 1
+@cache
+def _features(graph: str, precision: str) -> np.ndarray:
+    return features(published_work()[graph], precision)
+
+
+def is_near(spread: float) -> bool:
+    """Whether networks like it were published."""
+    return spread < NEAR

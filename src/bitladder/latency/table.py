@@ -18,9 +18,11 @@ from bitladder.latency.work import Work
 
 __all__ = [
     "RUNTIMES",
+    "Kernel",
     "Measurement",
     "Place",
     "Residuals",
+    "kernel",
     "left_out",
     "memory_costs",
     "published_measurements",
@@ -65,6 +67,19 @@ class Measurement:
     def place(self) -> Place:
         """Where it was measured."""
         return self.device, self.precision
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """How residuals of published networks are alike.
+
+    `width`: the distance between shares of latency at which two networks tell little of each other; `shared`: the
+    correlation between precisions; `noise`: the variance that no other network shares, as a part of all variance.
+    """
+
+    width: float
+    shared: float
+    noise: float
 
 
 @cache
@@ -133,8 +148,14 @@ def residuals() -> Residuals:
 
 
 @cache
+def kernel() -> Kernel:
+    """Give the kernel that fits residuals best."""
+    return Kernel(**{key: float(value) for key, value in next(_rows("kernel.csv")).items()})
+
+
+@cache
 def reach() -> dict[tuple[str, str], float]:
-    """Give how far intervals reach, as a logarithm, by what they are of and precision."""
+    """Give how far intervals reach, as a logarithm, by what they are of and precision; of latency, at a spread of 1."""
     return {(row["what"], row["precision"]): float(row["reach"]) for row in _rows("reach.csv")}
 
 

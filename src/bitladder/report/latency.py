@@ -30,7 +30,7 @@ def error_rows() -> list[dict[str, Any]]:
 
 def _row(group: str, name: str, points: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     ratios = np.array([float(point["estimated_ms"]) / float(point["measured_ms"]) for point in points])
-    reaches = [reach()[f"latency-{'near' if point['near'] == '1' else 'far'}", point["precision"]] for point in points]
+    reaches = [float(point["spread"]) * reach()["latency", point["precision"]] for point in points]
     errors = np.abs(ratios - 1)
     return {
         "group": group,
