@@ -202,3 +202,19 @@ def test_a_weight_that_a_norm_is_folded_into_is_the_layers_own():
     assert first.input[1] != "w" and last.input[1] == "w"
     own = {tensor.name: tensor.raw_data for tensor in proto.graph.initializer}
     assert own[first.input[1]] == own["w"]
+
+
+@pytest.mark.parametrize(("kind", "bound"), [("Max", -np.inf), ("Min", np.inf)])
+def test_a_bound_that_bounds_nothing_is_taken_out(kind, bound):
+    largest = ("ReduceMax", ["x"], "m", {"keepdims": 1})
+    assert check_equal(graph([largest, (kind, ["b", "m"], "y", {})], {"x": (4,)}, {"b": bound}), {"x": (4,)}) == [
+        "ReduceMax",
+        "Identity",
+    ]
+    kept = check_equal(graph([(kind, ["x", "b", "z"], "y", {})], {"x": (4,)}, {"b": bound, "z": 0.2}), {"x": (4,)})
+    assert kept == [kind]
+
+
+@pytest.mark.parametrize(("kind", "bound"), [("Max", 0.1), ("Max", np.inf), ("Max", [-np.inf, 0.0, 0.0, 0.0])])
+def test_a_bound_that_bounds_stays(kind, bound):
+    assert check_equal(graph([(kind, ["x", "b"], "y", {})], {"x": (4,)}, {"b": bound}), {"x": (4,)}) == [kind]
