@@ -48,7 +48,7 @@ def model() -> nn.Module:
 
 
 def splits(seed: int, samples: int) -> dict[str, Split]:
-    """Make tones of 60 to 1,500 Hz, of a few harmonics each, with noise; targets are their pitch in cents above 10 Hz."""
+    """Make tones of 60 to 1,500 Hz, of a few harmonics and noise; targets are their pitch in cents above 10 Hz."""
     draw = torch.Generator().manual_seed(seed)
     count = len(SPLITS) * samples
     cents = 3_100 + 5_570 * torch.rand(count, generator=draw)

@@ -26,8 +26,8 @@ REWRITTEN = {"Einsum": write_einsum, "Erf": fuse_gelu, "Sqrt": fuse_layer_norm}
 def normalize(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Bring a graph to the form that the NPU and aimet-onnx take; its outputs stay equal.
 
-    Initializers are no inputs; a Gemm has no factors, a Max no -inf; Einsum is written in matrix products, GELU and JAX's layer norm
-    as one op. Where one of the last three is there, the opset is raised: Gelu came with 20.
+    Initializers are no inputs; a Gemm has no factors, a Max no -inf; Einsum is written in matrix products, GELU and
+    JAX's layer norm as one op. Where one of the last three is there, the opset is raised: Gelu came with 20.
     """
     constant = {tensor.name for tensor in proto.graph.initializer}
     for value in [value for value in proto.graph.input if value.name in constant]:
