@@ -82,7 +82,9 @@ def test_a_folder_that_is_no_example_is_refused_and_nothing_is_written(files, me
 def test_only_the_keys_of_the_example_differ_from_a_new_pipelines(tmp_path):
     (tmp_path / "example").mkdir()
     (tmp_path / "example/task.py").write_text("# mine\n")
-    (tmp_path / "example/params.yaml").write_text("task: {args: {samples: 7}, files: {net: a.onnx}}\ntrain: {epochs: 0}\n")
+    (tmp_path / "example/params.yaml").write_text(
+        "task: {args: {samples: 7}, files: {net: a.onnx}}\ntrain: {epochs: 0}\n"
+    )
     init(tmp_path / "from", tmp_path / "example")
     init(tmp_path / "new")
     own, new = (load_own_params(tmp_path / one / "params.yaml") for one in ("from", "new"))
