@@ -42,6 +42,6 @@ def test_slopes_of_all_sizes_keep_their_function_on_the_npu(kind, tmp_path):
     sim.export_qdq(sample, (["image"], ["output"]), path)
     repair_file(path, soc, tuple(RULES))
     simulated = predict(sim.model, split, 8, "")
-    assert sqnr_db(simulated, run_unoptimised(path, split)) > 25  # by the range of the smallest slope it is under 0
+    assert sqnr_db(simulated, run_unoptimised(path, split)) > 80  # by the range of the smallest slope it is 1.6
     (tmp_path / "npu").mkdir()
     assert compile_context(str(path), str(tmp_path / "npu"), soc.soc_model, False)["cpu"] == []

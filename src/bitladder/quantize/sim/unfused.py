@@ -1,7 +1,7 @@
-"""PReLUs, which the NPU does not fuse with the layer before them, though AIMET leaves no quantizer between.
+"""PReLUs as the NPU has them: not fused with the layer before, though AIMET leaves no quantizer between.
 
 The NPU needs one there. Its range has to be seen: the PReLU's own range, divided by the smallest of its slopes, is too
-wide by far.
+wide by far. The slopes have one scale there, and the bits of the activations.
 """
 
 import copy
@@ -17,7 +17,7 @@ __all__ = ["part_unfused_onnx", "part_unfused_torch"]
 
 
 def part_unfused_torch(sim: QuantizationSimModel) -> None:
-    """Give what a PReLU reads a quantizer of its own, before calibration."""
+    """Give what a PReLU reads a quantizer of its own, and its slopes one for all, before calibration."""
     modules = dict(sim.model.named_modules())
     for operation, source in _pairs(sim):
         # the first part of a name is the network's class
@@ -25,12 +25,14 @@ def part_unfused_torch(sim: QuantizationSimModel) -> None:
         if not isinstance(layer, QuantizationMixin) or not isinstance(before, QuantizationMixin):
             continue
         own: Any = layer.output_quantizers[0]
-        if before.output_quantizers[0] is None and own is not None:
-            before.output_quantizers[0] = copy.deepcopy(own)
+        if own is not None:
+            if before.output_quantizers[0] is None:
+                before.output_quantizers[0] = copy.deepcopy(own)
+            layer.param_quantizers["weight"] = copy.deepcopy(own)  # all slopes have one scale there, of these bits
 
 
 def part_unfused_onnx(sim: "OnnxQuantizationSimModel") -> None:
-    """Do the same in a sim of aimet-onnx."""
+    """Do the same in a sim of aimet-onnx, where slopes have one scale as it is."""
     quantizers = sim.qc_quantize_op_dict
     for operation, source in _pairs(sim):
         own, before = (quantizers.get(one.outputs[0].name) for one in (operation, source))
