@@ -39,7 +39,7 @@ def main() -> None:
             row, why = f"| {name} | failed |" + " |" * (1 + len(RUNGS)), [str(error)]
         print(row, flush=True)
         notes += [f"- {name}: {one}" for one in why]
-    print("\nOf each rung: the metric off target / on the NPU (samples there; technique).", *notes, sep="\n")
+    print("\nOff target / on the NPU, gap to the simulation on its samples (how many; technique).", *notes, sep="\n")
 
 
 def run(name: str, folder: Path) -> tuple[str, list[str]]:
@@ -77,7 +77,9 @@ def cell(entry: RungDecision, folder: Path) -> str:
     samples = f"{found.target_samples}"
     if exact is not None and exact.used and exact.emulated is not None:
         samples += f", {exact.emulated.samples} of them emulated"
-    return f"{100 * found.value:.1f} / {100 * found.target_value:.1f} ({samples}; {how})"
+    assert found.target_gap is not None
+    off, on, gap = (100 * one for one in (found.value, found.target_value, found.target_gap))
+    return f"{off:.1f} / {on:.1f}, gap {gap:.1f} ({samples}; {how})"
 
 
 if __name__ == "__main__":
