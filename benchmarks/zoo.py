@@ -19,7 +19,7 @@ from bitladder.commands.init import init  # noqa: E402
 from bitladder.errors import UserError  # noqa: E402
 from bitladder.records import Decision, Evaluation, RungDecision, TargetRecord, read_record  # noqa: E402
 
-RUNGS = ("FP16", "W8A16", "W8A8", "W8A8 mixed", "W4A8")
+RUNGS = ("FP16", "W8A16", "W8A8", "W4A8")
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ TYPES = {
     ".toml": "toml", ".ttf": "ttf", ".xml": "xml", ".yaml": "yaml", ".yml": "yaml", ".zip": "zip",
 }  # fmt: skip
 BLOCK, EACH, PADDING = 4096, 1024, 256
-MOST = 40  # files of a type
+MOST = 24  # files of a type
 
 
 def task() -> Task:
