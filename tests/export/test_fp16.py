@@ -126,3 +126,16 @@ def test_weights_that_are_computed_are_exported_as_they_are(tmp_path):
     export_fp16(HalfPrecision(model), (split.inputs["x"][:1],), (["x"], ["output"]), tmp_path / "model.onnx")
     assert sqnr_db(expected, run_unoptimised(tmp_path / "model.onnx", split)) > 50
     assert sqnr_db(expected, predict(model, split, 2, "")) > 150
+
+
+def test_an_output_of_one_value_a_sample_is_looked_at_too():
+    class One(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).squeeze(1)
+
+    network = One(3, 1).eval()
+    network.weight.data.fill_(1e4)
+    half = FiniteHalf(HalfPrecision(network))
+    assert half(torch.ones(4, 3)).shape == (4,)
+    with pytest.raises(RefusedError, match="FP16 overflows"):
+        half(torch.full((4, 3), 10.0))

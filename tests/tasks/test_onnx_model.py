@@ -154,6 +154,11 @@ def test_a_wrong_option_gives_one_line(how, message, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_a_size_of_minus_one_is_a_free_one(tmp_path):
+    path = save(tmp_path, [node("Relu", "x", "y")], inputs=[value("x", [-1, 3, -1])])
+    assert OnnxModel(path, shapes={"x": [1, 3, 4]})()(torch.randn(2, 3, 4))["y"].shape == (2, 3, 4)
+
+
 def test_free_sizes_are_refused_with_the_line_to_write(tmp_path):
     path = save(tmp_path, [node("Relu", "x", "y")], inputs=[value("x", ["n", 3, "h", "w"])])
     image = torch.randn(2, 3, 4, 6)

@@ -12,6 +12,10 @@ __all__ = ["check", "init", "samples", "upgrade"]
 
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where; it may be a git repository already.")],
+    example: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="EXAMPLE", help="Take task.py and the keys of params.yaml from this folder."),
+    ] = None,
 ) -> None:
     """Write a pipeline that is ready to run into DIR, with a commented task file to put your model into.
 
@@ -19,18 +23,24 @@ def init(
     adds lines to `.gitignore` and `.dvcignore`. No other file that is there is changed: where one of these names is
     taken, nothing is written.
 
-    **Example**
+    With `--from` it starts from an example, such as those in `examples/`: a folder with a `task.py`, and a
+    `params.yaml` of only the keys that the example sets.
+
+    **Examples**
 
         bitladder init ../my-model
         cd ../my-model               # edit task.py
         bitladder check --task
         dvc repro
+
+        bitladder init ../pitch --from examples/pitch
     """
     from bitladder.commands.init import init as write
 
-    written = write(folder)
+    written = write(folder, example)
     typer.echo(f"{folder}: wrote {', '.join(name for name in written if '/' not in name)} and stages/")
-    typer.echo(f"Next: `cd {folder}`, edit task.py, then `bitladder check --task` and `dvc repro`")
+    edit = "edit task.py" if example is None else f"do what {example / 'README.md'} says"
+    typer.echo(f"Next: `cd {folder}`, {edit}, then `bitladder check --task` and `dvc repro`")
 
 
 def check(

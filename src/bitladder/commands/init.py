@@ -1,10 +1,16 @@
 """`bitladder init`: a ready pipeline in a user's own repository, made from the files of this one."""
 
+import io
 import re
 import subprocess
 import sys
+from collections.abc import Mapping, MutableMapping
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from bitladder.errors import UserError
 from bitladder.running.files import write_text
@@ -15,21 +21,25 @@ __all__ = ["init", "pipeline_files"]
 
 DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n"
 
+NULL = "tag:yaml.org,2002:null"  # written out, where ruamel.yaml would leave nothing
+
 IGNORED = {
     ".gitignore": ("__pycache__/", "/build/", "/deploy/", "/reports/", "/mlflow.db", "/.mlflow.db.*", "/mlruns/"),
     ".dvcignore": ("__pycache__", "*.pyc"),
 }
 
 
-def init(folder: Path) -> list[str]:
+def init(folder: Path, example: Path | None = None) -> list[str]:
     """Write dvc.yaml, params.yaml, stages/ and a task file into a folder; make it a git and DVC repository.
 
     Nothing is overwritten: .gitignore and .dvcignore are added to, any other file that is there is a UserError, and
-    then nothing is written.
+    then nothing is written. An `example` is a folder with a task.py, and a params.yaml of the keys that it sets.
 
     Returns: the files written, from the folder.
     """
     contents = pipeline_files()
+    if example is not None:
+        contents |= _of_example(example, contents["params.yaml"])
     if taken := sorted(name for name in contents if (folder / name).exists()):
         more = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
         raise UserError(f"{folder / taken[0]}{more} is there already, and is not overwritten; choose another folder")
@@ -77,6 +87,34 @@ def pipeline_files() -> dict[str, str]:
         }
     found["params.yaml"] = _user_params(found["params.yaml"])
     return found
+
+
+def _of_example(example: Path, params: str) -> dict[str, str]:
+    """Give the example's task.py, and a params.yaml with its keys set."""
+    yaml = YAML()
+    yaml.width, yaml.preserve_quotes = 120, True
+    yaml.representer.add_representer(type(None), lambda dumper, _: dumper.represent_scalar(NULL, "null"))
+    values, written = yaml.load(params), io.StringIO()
+    path = example / "params.yaml"
+    try:
+        task, own = (example / "task.py").read_text("utf-8"), yaml.load(path.read_text("utf-8"))
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}; an example has a task.py and a params.yaml") from None
+    except YAMLError as error:
+        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())[:200]})") from None
+    if not isinstance(own, Mapping):
+        raise UserError(f"{path}: holds no keys")
+    _set_keys(values, own)
+    yaml.dump(values, written)
+    return {"task.py": task, "params.yaml": written.getvalue()}
+
+
+def _set_keys(values: MutableMapping[str, Any], own: Mapping[str, Any]) -> None:
+    for key, value in own.items():
+        if isinstance(value, Mapping) and isinstance(values.get(key), MutableMapping):
+            _set_keys(values[key], value)
+        else:
+            values[key] = value
 
 
 def _git_root(folder: Path) -> Path | None:

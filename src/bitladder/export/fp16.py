@@ -82,7 +82,7 @@ class FiniteHalf(nn.Module):
         """Run a batch. Raise RefusedError that names the layer where numbers become infinite first."""
         returned = self.network(*inputs)
         for values in name_outputs(returned).values():
-            if not (finite := values.flatten(1).isfinite().all(1)).all():
+            if not (finite := values.reshape(len(values), -1).isfinite().all(1)).all():
                 self._refuse([one[~finite][:1] for one in inputs])
         return returned
 

@@ -113,7 +113,7 @@ def _compare(
             same = _integers(own, graph.find_quantizer(name)) == _integers(expected[name], graph.find_quantizer(name))
             equal, values = equal + int(same.sum()), values + same.numel()
             if differs is None and not same.all():
-                differs = done + int(same.flatten(1).all(1).logical_not().nonzero()[0])
+                differs = done + int(same.reshape(len(same), -1).all(1).logical_not().nonzero()[0])
         done = stop
     return equal / values, top.share(), differs
 

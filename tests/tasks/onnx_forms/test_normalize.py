@@ -151,6 +151,40 @@ def test_a_layer_norm_as_jax_writes_it_becomes_one_op(axis, shape):
     assert kinds == [*around, "LayerNormalization", *around]
 
 
+def norm_in_parts(axis, shape, wrong=None):
+    """Give the nodes of (x - E[x]) / sqrt(E[(x - E[x])^2] + eps) * gamma + beta, as exporters before opset 17 do."""
+    around = [1] * (len(shape) - axis)
+    constants = {"two": 3.0 if wrong == "power" else 2.0, "e": 1e-3}
+    constants |= {name: RANDOM.uniform(0.5, 2, [shape[axis - 1], *around]) for name in ("gamma", "beta")}
+    nodes = [
+        ("ReduceMean", ["x"], "mean", {"axes": [axis]}),
+        ("Sub", ["x", "mean"] if wrong != "centre" else ["mean", "x"], "centred", {}),
+        ("Pow", ["centred", "two"], "squares", {}),
+        ("ReduceMean", ["squares"], "variance", {"axes": [axis if wrong != "axis" else 1]}),
+        ("Add", ["variance", "e"], "above_zero", {}),
+        ("Sqrt", ["above_zero"], "deviation", {}),
+        ("Div", ["centred" if wrong != "divided" else "x", "deviation"], "normed", {}),
+        ("Mul", ["normed", "gamma"], "scaled", {}),
+        ("Add", ["scaled", "beta"], "y", {}),
+    ]
+    return nodes, constants
+
+
+@pytest.mark.parametrize(("axis", "shape"), [(2, (4, 6)), (1, (6, 4)), (1, (6,)), (3, (2, 4, 6))])
+def test_a_layer_norm_in_parts_becomes_one_op(axis, shape):
+    nodes, constants = norm_in_parts(axis, shape)
+    kinds = check_equal(graph(nodes, {"x": shape}, constants, opset=12, ir_version=7), {"x": shape})
+    around = [] if axis == len(shape) else ["Transpose"]
+    assert kinds == [*around, "LayerNormalization", *around]
+
+
+@pytest.mark.parametrize("wrong", ["power", "centre", "axis", "divided"])
+def test_parts_of_another_norm_are_left(wrong):
+    nodes, constants = norm_in_parts(2, (4, 4), wrong)
+    made = graph(nodes, {"x": (4, 4)}, constants, opset=12, ir_version=7)
+    assert normalize(copy.deepcopy(made)).SerializeToString() == made.SerializeToString()
+
+
 @pytest.mark.parametrize("wrong", ["sums", "centre"])
 def test_what_only_looks_like_a_layer_norm_is_left(wrong):
     nodes, constants = norm_as_jax_writes_it(1, (6, 4), wrong=wrong)
@@ -202,3 +236,19 @@ def test_a_weight_that_a_norm_is_folded_into_is_the_layers_own():
     assert first.input[1] != "w" and last.input[1] == "w"
     own = {tensor.name: tensor.raw_data for tensor in proto.graph.initializer}
     assert own[first.input[1]] == own["w"]
+
+
+@pytest.mark.parametrize(("kind", "bound"), [("Max", -np.inf), ("Min", np.inf)])
+def test_a_bound_that_bounds_nothing_is_taken_out(kind, bound):
+    largest = ("ReduceMax", ["x"], "m", {"keepdims": 1})
+    assert check_equal(graph([largest, (kind, ["b", "m"], "y", {})], {"x": (4,)}, {"b": bound}), {"x": (4,)}) == [
+        "ReduceMax",
+        "Identity",
+    ]
+    kept = check_equal(graph([(kind, ["x", "b", "z"], "y", {})], {"x": (4,)}, {"b": bound, "z": 0.2}), {"x": (4,)})
+    assert kept == [kind]
+
+
+@pytest.mark.parametrize(("kind", "bound"), [("Max", 0.1), ("Max", np.inf), ("Max", [-np.inf, 0.0, 0.0, 0.0])])
+def test_a_bound_that_bounds_stays(kind, bound):
+    assert check_equal(graph([(kind, ["x", "b"], "y", {})], {"x": (4,)}, {"b": bound}), {"x": (4,)}) == [kind]

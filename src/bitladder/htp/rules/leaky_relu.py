@@ -20,7 +20,7 @@ LEAST = 1e-3  # a smaller slope counts as this one: it widens the range before t
 
 
 def find(graph: Graph, soc: Soc) -> Iterator[NodeProto]:
-    """Give those without a quantizer before them, and PReLUs whose slope is no quantized constant."""
+    """Give those without a quantizer before them, and PReLUs whose slope is no constant with one scale."""
     for node in graph.of_type("LeakyRelu", "PRelu"):
         if not graph.bits(node.output[0]) or _slope(graph, node) is None:
             continue
@@ -28,7 +28,7 @@ def find(graph: Graph, soc: Soc) -> Iterator[NodeProto]:
         if node.op_type == "LeakyRelu":
             if bare and soc.arch not in OLD:
                 yield node
-        elif bare or graph.maker(node.input[1]) is None or graph.find_constant(node.input[1]) is None:
+        elif bare or not _is_one_constant(graph, node.input[1]):
             yield node
 
 
@@ -51,6 +51,12 @@ def repair(graph: Graph, node: NodeProto, soc: Soc) -> None:
         bits = 8 if soc.arch in OLD else output.bits  # with another type than its input's, the NPU computes in float
         own = Quantizer.of_range(float(slope.min()), float(slope.max()), bits)
         graph.set_input(node, 1, graph.add_quantized(f"{node.name}_slope", slope, own, node))
+
+
+def _is_one_constant(graph: Graph, name: str) -> bool:
+    """Tell a constant that is quantized with one scale: the NPU takes no slope quantized per channel."""
+    quantizer = graph.find_quantizer(name)
+    return quantizer is not None and quantizer.scale.size == 1 and graph.find_constant(name) is not None
 
 
 def _slope(graph: Graph, node: NodeProto) -> np.ndarray | None:
@@ -82,7 +88,7 @@ RULE = Rule(
     effect="refused",
     where="a LeakyReLU or PReLU right behind a layer",
     why="QuantSim leaves no quantizer before it, as if the two were one op, and the NPU does not fuse them",
-    remedy="a quantizer before it; a PReLU's slope as one constant of its input's bits",
+    remedy="a quantizer before it; a PReLU's slope as one constant of its input's bits, with one scale",
     find=find,
     repair=repair,
     example=Example(example, ("W8A16", "W8A8", "W4A8")),

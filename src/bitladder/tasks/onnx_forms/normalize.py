@@ -7,6 +7,7 @@ from collections import Counter
 
 import onnx
 
+from bitladder.tasks.onnx_forms.bounds import drop_bound
 from bitladder.tasks.onnx_forms.einsum import write_einsum
 from bitladder.tasks.onnx_forms.gelu import fuse_gelu
 from bitladder.tasks.onnx_forms.gemm import plain_gemm
@@ -17,20 +18,23 @@ __all__ = ["normalize", "separate_weights"]
 
 LEAST_IR = 4  # from which initializers need not be inputs too; the opset's converter relies on it
 
+PLAIN = {"Gemm": plain_gemm, "Max": drop_bound, "Min": drop_bound}
+
 REWRITTEN = {"Einsum": write_einsum, "Erf": fuse_gelu, "Sqrt": fuse_layer_norm}
 
 
 def normalize(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Bring a graph to the form that the NPU and aimet-onnx take; its outputs stay equal.
 
-    Initializers are no inputs; a Gemm has no factors; Einsum is written in matrix products, GELU and JAX's layer norm
-    as one op. Where one of the last three is there, the opset is raised: Gelu came with 20.
+    Initializers are no inputs; a Gemm has no factors, a Max no -inf; Einsum is written in matrix products, GELU and
+    JAX's layer norm as one op. Where one of the last three is there, the opset is raised: Gelu came with 20.
     """
     constant = {tensor.name for tensor in proto.graph.initializer}
     for value in [value for value in proto.graph.input if value.name in constant]:
         proto.graph.input.remove(value)
     proto.ir_version = max(proto.ir_version, LEAST_IR)
-    replace_nodes(proto, "Gemm", plain_gemm)
+    for kind, rewrite in PLAIN.items():
+        replace_nodes(proto, kind, rewrite)
     if REWRITTEN.keys() & {node.op_type for node in proto.graph.node}:
         try:
             raised = onnx.shape_inference.infer_shapes(raise_opset(proto))

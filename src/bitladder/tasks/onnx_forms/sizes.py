@@ -21,8 +21,9 @@ def inputs_of(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
 
 
 def sizes_of(value: onnx.ValueInfoProto) -> list[int | str]:
-    """Give a tensor's sizes: a number, or the name of one that is free."""
-    return [dim.dim_value or dim.dim_param or "?" for dim in value.type.tensor_type.shape.dim]
+    """Give a tensor's sizes: a number, or the name of one that is free. Some exporters write a free one as -1."""
+    dims = value.type.tensor_type.shape.dim
+    return [dim.dim_value if dim.dim_value > 0 else dim.dim_param or "?" for dim in dims]
 
 
 def set_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], source: str) -> None:
