@@ -25,7 +25,7 @@ run: $(STAMP)
 	bitladder show
 
 test: $(STAMP) lint test-ai-hub
-	pytest --numprocesses 3 --no-loadscope-reorder --durations 25 $(PYTEST_ARGS)
+	pytest --numprocesses 2 --no-loadscope-reorder --durations 25 $(PYTEST_ARGS)
 
 # AI Hub's client wants an older protobuf than the lock has: it goes before the rest in an environment of its own
 AI_HUB := $(VENV)-ai-hub
