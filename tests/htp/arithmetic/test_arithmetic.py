@@ -11,7 +11,7 @@ from onnx import TensorProto
 
 from bitladder.htp.arithmetic import convolution
 from bitladder.htp.arithmetic.executor import FAMILIES, Executor
-from bitladder.htp.arithmetic.requantize import Multiplier
+from bitladder.htp.arithmetic.requantize import Multiplier, WideMultiplier
 from bitladder.htp.graph import Graph
 from bitladder.htp.quantizer import Quantizer
 from bitladder.targets.workers import worker_pool
@@ -215,10 +215,12 @@ def test_an_op_without_a_model_runs_in_float_and_is_named():
     assert torch.allclose(executor({"x0": values})["y"], values.softmax(1), atol=0.01)
 
 
-def test_a_batch_gives_what_its_samples_give_alone():
+def test_a_batch_gives_what_its_samples_give_alone(monkeypatch):
+    """Also where passes are made over a part at a time."""
     graph = conv()
     inputs = random_inputs(graph, 3)
     alone = [model(graph, {"x0": inputs["x0"][index : index + 1]}) for index in range(3)]
+    monkeypatch.setattr(convolution, "IN_CACHE", 1000)
     assert (model(graph, inputs) == np.concatenate(alone)).all()
 
 
@@ -228,10 +230,12 @@ def test_a_family_that_is_left_out_falls_back_to_float():
     assert Executor(graph, families).float_ops == ("Conv made",)
 
 
-def test_multipliers_have_12_bits():
+def test_multipliers_have_12_bits_and_22_at_16_bits():
     ratios = torch.tensor([0.9, 0.1, 1e-3, 1e-7, 3.0])
     factors = Multiplier.of(ratios).factor
     assert ((factors >= 2**11) & (factors <= 2**12)).all()
+    factors = WideMultiplier.of(ratios).factor
+    assert ((factors >= 2**21) & (factors <= 2**22)).all()
 
 
 def test_the_graph_that_was_given_is_left_as_it_is():

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-__all__ = ["Multiplier", "folded", "integer_bias"]
-
-FRACTION, WIDE_FRACTION = 15, 29  # bits of a multiplier behind the point, at 8 bits and at 16
+__all__ = ["Multiplier", "WideMultiplier", "folded", "integer_bias"]
 
 WIDE_LIMIT = 2**38  # of a shifted accumulator: far outside of what an output holds
 
@@ -28,16 +27,20 @@ class Multiplier:
     factor: Tensor
     shift: Tensor
 
+    EXPONENT: ClassVar = -3  # of the power of two below which a shifted ratio lies
+    FRACTION: ClassVar = 15  # bits of a multiplier behind the point
+    DTYPE: ClassVar = torch.int32
+
     @classmethod
-    def of(cls, ratio: Tensor) -> "Multiplier":
+    def of(cls, ratio: Tensor) -> Self:
         """Give that of ratios of scales, which the compiler has in float32."""
         ratio = ratio.double()
-        shift = -3 - torch.frexp(ratio).exponent  # whose ratio is in [2^(exponent - 1), 2^exponent)
-        return cls(torch.floor(torch.ldexp(ratio, shift + FRACTION) + 0.5).int(), shift.int())
+        shift = cls.EXPONENT - torch.frexp(ratio).exponent  # whose ratio is in [2^(exponent - 1), 2^exponent)
+        return cls(torch.floor(torch.ldexp(ratio, shift + cls.FRACTION) + 0.5).to(cls.DTYPE), shift.to(cls.DTYPE))
 
-    def view(self, along: tuple[int, ...]) -> "Multiplier":
+    def view(self, along: tuple[int, ...]) -> Self:
         """Give it in the shape in which it meets an accumulator."""
-        return Multiplier(self.factor.view(along), self.shift.view(along))
+        return type(self)(self.factor.view(along), self.shift.view(along))
 
     @cached_property
     def _left(self) -> bool:
@@ -55,14 +58,14 @@ class Multiplier:
         limit = 2**29 // self.factor.clamp(min=1)  # far outside of what an output holds
         torch.minimum(torch.maximum(accumulator, -limit, out=accumulator), limit, out=accumulator)
         accumulator *= 2 * self.factor
-        accumulator += self.factor + 2**FRACTION + (zero_point << (FRACTION + 1))
-        accumulator >>= FRACTION + 1
+        accumulator += self.factor + 2**self.FRACTION + (zero_point << (self.FRACTION + 1))
+        accumulator >>= self.FRACTION + 1
         return accumulator.clamp_(low, high).float()
 
     @property
     def slope(self) -> Tensor:
         """What a shifted accumulator is multiplied by."""
-        return self.factor.double() / 2**FRACTION
+        return self.factor.double() / 2**self.FRACTION
 
     @property
     def start(self) -> Tensor:
@@ -71,25 +74,15 @@ class Multiplier:
 
 
 @dataclass(frozen=True, eq=False)
-class WideMultiplier:
+class WideMultiplier(Multiplier):
     """The same at 16 bits: m / 2^(29 + shift), where the shift leaves a multiplier in [1/256, 1/128), m with 22 bits.
 
     So small a multiplier wants the accumulator shifted to the left. A half is added below its last bit all the same.
     """
 
-    factor: Tensor
-    shift: Tensor
-
-    @classmethod
-    def of(cls, ratio: Tensor) -> "WideMultiplier":
-        """Give that of ratios of scales, which the compiler has in float32."""
-        ratio = ratio.double()
-        shift = -7 - torch.frexp(ratio).exponent
-        return cls(torch.floor(torch.ldexp(ratio, shift + WIDE_FRACTION) + 0.5).long(), shift.long())
-
-    def view(self, along: tuple[int, ...]) -> "WideMultiplier":
-        """Give it in the shape in which it meets an accumulator."""
-        return WideMultiplier(self.factor.view(along), self.shift.view(along))
+    EXPONENT: ClassVar = -7
+    FRACTION: ClassVar = 29
+    DTYPE: ClassVar = torch.int64
 
     def apply(self, accumulator: Tensor, zero_point: int, low: int, high: int) -> Tensor:
         """Give the output's integers of an int64 accumulator, in whose place they are computed."""
@@ -99,8 +92,8 @@ class WideMultiplier:
         accumulator <<= left
         accumulator >>= self.shift.clamp(min=0)
         accumulator *= 2 * self.factor
-        accumulator += self.factor + 2**WIDE_FRACTION
-        accumulator >>= WIDE_FRACTION + 1
+        accumulator += self.factor + 2**self.FRACTION
+        accumulator >>= self.FRACTION + 1
         accumulator += zero_point
         return accumulator.clamp_(low, high).float()
 

@@ -10,6 +10,7 @@ from onnx import NodeProto
 from bitladder.htp.graph import Graph
 from bitladder.htp.quantizer import Quantizer
 from bitladder.htp.rule import Example, Rule
+from bitladder.htp.rules.bias_scale import repair as rescale_bias
 from bitladder.socs import Soc
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def repair(graph: Graph, node: NodeProto, soc: Soc) -> None:
     values = graph.constant(node.input[1])
     tensor = graph.add_quantized(f"{node.name}_weights", values, replace(weights, scale=raised), node)
     graph.set_input(node, 1, tensor)
+    if len(node.input) > 2 and graph.find_quantizer(node.input[2]) is not None:
+        rescale_bias(graph, node, soc)  # an integer bias is in units of these scales
 
 
 def _least(graph: Graph, node: NodeProto) -> np.ndarray | None:
