@@ -1,6 +1,6 @@
 """The model of the NPU's integers against the emulator: nets at three precisions, and the speed of both.
 
-    python benchmarks/exact.py [--samples N] [NET ...]
+    python benchmarks/exact.py [--samples N] [--rungs W8A8 ...] [NET ...]
 
 EfficientNet-Lite0 has its ImageNet weights and crops of photographs; torchvision's nets have random weights. Prints a
 Markdown table, a row as it ends; an image of EfficientNet-Lite0 takes the emulator a second and more.
@@ -16,7 +16,7 @@ from bitladder.running import determinism
 NETS = {"efficientnet_lite0": 224, "mobilenet_v2": 64, "resnet18": 64}
 """Side of the images in pixels."""
 
-PRECISIONS = ((8, 8), (4, 8), (8, 16))
+RUNGS = {"W8A8": (8, 8), "W4A8": (4, 8), "W8A16": (8, 16)}
 
 THREADS, CALIBRATION = 1, 16  # the emulator has one process, which keeps one core busy
 
@@ -26,6 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("nets", nargs="*", default=list(NETS))
     parser.add_argument("--samples", type=int, default=20)
+    parser.add_argument("--rungs", nargs="+", choices=RUNGS, default=list(RUNGS))
     parser.add_argument("--soc", default="SM8650")
     given = parser.parse_args()
     determinism.pin(THREADS)
@@ -35,10 +36,10 @@ def main() -> None:
         flush=True,
     )
     for net in given.nets:
-        measure(net, given.samples, given.soc)
+        measure(net, given.rungs, given.samples, given.soc)
 
 
-def measure(net: str, samples: int, soc_name: str) -> None:
+def measure(net: str, rungs: list[str], samples: int, soc_name: str) -> None:
     """Print the rows of a net."""
     import torch
     from coverage import network
@@ -65,14 +66,14 @@ def measure(net: str, samples: int, soc_name: str) -> None:
     split = Split({"image": images}, torch.zeros(count, dtype=torch.int64))
     sample = sample_inputs(split)
     prepared, _ = prepare(model, sample)
-    for bits in PRECISIONS:
-        sim = build_sim(prepared, sample, Precision(*bits), soc.quantsim_config)
+    for rung in rungs:
+        sim = build_sim(prepared, sample, Precision(*RUNGS[rung]), soc.quantsim_config)
         sim.calibrate(split.first(CALIBRATION), CALIBRATION // 2)
         with TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             sim.export_qdq(sample, graph_names(["image"], list(output_names(prepared) or ["y"])), path)
             repair_file(path, soc, tuple(RULES))
-            print(row(net, f"W{bits[0]}A{bits[1]}", path, split.first(samples), soc), flush=True)
+            print(row(net, rung, path, split.first(samples), soc), flush=True)
 
 
 def row(net: str, rung: str, path: Path, split: "Split", soc: "Soc") -> str:  # noqa: F821
