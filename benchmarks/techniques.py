@@ -1,12 +1,12 @@
-"""What each PTQ technique comes to on EfficientNet-Lite0, at W8A8 and W4A8: agreement with FP32, SQNR and seconds.
+"""What each PTQ technique comes to, in QuantSim and in the NPU's integers: the metric, SQNR and seconds.
 
-    python benchmarks/techniques.py DIR [--only gptq ...] [--samples N]
+    python benchmarks/techniques.py DIR [--only gptq ...] [--bits W4A8 ...] [--samples N]
 
-DIR is the clone that `benchmarks/efficientnet.py` made; if there is none, it is made and run up to its baseline. Each
-row is put on min-max ranges alone (but for `sqnr`, which finds ranges of its own), fitted to the first N calibration
-samples (300), or as many of them as the technique takes (`ptq` in DIR's params.yaml), and judged in QuantSim on 200
-crops of held-out photographs, and on 200 other crops of the photographs that it was fitted to. A technique that can do
-nothing says why.
+DIR is a clone with a pipeline; if there is none, it is made as `benchmarks/efficientnet.py` does it. It is run up to
+its baseline. Each row is put on min-max ranges alone (but for `sqnr`, which finds ranges of its own), fitted to the
+first N calibration samples (by default `ptq.samples`), or as many of them as the technique takes. It is scored on the
+rest of them, as PTQ does, and on the evaluation split: by QuantSim, and by the model of the NPU's integers. A technique
+that can do nothing says why.
 """
 
 import argparse
@@ -18,9 +18,7 @@ from tempfile import TemporaryDirectory
 
 from bitladder.running import determinism
 
-BITS = ((8, 8), (4, 8))
-
-OTHER = 100  # away from the seeds of the task's splits: crops that nothing was fitted to
+BITS = {"W8A8": (8, 8), "W4A8": (4, 8), "W8A16": (8, 16)}
 
 
 def main() -> None:
@@ -28,6 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", nargs="*", default=[], help="names of techniques")
+    parser.add_argument("--bits", nargs="*", choices=BITS, default=["W8A8", "W4A8"])
     parser.add_argument("--samples", type=int, help="ptq.samples of DIR, if not given")
     given = parser.parse_args()
 
@@ -38,10 +37,10 @@ def main() -> None:
     if done.code:
         raise SystemExit(done.text[-2000:])
     os.chdir(given.folder)
-    measure(given.only, given.samples)
+    measure(given.only, given.bits, given.samples)
 
 
-def measure(only: list[str], samples: int | None) -> None:
+def measure(only: list[str], rungs: list[str], samples: int | None) -> None:
     """Quantize the baseline of the pipeline in this folder by each technique."""
     from bitladder.params import load_params
 
@@ -51,36 +50,35 @@ def measure(only: list[str], samples: int | None) -> None:
 
     from bitladder.network.evaluate import compare, predict
     from bitladder.network.model import sample_inputs
+    from bitladder.paths import PREPARED, TRAINED
     from bitladder.precision import Precision
     from bitladder.quantize.prepare.prepare import load_prepared, load_unfolded
-    from bitladder.quantize.ptq import BASELINE, TRAINED
     from bitladder.quantize.techniques.technique import ORDER, RANGES, NotApplicable, Setting, apply
-    from bitladder.tasks.builtin.photographs import crops
-    from bitladder.tasks.splits import load_split
-    from bitladder.tasks.task import Split, load_task
+    from bitladder.tasks.samples import held
+    from bitladder.tasks.splits import load_samples
+    from bitladder.tasks.task import load_task
 
     task = load_task(params.task.factory, params.task.args)
-    calibration, evaluation = (
-        load_split(Path(f"build/data/{name}.safetensors")) for name in ("calibration", "evaluation")
-    )
-    sample, batch = sample_inputs(calibration), params.evaluate.batch_size
-    model = load_prepared(task, sample, BASELINE, params.prepare.exclude)
-    inputs = {"image": crops("calibration", len(evaluation), params.seed + OTHER)}
-    answers = predict(model, Split(inputs, evaluation.targets), batch, "fp32")
-    same = Split(inputs, next(iter(answers.values())))
-    references = [predict(model, evaluation, batch, "fp32"), answers]
+    calibration, evaluation = (load_samples(task, params, name) for name in ("calibration", "evaluation"))
+    count = samples or params.ptq.samples
+    splits = [held(calibration.after(count)), held(evaluation)]
+    sample, batch, exclude = sample_inputs(calibration), params.evaluate.batch_size, params.prepare.exclude
+    model = load_prepared(task, sample, PREPARED, exclude)
+    references = [predict(model, split, batch, "fp32") for split in splits]
 
-    print("| technique | bits | held-out photographs, % | SQNR, dB | fitted ones, % | s |\n" + "|---" * 6 + "|")
+    print(
+        f"| technique | bits | {len(splits[0])} scored on, QuantSim | NPU | {len(evaluation)} held out, QuantSim | NPU"
+        " | SQNR, dB | NPU, dB | s |\n" + "|---" * 9 + "|"
+    )
     for name in only or ORDER:
-        for bits in BITS:
-            precision = Precision(*bits)
+        for rung in rungs:
             with TemporaryDirectory() as work:
                 setting = Setting(
                     model=model,
-                    unfolded=lambda: load_unfolded(task, sample, TRAINED, BASELINE, params.prepare.exclude),
+                    unfolded=lambda: load_unfolded(task, sample, TRAINED, PREPARED, exclude),
                     sample=sample,
-                    fit=calibration.first(samples or params.ptq.samples),
-                    precision=precision,
+                    fit=held(calibration.first(count)),
+                    precision=Precision(*BITS[rung]),
                     config=params.soc.quantsim_config,
                     params=params.ptq,
                     seed=params.seed,
@@ -90,18 +88,42 @@ def measure(only: list[str], samples: int | None) -> None:
                 try:
                     found = apply(name, setting, None if name in RANGES else apply("min-max", setting, None))
                 except NotApplicable as reason:
-                    print(f"| {name} | {precision} | - | - | - | {reason} |", flush=True)
+                    print(f"| {name} | {rung} | - | - | - | - | - | - | {reason} |", flush=True)
                     continue
                 seconds = time.perf_counter() - start
-            held_out, seen = (
-                compare(task.metric, predict(found.sim.model, split, batch, name), reference, split.targets)
-                for split, reference in zip((evaluation, same), references, strict=True)
-            )
-            print(
-                f"| {name} | {precision} | {100 * held_out.value:.1f} | {held_out.sqnr_db:.1f} |"
-                f" {100 * seen.value:.1f} | {seconds:.0f} |",
-                flush=True,
-            )
+                npu = integers_of(found.sim, sample, params, Path(work) / "model.onnx")
+                scored = [
+                    [
+                        compare(task.metric, outputs, reference, split.targets)
+                        for outputs in (predict(found.sim.model, split, batch, name), npu(split))
+                    ]
+                    for split, reference in zip(splits, references, strict=True)
+                ]
+            values = [f"{one.value:.4f}" for pair in scored for one in pair]
+            noise = [f"{one.sqnr_db:.1f}" for one in scored[1]]
+            print(f"| {name} | {rung} | {' | '.join([*values, *noise])} | {seconds:.0f} |", flush=True)
+
+
+def integers_of(sim: "Sim", sample: tuple, params: "Params", path: Path) -> "Callable":  # noqa: F821
+    """Export a sim, with the repairs of a rung, and give what runs samples through it in the NPU's integers."""
+    import onnx
+    import torch
+
+    from bitladder.export.checks import graph_names
+    from bitladder.export.repairs import repair_file
+    from bitladder.htp.arithmetic.executor import Executor
+    from bitladder.network.model import output_names
+    from bitladder.targets.exact import BATCH
+
+    sim.export_qdq(sample, graph_names(["image"], list(output_names(sim.model) or ["logits"])), path)
+    repair_file(path, params.soc, params.export.rules)
+    executor = Executor(onnx.load(path))
+
+    def run(split: "Split") -> "Outputs":  # noqa: F821
+        parts = [executor(inputs) for inputs, _ in split.batches(BATCH)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    return run
 
 
 if __name__ == "__main__":

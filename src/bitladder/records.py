@@ -206,6 +206,8 @@ class Exact(_Block):
     """How many samples both ran; 0 where there is no model."""
     equal_integers: Finite | None = None
     """Share of the outputs' integers that are equal, 0 to 1."""
+    within_one_step: Finite | None = None
+    """Share of them that are equal or one step apart."""
     equal_classes: Finite | None = None
     """Share of samples with the same top-1; null where the targets are not indices of classes."""
     float_ops: tuple[str, ...] = ()

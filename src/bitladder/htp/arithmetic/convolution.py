@@ -144,7 +144,7 @@ def _strided_depthwise(layer: Layer, read: _Weighted, ratio: Tensor) -> Callable
     """Model other kernels of the NPU: bias and output's zero point join the sum, and the multiplier has 15 bits."""
     source, output = _source(layer), layer.quantizer
     zero, zero_point, levels = int(source.zero_point), int(output.zero_point), layer.levels
-    bias = torch.round(read.bias.float() / _steps(layer, read)).double()
+    bias = integer_bias(read.bias, _steps(layer, read), cut=False)
     constant = (bias + torch.floor(ratio.new_tensor(zero_point) / ratio + 0.5)).view(read.along)
     unit = torch.ldexp(torch.ones_like(ratio), torch.frexp(ratio).exponent - 15)
     multiplier = (torch.floor(ratio / unit + 0.5) * unit).double().view(read.along)
@@ -222,8 +222,8 @@ def _conv(layer: Layer) -> _Weighted | None:
     if operand is None or operand.integers is None or attribute(layer.node, "auto_pad", b"NOTSET") != b"NOTSET":
         return None
     rank = operand.integers.ndim - 2
-    kernel = {1: functional.conv1d, 2: functional.conv2d}.get(rank)
-    if kernel is None:
+    kernels: dict[int, Product] = {1: functional.conv1d, 2: _conv2d}
+    if (kernel := kernels.get(rank)) is None:
         return None
     stride, dilation = (attribute(layer.node, name, [1] * rank) for name in ("strides", "dilations"))
     groups = attribute(layer.node, "group", 1)
@@ -242,6 +242,22 @@ def _conv(layer: Layer) -> _Weighted | None:
         return kernel(inputs, weights, bias, stride, pads[:rank], dilation, groups)
 
     return _read(operand.integers, operand, bias, product, padded, pad, (1, -1, *(1,) * rank))
+
+
+def _conv2d(
+    inputs: Tensor,
+    weights: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: int | list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    """Convolve by oneDNN. On one thread, torch gives kernels of 1 x 1 to MKL below 16 samples, at half the speed."""
+    if weights.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+        return functional.conv2d(inputs, weights, bias, stride, padding, dilation, groups)
+    around = padding if isinstance(padding, list) else [padding] * 2
+    return torch.mkldnn_convolution(inputs, weights, bias, around, stride, dilation, groups)
 
 
 def _gemm(layer: Layer) -> _Weighted | None:

@@ -98,12 +98,12 @@ class WideMultiplier(Multiplier):
         return accumulator.clamp_(low, high).float()
 
 
-def integer_bias(bias: Tensor, steps: Tensor) -> Tensor:
+def integer_bias(bias: Tensor, steps: Tensor, cut: bool = True) -> Tensor:
     """Give biases in steps of the accumulator (float32), whole numbers in float64, as the compiler makes them.
 
     All in float32: it rounds them to int32, and then again to a step that all channels share: the largest, in steps of
-    its own channel, over 2^28. What is left of a whole step is cut off. So most of them are right, and the others one
-    off; by more where a channel has next to no weights, and its bias is a huge number of steps.
+    its own channel, over 2^28. What is left of a whole step is cut off, or rounded. So most of them are right, and the
+    others one off; by more where a channel has next to no weights, and its bias is a huge number of steps.
     """
     whole = torch.round(bias.float() / steps).double().clamp(*INT32).float()
     unit = steps.max()
@@ -111,7 +111,8 @@ def integer_bias(bias: Tensor, steps: Tensor) -> Tensor:
     shared = scaled.abs().max() / BIAS_STEPS
     if not shared:
         return whole.double()
-    found = torch.trunc(torch.round(scaled * (1 / shared)) * shared / unit)
+    found = torch.round(scaled * (1 / shared)) * shared
+    found = torch.trunc(found / unit) if cut else torch.round(found * (1 / unit))
     return found.double().clamp(*INT32)
 
 
