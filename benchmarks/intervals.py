@@ -4,13 +4,15 @@
     python benchmarks/intervals.py --cost     # what a comparison costs beside the pass that scores its samples
 
 A data set is N samples drawn anew. Of right-or-wrong metrics the two networks disagree on a share of them, of which the
-second loses more than it wins. Others draw what a sample loses from a skewed law, or score whole data sets by RMSE.
+second loses more than it wins. Others draw what a sample loses from a skewed law, or score whole data sets by RMSE or
+average precision.
 """
 
 import argparse
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -19,7 +21,7 @@ from tabulate import tabulate
 
 from bitladder.network.scoring import score
 from bitladder.statistics.paired import Paired, compare_paired
-from bitladder.statistics.scores import Scores, resample
+from bitladder.statistics.scores import Scores, leave_out
 from bitladder.statistics.verdict import samples_to_settle
 from bitladder.tasks.builtin.mnist import accuracy, network
 from bitladder.tasks.metric import Metric
@@ -29,8 +31,8 @@ CONFIDENCE = 0.95
 SIZES = (50, 200, 1_000)
 DISAGREE = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 LOST = {"held, as many lost as won": 0.5, "held, 3 in 4 lost": 0.75}
+SHARE = 0.3  # of positives, where average precision is the metric
 DIGITS = 2_000
-RMSE_SETS = 500  # each costs the metric some 700 times
 
 Generator = np.random.Generator
 Draw = Callable[[Generator, int], tuple[Paired, float]]
@@ -55,12 +57,41 @@ def roots(generator: Generator, samples: int) -> tuple[Paired, float]:
     """Draw errors, whose root mean square has no value for a sample."""
     first = generator.normal(0, 1.0, samples)
     second = first + generator.normal(0, 0.5, samples)
-    scores = []
-    for errors in (first, second):
-        metric = lambda rows, errors=errors: float(np.sqrt(np.mean(errors[rows] ** 2)))  # noqa: E731
-        drawn, left_out = resample(metric, samples)
-        scores.append(Scores(samples, metric(np.arange(samples)), None, drawn, left_out))
-    return compare_paired(*scores, False, CONFIDENCE), float(np.sqrt(1.25) - 1.0)
+    rmse = lambda errors: float(np.sqrt(np.mean(errors**2)))  # noqa: E731
+    return whole(rmse, first, second, False), float(np.sqrt(1.25) - 1.0)
+
+
+def precisions(generator: Generator, samples: int) -> tuple[Paired, float]:
+    """Draw scores of positives and others, whose average precision has no value for a sample."""
+    positive = generator.random(samples) < SHARE
+    first = 1.5 * positive + generator.normal(0, 1.0, samples)
+    pairs = [np.stack([positive, one], 1) for one in (first, first + generator.normal(0, 0.5, samples))]
+    return whole(average_precision, *pairs, True), precisions_truth()
+
+
+@cache
+def precisions_truth() -> float:
+    """Find the true loss of average precision, from a million samples."""
+    positive = np.arange(10**6) < SHARE * 10**6
+    normal = np.random.default_rng(1).normal(0, 1.0, len(positive))
+    first, second = (1.5 * positive + spread * normal for spread in (1.0, 1.25**0.5))
+    return average_precision(np.stack([positive, first], 1)) - average_precision(np.stack([positive, second], 1))
+
+
+def average_precision(pairs: np.ndarray) -> float:
+    """Give the average precision of rows of (is positive, score)."""
+    positive = pairs[np.argsort(-pairs[:, 1], kind="stable"), 0]
+    found = np.cumsum(positive) / np.arange(1, len(positive) + 1)
+    return float(found[positive > 0].mean())
+
+
+def whole(metric: Callable, first: np.ndarray, second: np.ndarray, higher_is_better: bool) -> Paired:
+    """Compare two networks by a metric of all rows."""
+    scores = [
+        Scores(len(rows), metric(rows), left_out=leave_out(lambda kept, rows=rows: metric(rows[kept]), len(rows)))
+        for rows in (first, second)
+    ]
+    return compare_paired(*scores, higher_is_better, CONFIDENCE)
 
 
 def compared(before: np.ndarray, after: np.ndarray) -> Paired:
@@ -92,7 +123,7 @@ def cost() -> None:
     metrics = {
         "right or wrong": accuracy,
         "mean of values": lambda logits, targets: torch.nn.functional.cross_entropy(logits, targets, reduction="none"),
-        "resampled": lambda logits, targets: float(logits[:, 0].std()),
+        "of all samples": lambda logits, targets: float(logits[:, 0].std()),
     }
     rows = []
     for name, compute in metrics.items():
@@ -121,7 +152,7 @@ def main() -> None:
         return
     binary = [(outcomes, (share, lost), n, options.sets) for n, share, lost in product(SIZES, DISAGREE, LOST.values())]
     others = [(means, (), n, options.sets) for n in SIZES]
-    others += [(roots, (), n, min(options.sets, RMSE_SETS)) for n in SIZES]
+    others += [(draw, (), n, options.sets) for draw, n in product((roots, precisions), SIZES)]
     with ProcessPoolExecutor(options.workers) as pool:
         found = list(pool.map(coverage, binary + others))
     rows = []
@@ -131,7 +162,7 @@ def main() -> None:
         rows.append([n, f"{share:.1%}", f"{n * share:g}", *held, f"{found[index][1]:.4f}"])
     columns = ["samples", "disagree", "that is", *LOST, "mean width"]
     print(tabulate(rows, columns, "github", disable_numparse=True), end="\n\n")
-    kinds = {means: "mean of skewed values", roots: "RMSE, resampled as a whole"}
+    kinds = {means: "mean of skewed values", roots: "RMSE", precisions: "average precision"}
     rows = [
         [kinds[draw], n, sets, f"{held:.1%}", f"{width:.4f}"]
         for (draw, _, n, sets), (held, width) in zip(others, found[len(binary) :], strict=True)

@@ -67,11 +67,9 @@ def gap_figures(paired: Paired | None, verdicts: list[GoalVerdict]) -> dict[str,
 
 
 def _ones(scores: Scores) -> Scores:
-    """Give a network that scores 1 on every sample and resample."""
-    values, resampled, left_out = (
-        None if part is None else np.ones_like(part) for part in (scores.values, scores.resampled, scores.left_out)
-    )
-    return Scores(scores.samples, 1.0, values, resampled, left_out)
+    """Give a network that scores 1 on every sample, and without any."""
+    values, left_out = (None if part is None else np.ones_like(part) for part in (scores.values, scores.left_out))
+    return Scores(scores.samples, 1.0, values, left_out)
 
 
 def _worst(verdicts: list[GoalVerdict]) -> Any:

@@ -1,23 +1,19 @@
 """Bootstrapped intervals (BCa) of what a metric loses, where its results are no zeros and ones.
 
-B. Efron, "Better bootstrap confidence intervals", JASA 82 (1987). Of a metric that is resampled as a whole no end is
-nearer than Student's t puts it by the jackknife (R. Miller, "The jackknife - a review", Biometrika 61, 1974): of few
-samples BCa alone is too narrow (benchmarks/intervals.py). The seed is fixed: the same results give the same interval.
+B. Efron, "Better bootstrap confidence intervals", JASA 82 (1987). The seed is fixed: the same results give the same
+interval.
 """
 
-import math
 from statistics import NormalDist
 
 import numpy as np
 
-__all__ = ["bca_of_resamples", "bca_of_values"]
+__all__ = ["bca_of_values"]
 
 DRAWN = 9_999  # resamples of values
 BATCH = 100  # of them at a time: memory stays small
 MOST = 5_000  # values; of more, neighbours are averaged: the work grows with the square
 SEED = 20
-
-NORMAL = NormalDist()
 
 
 def bca_of_values(reference: np.ndarray, values: np.ndarray, confidence: float) -> tuple[float, float]:
@@ -42,37 +38,13 @@ def bca_of_values(reference: np.ndarray, values: np.ndarray, confidence: float) 
     return float(found.low + shift), float(found.high + shift)
 
 
-def bca_of_resamples(
-    loss: float, resampled: np.ndarray, left_out: np.ndarray, confidence: float
-) -> tuple[float, float]:
-    """Give the interval of a loss from what it is on resamples, and without each group of samples (all alike large)."""
-    if np.ptp(resampled) == 0:
-        return loss, loss
-    from scipy.special import stdtrit
-
-    below = (np.sum(resampled < loss) + 0.5 * np.sum(resampled == loss)) / len(resampled)
-    margin = 0.5 / len(resampled)
-    bias = NORMAL.inv_cdf(float(np.clip(below, margin, 1 - margin)))
-    away = left_out.mean() - left_out
-    spread = float((away**2).sum())
-    acceleration = float((away**3).sum()) / (6 * spread**1.5) if spread else 0.0
-    shares = []
-    for share in ((1 - confidence) / 2, (1 + confidence) / 2):
-        shifted = bias + NORMAL.inv_cdf(share)
-        shares.append(NORMAL.cdf(bias + shifted / (1 - acceleration * shifted)))
-    low, high = np.quantile(resampled, shares)
-    groups = len(left_out)
-    reach = stdtrit(groups - 1, (1 + confidence) / 2) * math.sqrt((groups - 1) / groups * spread)
-    return min(float(low), float(loss - reach)), max(float(high), float(loss + reach))
-
-
 def _of_no_difference(reference: np.ndarray, values: np.ndarray, confidence: float) -> tuple[float, float]:
     """Give the interval where every sample loses the same, so that nothing is left to draw.
 
     Of n samples without an exception, a share of z^2 / (n + z^2) may be exceptions (the score interval's end), by no
     more than results were seen to differ among each other.
     """
-    z = NORMAL.inv_cdf((1 + confidence) / 2)
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
     reach = float(np.ptp(np.concatenate([reference, values]))) * z**2 / (len(values) + z**2)
     loss = float((reference - values).mean())
     return loss - reach, loss + reach

@@ -6,15 +6,16 @@ from statistics import NormalDist
 
 import numpy as np
 
-from bitladder.statistics.bootstrap import bca_of_resamples, bca_of_values
+from bitladder.statistics.bootstrap import bca_of_values
+from bitladder.statistics.jackknife import jackknife, standard_error
 from bitladder.statistics.score_interval import score_interval
 from bitladder.statistics.scores import Scores
 
-__all__ = ["BOOTSTRAP", "RESAMPLED", "SCORE", "Paired", "compare_paired", "distance", "gain", "z_of"]
+__all__ = ["BOOTSTRAP", "JACKKNIFE", "SCORE", "Paired", "compare_paired", "distance", "gain", "z_of"]
 
 SCORE = "Tango's score interval"
 BOOTSTRAP = "BCa bootstrap over samples"
-RESAMPLED = "BCa bootstrap of the whole metric, no narrower than by its jackknife"
+JACKKNIFE = "jackknife over groups of samples"
 
 
 LAST_BIT = 1e-9  # relative
@@ -85,8 +86,8 @@ def gain(cheaper: Scores, costlier: Scores, higher_is_better: bool) -> tuple[flo
     if cheaper.values is not None and costlier.values is not None:
         # about no gain: one sample that differs gains its standard error, and no more
         error = math.hypot(*(costlier.values - cheaper.values)) / costlier.samples * (1 + LAST_BIT)
-    elif cheaper.resampled is not None and costlier.resampled is not None:
-        error = float((costlier.resampled - cheaper.resampled).std())
+    elif cheaper.left_out is not None and costlier.left_out is not None:
+        error = standard_error(costlier.left_out - cheaper.left_out)
     return (better if higher_is_better else -better), error
 
 
@@ -103,14 +104,14 @@ def _interval(reference: Scores, scores: Scores, sign: int, confidence: float) -
             lost, won = int((before > after).sum()), int((before < after).sum())
             return score_interval(lost, won, scores.samples, z_of(confidence)), SCORE
         return bca_of_values(before, after, confidence), BOOTSTRAP
-    if reference.resampled is None or scores.resampled is None or reference.left_out is None or scores.left_out is None:
+    if reference.left_out is None or scores.left_out is None:
         return None, "no interval: the metric's noise is not known"
     if len(reference.left_out) != len(scores.left_out):
         return None, "no interval: the samples of the two were not grouped alike"
     loss = sign * (reference.total - scores.total)
-    resampled = sign * (reference.resampled - scores.resampled)
     left_out = sign * (reference.left_out - scores.left_out)
-    return bca_of_resamples(loss, resampled, left_out, confidence), RESAMPLED
+    size = max(abs(reference.total), abs(scores.total))
+    return jackknife(loss, left_out, scores.samples, size, confidence), JACKKNIFE
 
 
 def _are_outcomes(values: np.ndarray) -> bool:

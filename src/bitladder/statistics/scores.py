@@ -1,7 +1,7 @@
 """What a metric gives a network on samples, in the form that two networks are compared in. Starts without torch.
 
 Where a metric is the mean of a value for each sample, these values are kept. Where it is not (an F1, a correlation),
-the metric of resamples is kept: the same resamples for every network, so that two networks still pair.
+the metric without each group of samples is kept: the same groups for every network, so that two networks still pair.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,49 +17,44 @@ __all__ = [
     "FP32",
     "GROUPS",
     "NETWORK",
-    "RESAMPLES",
     "SIMULATION",
     "Scores",
+    "leave_out",
     "read_scores",
-    "resample",
     "save_scores",
 ]
 
 FP32, SIMULATION, NETWORK = "fp32", "simulation", "network"
 """Whose scores a file holds: NETWORK's are those of the network that was scored, the other its reference's."""
 
-RESAMPLES = 299
-"""How often samples are drawn anew for a metric without a value for each sample: each costs the metric once."""
+GROUPS = 20
+"""Groups of samples that are left out one after the other, at most: each costs the metric once."""
 
-GROUPS = 50
-"""Groups of samples that are left out one after the other, at most: what BCa takes its acceleration from."""
 
-SEED = 20
+PARTS = ("values", "left_out")
 
 
 @dataclass(frozen=True)
 class Scores:
     """A metric on samples, in the seeded order.
 
-    Either `values` has one number for each sample, whose mean the metric is, or `resampled` and `left_out` have the
-    metric on resamples and without each group of samples. With neither, nothing can be said of the metric's noise.
+    Either `values` has one number for each sample, whose mean the metric is, or `left_out` has the metric without each
+    group of samples. With neither, nothing can be said of the metric's noise.
     """
 
     samples: int
     total: float
     values: np.ndarray | None = None
-    resampled: np.ndarray | None = None
     left_out: np.ndarray | None = None
 
 
-def resample(metric: Callable[[Sequence[int]], float], samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """Compute a metric, called with the rows to take, on RESAMPLES resamples, then without each group of rows."""
-    generator = np.random.default_rng([SEED, samples])
-    drawn = [metric(generator.integers(samples, size=samples).tolist()) for _ in range(RESAMPLES)]
+def leave_out(metric: Callable[[Sequence[int]], float], samples: int) -> np.ndarray | None:
+    """Compute a metric, called with the rows to take, without each group of rows; None where there is one group."""
     rows = np.arange(samples)
     groups = np.array_split(rows, min(GROUPS, samples))
-    left_out = [metric(np.delete(rows, group).tolist()) for group in groups] if len(groups) > 1 else []
-    return np.array(drawn, dtype=np.float64), np.array(left_out, dtype=np.float64)
+    if len(groups) < 2:
+        return None
+    return np.array([metric(np.delete(rows, group).tolist()) for group in groups], dtype=np.float64)
 
 
 def save_scores(path: Path, scores: Mapping[str, Scores]) -> None:
@@ -69,7 +64,7 @@ def save_scores(path: Path, scores: Mapping[str, Scores]) -> None:
     arrays: dict[str, np.ndarray] = {}
     for name, one in scores.items():
         arrays[f"{name}.total"] = np.array([one.total, one.samples], dtype=np.float64)
-        for part in ("values", "resampled", "left_out"):
+        for part in PARTS:
             if (array := getattr(one, part)) is not None:
                 arrays[f"{name}.{part}"] = np.ascontiguousarray(array, dtype=np.float64)
     with replacing(path) as temporary:
@@ -94,5 +89,6 @@ def read_scores(path: Path) -> dict[str, Scores]:
         name, _, part = key.rpartition(".")
         parts.setdefault(name, {})[part] = array
     return {
-        name: Scores(int(found["total"][1]), float(found.pop("total")[0]), **found) for name, found in parts.items()
+        name: Scores(int(found["total"][1]), float(found["total"][0]), *(found.get(part) for part in PARTS))
+        for name, found in parts.items()
     }

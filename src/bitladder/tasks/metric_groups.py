@@ -38,7 +38,7 @@ class StateGroups:
             start = rows.stop
 
     def compute(self, picks: Sequence[int]) -> Any:
-        """Give the metric of these groups; one may be among them many times."""
+        """Give the metric of these groups."""
         assert self.states is not None
         self._metric.reset()
         for name, value in self._together([self.states[pick] for pick in picks]).items():
