@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from emulated import Constant, emulate, one_op, quantizer, random_inputs
 from onnx import TensorProto
 
 from bitladder.export.checks import graph_names, run_unoptimised
@@ -14,9 +15,16 @@ from bitladder.htp.repair import repair
 from bitladder.network.evaluate import sqnr_db
 from bitladder.socs import find_soc
 from bitladder.targets.plain_qdq import quantize_plainly
+from bitladder.targets.workers import worker_pool
 from bitladder.tasks.task import Split
 
 SOC = find_soc("SM8650")
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    with worker_pool(1, tmp_path_factory.mktemp("work")) as made:
+        yield made
 
 
 @pytest.fixture
@@ -59,3 +67,47 @@ def test_an_integer_bias_is_brought_into_the_new_units(split, tmp_path):
     assert (np.abs(repaired.constant(node.input[2]) - values) <= 0.51 * bias.scale).all()
     before, after = (run_unoptimised(tmp_path / f"{name}.onnx", split) for name in ("before", "after"))
     assert sqnr_db(before, after) > 80
+
+
+def depthwise(exponents: list[int], kernel: int, stride: int) -> onnx.ModelProto:
+    """Give a 16-bit depthwise convolution whose channels' ratios have these exponents, and outputs up to the top."""
+    channels, step = len(exponents), 8 / 65536
+    ratios = 0.6 * 2.0 ** np.array(exponents)
+    scales = (ratios * 8 / 5).astype(np.float32)
+    weights = np.full((channels, 1, kernel, kernel), 100 // kernel**2) * scales.reshape(-1, 1, 1, 1).astype(float)
+    bias = np.where(ratios > 2.0**-12, 3, 0.2).astype(np.float32)  # 32 bits hold it in each channel's units
+    held = Quantizer(scales, np.zeros(channels, np.int64), TensorProto.INT8, 0)
+    return one_op(
+        "Conv", [((1, channels, 16, 16), quantizer(5 / 65536, 0, 16)), Constant(weights, held),
+                 Constant(bias)], quantizer(step, 30000, 16),
+        kernel_shape=[kernel] * 2, group=channels, strides=[stride] * 2, pads=[kernel // 2] * 4,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("exponents", "kernel", "stride", "wrong"),
+    [
+        ([-8, -8, -9, -15], 1, 1, True),
+        ([-10, -11, -9, -16], 1, 1, True),
+        ([-8, -8, -9, -15], 3, 2, True),
+        ([-8, -8, -9, -14], 1, 1, False),
+        ([-8, -8, -9, -16], 1, 1, False),  # so far apart that the NPU takes another kernel
+        ([-9, -9, -9, -16], 3, 2, False),
+        ([-8, -8, -9, -15], 3, 1, False),
+    ],
+    ids=str,
+)
+def test_depthwise_kernels_overflow_at_ratios_of_their_own(exponents, kernel, stride, wrong, pool, tmp_path):
+    graph = depthwise(exponents, kernel, stride)
+    inputs = random_inputs(graph)
+    onnx.save(graph, tmp_path / "m.onnx")
+    sample = Split({"x0": torch.from_numpy(inputs["x0"])}, torch.zeros(1))
+    (expected,) = run_unoptimised(tmp_path / "m.onnx", sample).values()
+
+    def decibels() -> float:
+        found = torch.from_numpy((emulate(graph, inputs, pool) - 30000) * (8 / 65536))
+        return sqnr_db({"y": expected}, {"y": found})
+
+    assert (decibels() < 20) == wrong
+    assert len(repair(graph, SOC, ["channel-scale"])) == wrong
+    assert decibels() > 55

@@ -1,4 +1,4 @@
-"""A channel with next to no weights: its scale is too small for the NPU's multiplier, or for its bias."""
+"""A channel whose scale is too small for the NPU's multiplier, or for its bias: one with next to no weights, mostly."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +20,11 @@ __all__ = ["RULE"]
 
 LEAST_RATIO = 2.0**-24
 """Of input scale x weight scale to the output's, at 16 bits. It is sharp, and the same on all Hexagon generations."""
+
+DEPTHWISE_RATIO, SPREAD = 2.0**-15, 7
+"""The least ratio for other kernels: those of depthwise convolutions of 1 x 1, or of stride 2, unless the exponents of
+their channels' ratios are further apart than this. In [2^-16, 2^-15) an output overflows and comes out as 0; below, so
+does all that a 1 x 1 gives."""
 
 MOST_STEPS = 2.0**31
 """Of a bias, in input scale x weight scale: the NPU holds it in 32 bits."""
@@ -58,11 +63,24 @@ def _least(graph: Graph, node: NodeProto) -> np.ndarray | None:
     source, least = inputs.scale.astype(np.float64), np.zeros(weights.scale.shape)
     output = _output(graph, node)
     if inputs.bits == 16 and output is not None and output.scale.size == 1:
-        least = np.maximum(least, LEAST_RATIO * output.scale.astype(np.float64) / source)
+        unit = output.scale.astype(np.float64) / source
+        least = np.maximum(least, _least_ratio(graph, node, weights.scale / unit) * unit)
     bias = graph.find_constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     if bias is not None and bias.size == least.size:
         least = np.maximum(least, np.abs(bias.reshape(least.shape)) / source / MOST_STEPS)
     return least
+
+
+def _least_ratio(graph: Graph, node: NodeProto, ratios: np.ndarray) -> float:
+    """Give the least ratio that the kernel of a layer with these has bits for."""
+    kernel, strides = graph.attribute(node, "kernel_shape", [0]), graph.attribute(node, "strides", [1])
+    alone = graph.attribute(node, "group", 1) == ratios.size > 1
+    if node.op_type != "Conv" or not alone or (set(kernel) != {1} and set(strides) != {2}):
+        return LEAST_RATIO
+    exponents = np.frexp(ratios)[1]
+    least, most = np.frexp(DEPTHWISE_RATIO)[1] - 1, exponents.min() + SPREAD
+    overflows = exponents.min() == least or (set(kernel) == {1} and exponents.min() < least)
+    return DEPTHWISE_RATIO if overflows and exponents.max() <= most else LEAST_RATIO
 
 
 def _output(graph: Graph, node: NodeProto) -> Quantizer | None:
@@ -90,9 +108,10 @@ RULE = Rule(
     name="channel-scale",
     effect="wrong",
     where="an output channel with next to no weights: at 16 bits input scale x weight scale is under 2^-24 of the"
-    " output's scale, or its bias is over 2^31 of their product",
-    why="the NPU's multiplier has no bits left, and the channel is the least or the largest value there is; its bias is"
-    " cut to 32 bits",
+    " output's scale (under 2^-15 where a depthwise convolution is 1 x 1 or of stride 2), or its bias is over 2^31 of"
+    " their product",
+    why="the NPU's multiplier has no bits left, and the channel is the least or the largest value there is; a depthwise"
+    " convolution's outputs overflow to 0; the bias is cut to 32 bits",
     remedy="a larger scale for this channel's weights",
     find=find,
     repair=repair,
