@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,14 +22,19 @@ from bitladder.errors import UserError
 from bitladder.network.model import sample_inputs
 from bitladder.network.outputs import StoredOutputs
 from bitladder.params import ComputeParams, load_params
-from bitladder.paths import PREPARED
+from bitladder.paths import PREPARED, TRAINED
 from bitladder.paths import TASK as TASK_FILE
-from bitladder.quantize import sensitivity_cluster
+from bitladder.quantize import ptq_cluster, sensitivity_cluster
+from bitladder.quantize.bench import load_bench
 from bitladder.quantize.prepare.prepare import prepare, save_prepared
+from bitladder.quantize.ptq import quantize_rung
 from bitladder.quantize.sensitivity import load_layers
-from bitladder.running import cluster
+from bitladder.quantize.techniques import adaround
+from bitladder.quantize.techniques.technique import ORDER
+from bitladder.running import cluster, cluster_folder
 from bitladder.running.cluster import Cluster, ClusterError
 from bitladder.running.cluster_connect import connected
+from bitladder.running.files import save_tensors
 from bitladder.socs import find_soc
 from bitladder.targets import cluster_pool as over_cluster
 from bitladder.targets import context
@@ -128,6 +134,10 @@ def test_two_nodes_give_the_bytes_of_one_machine(pool, compiled, expected, tmp_p
 
 
 TASK = """
+import os
+import signal
+from pathlib import Path
+
 import torch
 from torch import nn
 from torch.utils.data import Dataset
@@ -147,6 +157,10 @@ def network():
 
 
 def accuracy(outputs, targets):
+    driver, killed = Path("driver"), Path("killed")
+    if driver.exists() and driver.read_text() != str(os.getpid()) and not killed.exists():
+        killed.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
     return (outputs.argmax(1) == targets).double().mean().item()
 
 
@@ -164,10 +178,13 @@ def project(params_with, tmp_path, monkeypatch):
     task = load_task("task.py:task", {})
     for name, split in make_splits(task, 0).items():
         save_samples(name, split)
-    changes = {"task": {"factory": "task.py:task", "files": {"code": "task.py"}}, "compute.threads": 1}
-    params = load_params(params_with({**changes, "sensitivity.samples": 20}))
+    changes = {"task": {"factory": "task.py:task", "files": {"code": "task.py"}}, "compute": AUTO.model_dump()}
+    ptq = {"ptq.samples": 20, "ptq.max_drop": None, "ptq.adaround.iterations": 5}
+    params = load_params(params_with({**changes, "sensitivity.samples": 20, **ptq}))
     torch.manual_seed(0)
-    save_prepared(PREPARED, *prepare(task.model().eval(), sample_inputs(load_samples(task, params, "calibration"))))
+    model = task.model().eval()
+    save_tensors(TRAINED, model.state_dict())
+    save_prepared(PREPARED, *prepare(model, sample_inputs(load_samples(task, params, "calibration"))))
     TASK_FILE.write_text("{}")
     return params
 
@@ -205,8 +222,42 @@ def test_sensitivity_is_the_same_over_two_nodes(joined, project, tmp_path, monke
     expected = load_layers(project, tmp_path / "fp32").measure_all(project.sensitivity)
     assert len(expected) > 2 * len({(row.what, row.bits) for row in expected})  # each node has several
     assert sensitivity_cluster.measure_over(joined, project) == expected
-    monkeypatch.setattr(sensitivity_cluster, "_key", lambda: "of other files than the workers see")
+    monkeypatch.setattr(cluster_folder, "fingerprint", lambda files: "of other files than the workers see")
     assert sensitivity_cluster.measure_over(joined, project) == expected
+
+
+@pytest.fixture
+def over_both(joined, monkeypatch):
+    """Have PTQ use the cluster that this process has joined."""
+    monkeypatch.setattr(ptq_cluster, "connected", lambda _: nullcontext(joined))
+
+
+def quantized(params):
+    """Quantize the rung `tiny`; give what was tried, the bytes of the sim, and how it came about."""
+    found = quantize_rung(params, "tiny", load_task("task.py:task", {}))
+    found.quantized.sim.save(Path("sim.safetensors"))
+    return found.tries, Path("sim.safetensors").read_bytes(), found.quantized.name
+
+
+def test_techniques_come_to_the_same_over_two_nodes_though_a_worker_is_killed(project, over_both, monkeypatch):
+    alone = project.model_copy(update={"compute": ComputeParams(threads=1)})
+    expected = quantized(alone)
+    assert [one.technique for one in expected[0]] == list(ORDER)
+    Path("driver").write_text(str(os.getpid()))
+    assert quantized(project) == expected
+    assert Path("killed").exists()
+    monkeypatch.setattr(cluster_folder, "fingerprint", lambda files: "of other files than the workers see")
+    assert quantized(project) == expected
+
+
+def test_what_a_worker_has_kept_of_a_technique_is_gone_on_from(project, over_both, tmp_path, monkeypatch):
+    """As after a run that was killed."""
+    task = load_task("task.py:task", {})
+    bench, _ = load_bench(project, "tiny", task, Path("work"), tmp_path / "fp32")
+    with ptq_cluster.over_cluster(project, "tiny", bench, (PREPARED, TRAINED)) as attempt:
+        assert attempt(("min-max",), "adaround").trial
+    monkeypatch.delattr(adaround, "_round_layer")
+    assert bench.reach(("min-max", "adaround"))
 
 
 def test_a_worker_that_is_killed_in_the_middle_costs_nothing(pool, compiled, expected, mishap, tmp_path):
