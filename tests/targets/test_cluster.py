@@ -18,6 +18,8 @@ import torch
 from models import samples, settings, two_convs
 from ray_nodes import Node, wait_until
 
+from bitladder.commands import sweep_cluster
+from bitladder.commands.sweep import sweep
 from bitladder.errors import UserError
 from bitladder.network.model import sample_inputs
 from bitladder.network.outputs import StoredOutputs
@@ -258,6 +260,58 @@ def test_what_a_worker_has_kept_of_a_technique_is_gone_on_from(project, over_bot
         assert attempt(("min-max",), "adaround").trial
     monkeypatch.delattr(adaround, "_round_layer")
     assert bench.reach(("min-max", "adaround"))
+
+
+POINT = """
+import os
+import signal
+from pathlib import Path
+
+import psutil
+
+values = Path("params.yaml").read_text()
+seed = next(line for line in values.splitlines() if line.startswith("seed"))
+happened = Path(os.environ["MISHAPS"], "happened")
+if seed == "seed: 1" and not happened.exists():
+    happened.touch()
+    (worker,) = (one for one in psutil.Process().parents() if one.name().startswith("ray::"))
+    worker.kill()
+if seed == "seed: 2":
+    raise SystemExit("this one fails")
+Path("seed.txt").write_text(seed)
+"""
+
+STAGES = "stages: {point: {cmd: python point.py, params: [seed], metrics: [{seed.txt: {cache: false}}]}}"
+
+
+@pytest.fixture
+def repository(params_with, tmp_path, environment, monkeypatch, joined):
+    """Be in a repository of a stage that fails for one seed, and for another kills the worker that runs it, once."""
+    monkeypatch.chdir(tmp_path)
+    for role in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{role}_NAME", "a")
+        monkeypatch.setenv(f"GIT_{role}_EMAIL", "a@b")
+    params_with({"compute.cluster": "auto"})
+    for name, text in {"point.py": POINT, "dvc.yaml": STAGES, ".gitignore": "build/"}.items():
+        Path(name).write_text(text)
+    for command in (["git", "init", "-q"], ["dvc", "init", "-q"], ["git", "add", "-A"], ["git", "commit", "-qm", "a"]):
+        subprocess.run(command, check=True)
+    monkeypatch.setattr(sweep_cluster, "connected", lambda _: nullcontext(joined))
+    Path(os.environ["MISHAPS"], "happened").unlink(missing_ok=True)
+
+
+def test_a_sweep_runs_its_experiments_on_workers_though_one_is_killed(repository, capfd):
+    done = sweep(["seed=1,2,3"], jobs=3)
+    assert sorted(one.values for one in done) == [("1",), ("3",)]
+    assert re.search(r"\S+ failed on \S+; \S+\.out says why", capfd.readouterr().err)
+    assert Path(os.environ["MISHAPS"], "happened").exists()
+    assert subprocess.run(["dvc", "queue", "status"], capture_output=True, text=True).stdout.startswith("No experiment")
+
+
+def test_a_sweep_is_refused_where_workers_see_another_folder(repository, monkeypatch):
+    monkeypatch.setattr(cluster_folder, "fingerprint", lambda files: "of other files than the workers see")
+    with pytest.raises(UserError, match=r"auto: \S+ has other files in .*; a sweep wants this folder on each machine"):
+        sweep(["seed=3"], jobs=1)
 
 
 def test_a_worker_that_is_killed_in_the_middle_costs_nothing(pool, compiled, expected, mishap, tmp_path):

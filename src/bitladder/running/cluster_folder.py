@@ -1,5 +1,6 @@
 """Work for workers of a cluster that see this folder: it reads files there, and may keep there what it has done."""
 
+import socket
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import chdir
@@ -46,10 +47,10 @@ def _in_folder(
     folder: Path, files: tuple[Path, ...], key: str, device: str, work: Callable[..., Any], args: tuple
 ) -> Any:
     if not folder.is_dir():
-        raise NotHereError(f"there is no {folder}")
+        raise NotHereError(f"{socket.gethostname()} has no {folder}")
     with chdir(folder):
         if _key_here(folder, files, key) != key:
-            raise NotHereError(f"the files of {folder} are others")
+            raise NotHereError(f"{socket.gethostname()} has other files in {folder}")
         check_device(device)
         return work(*args)
 
