@@ -21,11 +21,14 @@ from ray_nodes import Node, wait_until
 from bitladder.commands import sweep_cluster
 from bitladder.commands.sweep import sweep
 from bitladder.errors import UserError
+from bitladder.export.checks import run_unoptimised
 from bitladder.network.model import sample_inputs
 from bitladder.network.outputs import StoredOutputs
+from bitladder.network.scoring import save_score, score
 from bitladder.params import ComputeParams, load_params
-from bitladder.paths import PREPARED, TRAINED
+from bitladder.paths import PREPARED, TRAINED, RungFiles
 from bitladder.paths import TASK as TASK_FILE
+from bitladder.paths import samples as samples_of
 from bitladder.quantize import ptq_cluster, sensitivity_cluster
 from bitladder.quantize.bench import load_bench
 from bitladder.quantize.prepare.prepare import prepare, save_prepared
@@ -38,8 +41,9 @@ from bitladder.running.cluster import Cluster, ClusterError
 from bitladder.running.cluster_connect import connected
 from bitladder.running.files import save_tensors
 from bitladder.socs import find_soc
+from bitladder.stages import profile
 from bitladder.targets import cluster_pool as over_cluster
-from bitladder.targets import context
+from bitladder.targets import context, profile_cluster
 from bitladder.targets.cluster_pool import ClusterPool
 from bitladder.targets.context import compile_model, run_stored
 from bitladder.tasks.splits import load_samples, make_splits, save_samples
@@ -260,6 +264,40 @@ def test_what_a_worker_has_kept_of_a_technique_is_gone_on_from(project, over_bot
         assert attempt(("min-max",), "adaround").trial
     monkeypatch.delattr(adaround, "_round_layer")
     assert bench.reach(("min-max", "adaround"))
+
+
+@pytest.fixture
+def exported(params_with, tmp_path, monkeypatch):
+    """Give a function that exports a rung and profiles it on two SoCs, in a folder of its own; gives what it wrote."""
+
+    def profiled(folder, compute):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        changes = {"compute": compute.model_dump(), "target.socs": ["SM8550"], "target.workers": 1}
+        params, split, files = load_params(params_with(changes)), samples(20), RungFiles("compact")
+        for path in (files.model, files.reference, files.scores, PREPARED, samples_of("evaluation")):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        answers = run_unoptimised(two_convs(files.model), split)
+        save_samples("evaluation", split)
+        TASK_FILE.write_text("{}")
+        stored = StoredOutputs(files.outputs)
+        stored.append(answers)
+        stored.flush()
+        metric = load_task(params.task.factory, params.task.args).metric
+        for path in (files.reference, files.scores):
+            save_score(path, score(lambda x: answers, split, metric, 20, ""))
+        profile.main(params, "compact")
+        written = [one for kind in ("build/target", "metrics") for one in Path(kind).rglob("*") if one.is_file()]
+        return {path: path.read_bytes() for path in written}
+
+    return profiled
+
+
+def test_socs_that_fill_the_cluster_are_measured_at_once_and_the_same(exported, joined, monkeypatch):
+    expected = exported("alone", ComputeParams(threads=1))
+    monkeypatch.setattr(profile_cluster, "connected", lambda _: nullcontext(joined))
+    monkeypatch.delattr(context, "compile_context")  # of this process
+    assert exported("over both", AUTO) == expected
 
 
 POINT = """
