@@ -28,6 +28,8 @@ def over_cluster(
 ) -> Iterator[Callable[[tuple[str, ...], str], Attempt]]:
     """Join the cluster of `compute.cluster`, and give what does as `bench.attempt` does, with the same bytes.
 
+    That is `bench.attempt` itself where the cluster does one technique at a time.
+
     Args:
         params: of the pipeline.
         rung: that is on the bench.
@@ -35,13 +37,17 @@ def over_cluster(
         files: what a bench is loaded from.
 
     """
-    with connected(params.compute) as cluster, tqdm(total=len(ORDER), desc="techniques", unit="technique") as bar:
+    with connected(params.compute) as cluster:
         shared = SharedFolder(cluster, files, params.compute.threads, params.compute.device)
-        ahead = _Ahead(shared, bench, (params.model_dump_json(), rung, str(bench.setting.work)), bar)
-        try:
-            yield ahead.attempt
-        finally:
-            ahead.call_off()
+        if shared.places == 1:
+            yield bench.attempt
+            return
+        with tqdm(total=len(ORDER), desc="techniques", unit="technique") as bar:
+            ahead = _Ahead(shared, bench, (params.model_dump_json(), rung, str(bench.setting.work)), bar)
+            try:
+                yield ahead.attempt
+            finally:
+                ahead.call_off()
 
 
 class _Ahead:
