@@ -39,6 +39,7 @@ from bitladder.quantize.techniques.technique import ORDER
 from bitladder.running import cluster, cluster_folder
 from bitladder.running.cluster import Cluster, ClusterError
 from bitladder.running.cluster_connect import connected
+from bitladder.running.cluster_folder import SharedFolder
 from bitladder.running.files import save_tensors
 from bitladder.socs import find_soc
 from bitladder.stages import profile
@@ -298,6 +299,23 @@ def test_socs_that_fill_the_cluster_are_measured_at_once_and_the_same(exported, 
     monkeypatch.setattr(profile_cluster, "connected", lambda _: nullcontext(joined))
     monkeypatch.delattr(context, "compile_context")  # of this process
     assert exported("over both", AUTO) == expected
+
+
+def test_what_is_called_off_leaves_its_workers_to_others(joined):
+    called_off = [joined.schedule(mishaps.never_ends) for _ in range(2 * joined.workers)]
+    with pytest.raises(TimeoutError):
+        called_off[0].result(2)
+    for future in called_off:
+        future.cancel()
+    done = [joined.schedule(abs, (-1,), cpus=joined.largest) for _ in range(2 * joined.workers)]
+    assert [future.result(60) for future in done] == [1] * len(done)
+
+
+def test_a_cluster_without_a_gpu_is_refused_where_one_is_asked_for(joined):
+    with pytest.raises(
+        UserError, match=r"^compute\.device: cuda, and the cluster has no GPU; set compute\.cluster: null"
+    ):
+        SharedFolder(joined, (), 1, "cuda")
 
 
 POINT = """
