@@ -87,11 +87,15 @@ def _run(entry: dict[str, Any], environment: dict[str, str]) -> tuple[str, str |
     from dvc.repo.experiments.queue.base import BaseStashQueue
     from dvc.repo.experiments.queue.tasks import run_exp
 
-    # commands of its stages lie beside this Python; which GPUs they see is not for Ray to say
-    os.environ.update(environment, PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     BaseStashQueue.get_stash_entry = staticmethod(_find)
-    run_exp(entry)
+    own = dict(os.environ)
+    # commands of its stages lie beside this Python; which GPUs they see they say for themselves
+    os.environ.update(environment, PATH=f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}")
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    try:
+        run_exp(entry)
+    finally:
+        os.environ.update(own)
     queue, name = Repo(".").experiments.celery_queue, entry["stash_rev"]
     failed = ExecutorInfo.load_json(queue.get_infofile_path(name)).result is None
     return socket.gethostname(), queue.proc[name].stdout if failed else None
