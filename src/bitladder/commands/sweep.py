@@ -48,15 +48,13 @@ def sweep(overrides: Sequence[str], jobs: int) -> list[Outcome]:
     settings = [word for override in overrides for word in ("--set-param", override)]
     if _dvc("exp", "run", "--queue", *settings):
         raise UserError("dvc queued nothing; it says why above")
-    if compute.cluster in (None, "local"):  # DVC's own queue does as well on this machine
-        failed = bool(_dvc("exp", "run", "--run-all", "--jobs", str(jobs)))
-    else:
-        failed = not run_queued(compute, jobs, _environment())
+    if compute.cluster not in (None, "local"):
+        run_queued(compute, jobs, _environment())
+    elif _dvc("exp", "run", "--run-all", "--jobs", str(jobs)):  # DVC's own queue does as well on this machine
+        print("Some experiments failed: `dvc queue status` lists them, `dvc queue logs NAME` says why.")  # noqa: T201
     fresh = {name: revision for name, revision in _experiments().items() if name not in before}
     if not fresh:
-        raise UserError("no experiment finished; `dvc queue logs NAME` tells what one of them said")
-    if failed:
-        print("Some experiments failed: `dvc queue status` lists them, `dvc queue logs NAME` says why.")  # noqa: T201
+        raise UserError("no experiment finished; the logs named above say why")
     keys = [override.split("=", 1)[0] for override in overrides]
     return [_outcome(name, revision, keys) for name, revision in sorted(fresh.items())]
 

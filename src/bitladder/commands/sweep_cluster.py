@@ -22,15 +22,15 @@ from bitladder.running.cluster_worker import NotHereError
 __all__ = ["run_queued"]
 
 
-def run_queued(compute: ComputeParams, jobs: int, environment: dict[str, str]) -> bool:
-    """Run all that `dvc exp run --queue` has queued; what has ended is taken off the queue.
+def run_queued(compute: ComputeParams, jobs: int, environment: dict[str, str]) -> None:
+    """Run all that `dvc exp run --queue` has queued; what has ended is taken off the queue, and told of if it failed.
 
     Args:
         compute: names the cluster.
         jobs: experiments at a time.
         environment: for them.
 
-    Returns: whether all went well. Raises UserError where a worker does not see this folder.
+    Raises UserError where a worker does not see this folder.
 
     """
     from dvc.repo import Repo
@@ -38,12 +38,8 @@ def run_queued(compute: ComputeParams, jobs: int, environment: dict[str, str]) -
     queue = Repo(".").experiments.celery_queue
     left = [entry.asdict() for entry in queue.iter_queued()]
     running: dict[Future, dict[str, Any]] = {}
-    well = True
-    with (
-        connected(compute) as cluster,
-        _token() as token,
-        tqdm(total=len(left), desc="sweep", unit="experiment") as bar,
-    ):
+    bar = tqdm(total=len(left), desc="sweep", unit="experiment")
+    with connected(compute) as cluster, _token() as token, bar:
         # no CPUs: the stages of an experiment take some of the cluster's, and must not wait for those it would hold
         shared = SharedFolder(cluster, (token,), 0)
         while left or running:
@@ -57,14 +53,13 @@ def run_queued(compute: ComputeParams, jobs: int, environment: dict[str, str]) -
                 except NotHereError as error:
                     raise UserError(
                         f"compute.cluster: {compute.cluster}: {error}; a sweep wants this folder on each machine, at"
-                        " the same path: share it, or set compute.cluster: null; `dvc queue remove --queued` forgets it"
+                        " the same path: share it, or set compute.cluster: null. Its experiments stay queued; `dvc"
+                        " queue remove --queued` takes them off"
                     ) from None
                 if failed:
-                    well = False
-                    tqdm.write(f"{entry['name']} failed on {where}; {failed} says why", file=sys.stderr)
+                    bar.write(f"{entry['name']} failed on {where}; {failed} says why", file=sys.stderr)
                 queue.remove([entry["stash_rev"]])
                 bar.update()
-    return well
 
 
 @contextmanager

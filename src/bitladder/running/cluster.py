@@ -84,15 +84,15 @@ class Cluster:
             told_s = min(told_s, silent_s)
             if silent_s > max(TELL_S, 2 * told_s):  # work may be long: each time later than before
                 told_s = silent_s
-                use = "`ray status` on a node tells who has them"
-                tqdm.write(f"{self._silence(silent_s)}'s {self.workers} CPUs; {use}", file=sys.stderr)
+                waits = f"they run, or wait for some of the cluster's {self.workers} CPUs; `ray status` on a node tells"
+                tqdm.write(f"{self._silence(silent_s)}: {waits}", file=sys.stderr)
             if silent_s > STUCK_S and self.largest < max(self._cpus_of_open.values(), default=0):
-                none = f"{self._silence(silent_s)}, which has no machine of so many left; {RUN_AGAIN}"
+                none = f"{self._silence(silent_s)}: the cluster has no machine of so many left; {RUN_AGAIN}"
                 self._fail_open(ClusterError(none))
 
     def _silence(self, silent_s: float) -> str:
         open_, needed = len(self._cpus_of_open), max(self._cpus_of_open.values(), default=0)
-        return f"{self._where}: no result for {silent_s:.0f} s; {open_} tasks of {needed} CPUs wait for the cluster"
+        return f"{self._where}: no result for {silent_s:.0f} s of {open_} tasks of {needed} CPUs"
 
     def _keep_count(self) -> None:
         while not self._closed.wait(WATCH_EVERY_S):
