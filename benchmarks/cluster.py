@@ -3,9 +3,11 @@
 Run: python benchmarks/cluster.py [MODEL.onnx] [--precision W8A8] [--samples 200] [--repeat 5] [--total 50000].
 Without a model: build/export/compact/model.onnx. Needs bitladder[ray]. Prints Markdown.
 
-Measured, in turns, so that other load on the machine meets both alike: the same samples over as many processes of this
-machine, and over `compute.cluster: local`; work that does nothing, for what each piece costs. CPU is counted, as it
-hardly depends on that load: of this process, which feeds all workers, and of all, which is what cores have to give.
+Measured, in turns, each started anew for its turn and warm when its clock starts: the same samples over as many
+processes of this machine, and over `compute.cluster: local`; work that does nothing, for what each piece costs. On a
+machine that does nothing else the time says what Ray costs. Beside other work CPU says more: of this process, which
+feeds all workers, and of all, which is what cores have to give. It counts Ray too much then: what Ray's own processes
+take when idle goes by the clock, and is told apart.
 
 Calculated: workers that take for each piece the CPU measured here of one, drawn at random; this process and its network
 (10 Gbit/s) hand the pieces out one after the other. What that comes to is compared with workers that never wait.
@@ -39,6 +41,8 @@ from bitladder.tasks.task import Split
 NETWORK = 1.25e9  # bytes a second: 10 Gbit/s, which is assumed
 
 EMPTY = 300  # pieces of work that do nothing
+
+IDLE_S = 5.0  # in which nothing is asked for
 
 
 @dataclass(frozen=True)
@@ -108,49 +112,57 @@ def main() -> None:
     parser.add_argument("--total", type=int, default=50_000)
     given = parser.parse_args()
     params, split, fp16 = load_params(), random_split(given.model, given.samples), given.precision == "FP16"
-    compute = params.compute.model_copy(update={"cluster": "local"})
-    with TemporaryDirectory() as name, worker_pool(os.cpu_count() or 1, Path(name)) as here:
-        folder, soc = Path(name), params.soc
+    compute, soc = params.compute.model_copy(update={"cluster": "local"}), params.soc
+    workers, first_s = os.cpu_count() or 1, 0.0
+    runs: dict[str, list[Cost]] = {"processes": [], "Ray": []}
+    nothing: dict[str, Cost] = {}
+    idle: dict[str, float] = {}
+    answers: list[StoredOutputs] = []
+    with TemporaryDirectory() as name:
+        folder = Path(name)
         compiled = compile_model(given.model, folder / "target", soc, fp16, params.target.compile_limit_s, folder)
-        start = time.perf_counter()
-        with cluster_pool(compute) as over:
-            pools: dict[str, Pool] = {"processes": here, "Ray": over}
 
-            def emulate(pool: Pool, count: int = given.samples) -> StoredOutputs:
-                with TemporaryDirectory() as kept:
-                    done = run_stored(compiled, soc, fp16, split.first(count), params.target, Path(kept), pool)
-                    return done.whole()
+        def emulate(pool: Pool, count: int = given.samples) -> StoredOutputs:
+            with TemporaryDirectory() as kept:
+                done = run_stored(compiled, soc, fp16, split.first(count), params.target, Path(kept), pool)
+                return done.whole()
 
-            answers = [emulate(over, 1)]
-            first_s = time.perf_counter() - start
-            for pool in pools.values():  # all of its processes have the model open
-                emulate(pool, 8 * here.workers)
-            runs: dict[str, list[Cost]] = {kind: [] for kind in pools}
-            for _ in range(given.repeat):
-                for kind, pool in pools.items():
-                    runs[kind].append(Cost.of(lambda pool=pool: answers.append(emulate(pool))))
-            nothing = {kind: do_nothing(pool) for kind, pool in pools.items()}
-            row = split.row(0)
-            arguments = (here.send(compiled.context), soc.soc_model, fp16, row)
-            seconds = [here.schedule(cpu_of_one, args=arguments).result() for _ in range(given.samples)]
-    whole = [one for one in answers if len(next(iter(one.values()))) == given.samples]
-    same = all(torch.equal(one[key], whole[0][key]) for one in whole for key in one)
+        for _ in range(given.repeat):
+            for kind, costs in runs.items():
+                start = time.perf_counter()
+                # each alone: what Ray does when it has nothing to do is a cost of Ray's
+                with worker_pool(workers, folder) if kind == "processes" else cluster_pool(compute) as pool:
+                    emulate(pool, 1)
+                    first_s = time.perf_counter() - start
+                    emulate(pool, 8 * workers)  # all of its processes have the model open
+                    costs.append(Cost.of(lambda pool=pool: answers.append(emulate(pool))))
+                    nothing[kind] = do_nothing(pool)
+                    idle[kind] = Cost.of(lambda: time.sleep(IDLE_S)).all / IDLE_S
+        row = split.row(0)
+        with worker_pool(1, folder) as one:
+            arguments = (one.send(compiled.context), soc.soc_model, fp16, row)
+            seconds = [one.schedule(cpu_of_one, args=arguments).result() for _ in range(given.samples)]
+    same = all(torch.equal(one[key], answers[0][key]) for one in answers for key in one)
     pairs = list(zip(runs["processes"], runs["Ray"], strict=True))
     by_wall, by_cpu = [mine.wall / ray.wall for mine, ray in pairs], [mine.all / ray.all for mine, ray in pairs]
     print(
-        f"{given.model}, {given.samples} samples, {here.workers} workers on {os.cpu_count()} cores (load"
+        f"{given.model}, {given.samples} samples, {workers} workers on {workers} cores (load"
         f" {os.getloadavg()[0]:.1f}), {given.repeat} times in turns; outputs {'equal' if same else 'DIFFER'}."
         f" The first result of Ray comes after {first_s:.0f} s.\n"
     )
-    print("| over | CPU of all, ms a sample | CPU here, ms a sample | nothing, ms a piece | CPU here, ms a piece |")
-    print("|---|---|---|---|---|")
+    print(
+        "| over | time, ms a sample | CPU of all | CPU here | nothing, ms a piece | CPU here, ms a piece"
+        " | idle, of a core |"
+    )
+    print("|---|---|---|---|---|---|---|")
     for kind, costs in runs.items():
-        whole_ms, here_ms = (
+        wall_ms, whole_ms, here_ms = (
             1e3 / given.samples * statistics.median(each)
-            for each in ([one.all for one in costs], [one.cpu for one in costs])
+            for each in ([one.wall for one in costs], [one.all for one in costs], [one.cpu for one in costs])
         )
         none = nothing[kind]
-        print(f"| {kind} | {whole_ms:.2f} | {here_ms:.2f} | {1e3 * none.wall:.2f} | {1e3 * none.cpu:.2f} |")
+        shown = (wall_ms, whole_ms, here_ms, 1e3 * none.wall, 1e3 * none.cpu)
+        print(f"| {kind} | {' | '.join(f'{one:.2f}' for one in shown)} | {idle[kind]:.1%} |")
     for what, found in (("Time", by_wall), ("CPU of all", by_cpu)):
         low, middle, high = (float(np.quantile(found, share)) for share in (0.1, 0.5, 0.9))
         print(f"\n{what}, processes to Ray, pair by pair: median {middle:.3f}, 10 to 90 %: {low:.3f} to {high:.3f}.")
@@ -161,10 +173,10 @@ def main() -> None:
         size *= 2
     piece_s = np.random.default_rng(1).choice(seconds, (1000, size)).sum(1)
     bytes_in = sum(values.nbytes for values in row.values())
-    bytes_out = sum(values[0].nbytes for values in whole[0].values())
+    bytes_out = sum(values[0].nbytes for values in answers[0].values())
     sent_cpu = min(one.cpu for one in runs["Ray"]) / given.samples
     with TemporaryDirectory() as kept:
-        keep_cpu = Cost.of(lambda: StoredOutputs(Path(kept)).append(whole[0])).cpu / given.samples
+        keep_cpu = Cost.of(lambda: StoredOutputs(Path(kept)).append(answers[0])).cpu / given.samples
     ways = {
         "samples": (size * sent_cpu, size * (bytes_in + bytes_out)),
         "indices": (nothing["Ray"].cpu + size * keep_cpu, size * bytes_out),

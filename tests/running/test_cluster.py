@@ -13,7 +13,8 @@ from support import ROOT
 LOADS = """
 import sys
 sys.modules["ray"] = None
-import bitladder.targets.profile, bitladder.quantize.sensitivity, bitladder.stages.profile, bitladder.stages.sensitivity
+import bitladder.commands.sweep, bitladder.quantize.ptq, bitladder.quantize.sensitivity, bitladder.stages.profile
+import bitladder.stages.ptq, bitladder.stages.sensitivity, bitladder.targets.profile, bitladder.targets.profile_cluster
 """
 
 

@@ -28,6 +28,11 @@ def dies_of_the_marked(*arguments: Any) -> Any:
     return run_batch(*arguments)
 
 
+def never_ends() -> None:
+    while True:
+        time.sleep(0.1)
+
+
 def takes_a_while(*arguments: Any) -> Any:
     time.sleep(0.2)
     return run_batch(*arguments)

@@ -1,4 +1,4 @@
-"""Samples and layers over a real Ray cluster on this machine: the same bytes, whoever is killed."""
+"""Samples, layers, techniques, SoCs and experiments over a real Ray cluster: the same bytes, whoever is killed."""
 
 import os
 import re
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,21 +18,33 @@ import torch
 from models import samples, settings, two_convs
 from ray_nodes import Node, wait_until
 
+from bitladder.commands import sweep_cluster
+from bitladder.commands.sweep import sweep
 from bitladder.errors import UserError
+from bitladder.export.checks import run_unoptimised
 from bitladder.network.model import sample_inputs
 from bitladder.network.outputs import StoredOutputs
+from bitladder.network.scoring import save_score, score
 from bitladder.params import ComputeParams, load_params
-from bitladder.paths import PREPARED
+from bitladder.paths import PREPARED, TRAINED, RungFiles
 from bitladder.paths import TASK as TASK_FILE
-from bitladder.quantize import sensitivity_cluster
+from bitladder.paths import samples as samples_of
+from bitladder.quantize import ptq_cluster, sensitivity_cluster
+from bitladder.quantize.bench import load_bench
 from bitladder.quantize.prepare.prepare import prepare, save_prepared
+from bitladder.quantize.ptq import quantize_rung
 from bitladder.quantize.sensitivity import load_layers
-from bitladder.running import cluster
+from bitladder.quantize.techniques import adaround
+from bitladder.quantize.techniques.technique import ORDER
+from bitladder.running import cluster, cluster_folder
 from bitladder.running.cluster import Cluster, ClusterError
 from bitladder.running.cluster_connect import connected
+from bitladder.running.cluster_folder import SharedFolder
+from bitladder.running.files import save_tensors
 from bitladder.socs import find_soc
+from bitladder.stages import profile
 from bitladder.targets import cluster_pool as over_cluster
-from bitladder.targets import context
+from bitladder.targets import context, profile_cluster
 from bitladder.targets.cluster_pool import ClusterPool
 from bitladder.targets.context import compile_model, run_stored
 from bitladder.tasks.splits import load_samples, make_splits, save_samples
@@ -128,6 +141,10 @@ def test_two_nodes_give_the_bytes_of_one_machine(pool, compiled, expected, tmp_p
 
 
 TASK = """
+import os
+import signal
+from pathlib import Path
+
 import torch
 from torch import nn
 from torch.utils.data import Dataset
@@ -147,6 +164,10 @@ def network():
 
 
 def accuracy(outputs, targets):
+    driver, killed = Path("driver"), Path("killed")
+    if driver.exists() and driver.read_text() != str(os.getpid()) and not killed.exists():
+        killed.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
     return (outputs.argmax(1) == targets).double().mean().item()
 
 
@@ -164,10 +185,13 @@ def project(params_with, tmp_path, monkeypatch):
     task = load_task("task.py:task", {})
     for name, split in make_splits(task, 0).items():
         save_samples(name, split)
-    changes = {"task": {"factory": "task.py:task", "files": {"code": "task.py"}}, "compute.threads": 1}
-    params = load_params(params_with({**changes, "sensitivity.samples": 20}))
+    changes = {"task": {"factory": "task.py:task", "files": {"code": "task.py"}}, "compute": AUTO.model_dump()}
+    ptq = {"ptq.samples": 20, "ptq.max_drop": None, "ptq.adaround.iterations": 5}
+    params = load_params(params_with({**changes, "sensitivity.samples": 20, **ptq}))
     torch.manual_seed(0)
-    save_prepared(PREPARED, *prepare(task.model().eval(), sample_inputs(load_samples(task, params, "calibration"))))
+    model = task.model().eval()
+    save_tensors(TRAINED, model.state_dict())
+    save_prepared(PREPARED, *prepare(model, sample_inputs(load_samples(task, params, "calibration"))))
     TASK_FILE.write_text("{}")
     return params
 
@@ -205,8 +229,147 @@ def test_sensitivity_is_the_same_over_two_nodes(joined, project, tmp_path, monke
     expected = load_layers(project, tmp_path / "fp32").measure_all(project.sensitivity)
     assert len(expected) > 2 * len({(row.what, row.bits) for row in expected})  # each node has several
     assert sensitivity_cluster.measure_over(joined, project) == expected
-    monkeypatch.setattr(sensitivity_cluster, "_key", lambda: "of other files than the workers see")
+    monkeypatch.setattr(cluster_folder, "fingerprint", lambda files: "of other files than the workers see")
     assert sensitivity_cluster.measure_over(joined, project) == expected
+
+
+@pytest.fixture
+def over_both(joined, monkeypatch):
+    """Have PTQ use the cluster that this process has joined."""
+    monkeypatch.setattr(ptq_cluster, "connected", lambda _: nullcontext(joined))
+
+
+def quantized(params):
+    """Quantize the rung `tiny`; give what was tried, the bytes of the sim, and how it came about."""
+    found = quantize_rung(params, "tiny", load_task("task.py:task", {}))
+    found.quantized.sim.save(Path("sim.safetensors"))
+    return found.tries, Path("sim.safetensors").read_bytes(), found.quantized.name
+
+
+def test_techniques_come_to_the_same_over_two_nodes_though_a_worker_is_killed(project, over_both, monkeypatch):
+    alone = project.model_copy(update={"compute": ComputeParams(threads=1)})
+    expected = quantized(alone)
+    assert [one.technique for one in expected[0]] == list(ORDER)
+    Path("driver").write_text(str(os.getpid()))
+    assert quantized(project) == expected
+    assert Path("killed").exists()
+    monkeypatch.setattr(cluster_folder, "fingerprint", lambda files: "of other files than the workers see")
+    assert quantized(project) == expected
+
+
+def test_what_a_worker_has_kept_of_a_technique_is_gone_on_from(project, over_both, tmp_path, monkeypatch):
+    """As after a run that was killed."""
+    task = load_task("task.py:task", {})
+    bench, _ = load_bench(project, "tiny", task, Path("work"), tmp_path / "fp32")
+    with ptq_cluster.over_cluster(project, "tiny", bench, (PREPARED, TRAINED)) as attempt:
+        assert attempt(("min-max",), "adaround").trial
+    monkeypatch.delattr(adaround, "_round_layer")
+    assert bench.reach(("min-max", "adaround"))
+
+
+@pytest.fixture
+def exported(params_with, tmp_path, monkeypatch):
+    """Give a function that exports a rung and profiles it on two SoCs, in a folder of its own; gives what it wrote."""
+
+    def profiled(folder, compute):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        changes = {"compute": compute.model_dump(), "target.socs": ["SM8550"], "target.workers": 1}
+        params, split, files = load_params(params_with(changes)), samples(20), RungFiles("compact")
+        for path in (files.model, files.reference, files.scores, PREPARED, samples_of("evaluation")):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        answers = run_unoptimised(two_convs(files.model), split)
+        save_samples("evaluation", split)
+        TASK_FILE.write_text("{}")
+        stored = StoredOutputs(files.outputs)
+        stored.append(answers)
+        stored.flush()
+        metric = load_task(params.task.factory, params.task.args).metric
+        for path in (files.reference, files.scores):
+            save_score(path, score(lambda x: answers, split, metric, 20, ""))
+        profile.main(params, "compact")
+        written = [one for kind in ("build/target", "metrics") for one in Path(kind).rglob("*") if one.is_file()]
+        return {path: path.read_bytes() for path in written}
+
+    return profiled
+
+
+def test_socs_that_fill_the_cluster_are_measured_at_once_and_the_same(exported, joined, monkeypatch):
+    expected = exported("alone", ComputeParams(threads=1))
+    monkeypatch.setattr(profile_cluster, "connected", lambda _: nullcontext(joined))
+    monkeypatch.delattr(context, "compile_context")  # of this process
+    assert exported("over both", AUTO) == expected
+
+
+def test_what_is_called_off_leaves_its_workers_to_others(joined):
+    called_off = [joined.schedule(mishaps.never_ends) for _ in range(2 * joined.workers)]
+    with pytest.raises(TimeoutError):
+        called_off[0].result(2)
+    for future in called_off:
+        future.cancel()
+    done = [joined.schedule(abs, (-1,), cpus=joined.largest) for _ in range(2 * joined.workers)]
+    assert [future.result(60) for future in done] == [1] * len(done)
+
+
+def test_a_cluster_without_a_gpu_is_refused_where_one_is_asked_for(joined):
+    with pytest.raises(
+        UserError, match=r"^compute\.device: cuda, and the cluster has no GPU; set compute\.cluster: null"
+    ):
+        SharedFolder(joined, (), 1, "cuda")
+
+
+POINT = """
+import os
+import signal
+from pathlib import Path
+
+import psutil
+
+values = Path("params.yaml").read_text()
+seed = next(line for line in values.splitlines() if line.startswith("seed"))
+happened = Path(os.environ["MISHAPS"], "happened")
+if seed == "seed: 1" and not happened.exists():
+    happened.touch()
+    (worker,) = (one for one in psutil.Process().parents() if one.name().startswith("ray::"))
+    worker.kill()
+if seed == "seed: 2":
+    raise SystemExit("this one fails")
+Path("seed.txt").write_text(seed)
+"""
+
+STAGES = "stages: {point: {cmd: python point.py, params: [seed], metrics: [{seed.txt: {cache: false}}]}}"
+
+
+@pytest.fixture
+def repository(params_with, tmp_path, environment, monkeypatch, joined):
+    """Be in a repository of a stage that fails for one seed, and for another kills the worker that runs it, once."""
+    monkeypatch.chdir(tmp_path)
+    for role in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{role}_NAME", "a")
+        monkeypatch.setenv(f"GIT_{role}_EMAIL", "a@b")
+    params_with({"compute.cluster": "auto"})
+    for name, text in {"point.py": POINT, "dvc.yaml": STAGES, ".gitignore": "build/"}.items():
+        Path(name).write_text(text)
+    for command in (["git", "init", "-q"], ["dvc", "init", "-q"], ["git", "add", "-A"], ["git", "commit", "-qm", "a"]):
+        subprocess.run(command, check=True)
+    monkeypatch.setattr(sweep_cluster, "connected", lambda _: nullcontext(joined))
+    Path(os.environ["MISHAPS"], "happened").unlink(missing_ok=True)
+
+
+def test_a_sweep_runs_its_experiments_on_workers_though_one_is_killed(repository, capfd):
+    # as one that was killed leaves them
+    subprocess.run(["dvc", "exp", "run", "--queue", "--set-param", "seed=4"], check=True)
+    done = sweep(["seed=1,2,3"], jobs=3)
+    assert sorted(one.values for one in done) == [("1",), ("3",), ("4",)]
+    assert re.search(r"\S+ failed on \S+; \S+\.out says why", capfd.readouterr().err)
+    assert Path(os.environ["MISHAPS"], "happened").exists()
+    assert subprocess.run(["dvc", "queue", "status"], capture_output=True, text=True).stdout.startswith("No experiment")
+
+
+def test_a_sweep_is_refused_where_workers_see_another_folder(repository, monkeypatch):
+    monkeypatch.setattr(cluster_folder, "fingerprint", lambda files: "of other files than the workers see")
+    with pytest.raises(UserError, match=r"auto: \S+ has other files in .*; a sweep wants this folder on each machine"):
+        sweep(["seed=3"], jobs=1)
 
 
 def test_a_worker_that_is_killed_in_the_middle_costs_nothing(pool, compiled, expected, mishap, tmp_path):
@@ -270,9 +433,8 @@ def test_work_that_no_machine_is_left_for_is_told_of_and_given_up(joined, monkey
         monkeypatch.setattr(cluster, name, seconds)
     with Cluster(joined._ray, AUTO) as own, pytest.raises(ClusterError, match=r"no machine of so many left; run"):
         own.schedule(abs, (-1,), cpus=3).result(60)
-    assert re.search(
-        r"auto: no result for \d s; 1 tasks of 3 CPUs wait for the cluster's 1 CPUs", capsys.readouterr()[1]
-    )
+    says = r"auto: no result for \d s of 1 tasks of 3 CPUs: they run, or wait for some of the cluster's [12] CPUs"
+    assert re.search(says, capsys.readouterr()[1])
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ def sweep(
 ) -> None:
     """Run the pipeline for every combination of values, as DVC experiments, and print what came out.
 
-    Each experiment runs in a temporary copy of the commit, so the work tree stays as it is. The table has the smallest
-    first; those in which no rung meets the goals come last.
+    Each experiment runs in a temporary copy of the commit, so the work tree stays as it is; where `compute.cluster`
+    names machines, it runs on one of them. The table has the smallest first; those in which no rung meets the goals
+    come last.
 
     **Examples**
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from bitladder.commands.sweep_cluster import run_queued
 from bitladder.errors import UserError
 from bitladder.report.revisions import Revision
 from bitladder.report.tables import cell
 from bitladder.running.patches import require
+from bitladder.running.version import load_own_params
 
 __all__ = ["Outcome", "format_outcomes", "sweep"]
 
@@ -31,6 +33,8 @@ class Outcome:
 def sweep(overrides: Sequence[str], jobs: int) -> list[Outcome]:
     """Run the pipeline for every combination of values, each in a temporary copy of this folder.
 
+    Where `compute.cluster` names a cluster of several machines, its workers run them.
+
     Args:
         overrides: `key=value,value,...` as `dvc exp run --set-param` takes them.
         jobs: experiments at a time.
@@ -40,16 +44,17 @@ def sweep(overrides: Sequence[str], jobs: int) -> list[Outcome]:
     """
     if wrong := [override for override in overrides if "=" not in override]:
         raise UserError(f"{wrong[0]}: expected key=value,value, for instance ladder.tiny.weights=4,8")
-    before = set(_experiments())
+    before, compute = set(_experiments()), load_own_params().compute
     settings = [word for override in overrides for word in ("--set-param", override)]
     if _dvc("exp", "run", "--queue", *settings):
         raise UserError("dvc queued nothing; it says why above")
-    failed = _dvc("exp", "run", "--run-all", "--jobs", str(jobs))
+    if compute.cluster not in (None, "local"):
+        run_queued(compute, jobs, _environment())
+    elif _dvc("exp", "run", "--run-all", "--jobs", str(jobs)):  # DVC's own queue does as well on this machine
+        print("Some experiments failed: `dvc queue status` lists them, `dvc queue logs NAME` says why.")  # noqa: T201
     fresh = {name: revision for name, revision in _experiments().items() if name not in before}
     if not fresh:
-        raise UserError("no experiment finished; `dvc queue logs NAME` tells what one of them said")
-    if failed:
-        print("Some experiments failed: `dvc queue status` lists them, `dvc queue logs NAME` says why.")  # noqa: T201
+        raise UserError("no experiment finished; the logs named above say why")
     keys = [override.split("=", 1)[0] for override in overrides]
     return [_outcome(name, revision, keys) for name, revision in sorted(fresh.items())]
 
@@ -112,8 +117,14 @@ def _experiments() -> dict[str, str]:
 
 
 def _dvc(*words: str) -> int:
+    return subprocess.run(["dvc", *words], env={**os.environ, **_environment()}, check=False).returncode
+
+
+def _environment() -> dict[str, str]:
+    """Give what the stages of an experiment see.
+
+    Python's path is relative, so that an experiment imports the code of its own copy; MLflow's store is not, so that
+    all of them end up in this folder's.
+    """
     store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
-    # Python's path is relative, so that an experiment imports the code of its own copy; MLflow's store is not, so
-    # that all of them end up in this folder's
-    environment = {**os.environ, "PYTHONPATH": "src", "MLFLOW_TRACKING_URI": store}
-    return subprocess.run(["dvc", *words], env=environment, check=False).returncode
+    return {"PYTHONPATH": "src", "MLFLOW_TRACKING_URI": store}

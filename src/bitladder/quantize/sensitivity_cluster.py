@@ -1,6 +1,5 @@
 """Sensitivity over a cluster: each worker that sees this folder measures a part of the layers."""
 
-from contextlib import chdir
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,22 +11,19 @@ from bitladder.paths import PREPARED, TASK, samples
 from bitladder.quantize.sensitivity import Layers, Sensitivity, asked, load_layers
 from bitladder.quantize.sim.layers import What
 from bitladder.running.cluster import Cluster
+from bitladder.running.cluster_folder import SharedFolder
 from bitladder.running.cluster_worker import NotHereError
-from bitladder.running.resume import fingerprint
 
 __all__ = ["measure_over"]
 
 
 def measure_over(cluster: Cluster, params: Params) -> list[Sensitivity]:
     """Measure what `measure` does, with the same bits. What no worker can do is done here: one that lacks the files."""
-    cpus = max(1, min(params.compute.threads, cluster.largest))
-    parts = max(1, cluster.workers // cpus)
-    work = [
-        (Path.cwd(), _key(), params.model_dump_json(), what, bits, part, parts)
-        for what, bits in asked(params.sensitivity)
-        for part in range(parts)
-    ]
-    futures = [cluster.schedule(_measure_part, each, cpus) for each in work]
+    files, compute = (PREPARED, samples("calibration"), TASK), params.compute
+    shared = SharedFolder(cluster, files, compute.threads, compute.device)
+    parts, text = shared.places, params.model_dump_json()
+    work = [(text, what, bits, part, parts) for what, bits in asked(params.sensitivity) for part in range(parts)]
+    futures = [shared.schedule(_measure_part, *each) for each in work]
     found: list[list[Sensitivity]] = []
     for each, future in tqdm(zip(work, futures, strict=True), desc="layers", unit="part", total=len(work)):
         try:
@@ -41,30 +37,16 @@ def measure_over(cluster: Cluster, params: Params) -> list[Sensitivity]:
     return rows
 
 
-def _measure_part(
-    folder: Path, key: str, params: str, what: What, bits: int, part: int, parts: int
-) -> list[Sensitivity]:
-    if not folder.is_dir():
-        raise NotHereError(f"there is no {folder}")
-    with chdir(folder):
-        return _layers(key, params).measure(what, bits, slice(part, None, parts), quiet=True)
+def _measure_part(params: str, what: What, bits: int, part: int, parts: int) -> list[Sensitivity]:
+    return _layers(Path.cwd(), params).measure(what, bits, slice(part, None, parts), quiet=True)
 
 
 @cache
-def _layers(key: str, text: str) -> Layers:
-    """Load what the stages before have left in this folder. Raise NotHereError where that is something else."""
-    try:
-        if _key() != key:
-            raise NotHereError("the files of build/ are others")
-    except OSError as error:
-        raise NotHereError(str(error)) from None
+def _layers(folder: Path, text: str) -> Layers:
+    """Load what the stages before have left in this folder."""
     _kept.append(TemporaryDirectory())
     return load_layers(Params.model_validate_json(text), Path(_kept[-1].name))
 
 
 _kept: list[TemporaryDirectory[str]] = []
 """Folders of FP32's outputs, for as long as a worker lives."""
-
-
-def _key() -> str:
-    return fingerprint(files=(PREPARED, samples("calibration"), TASK))

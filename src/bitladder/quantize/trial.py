@@ -4,7 +4,7 @@ The evaluation split has no part in it: what is chosen on samples looks better o
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -13,6 +13,7 @@ from bitladder.network.evaluate import Comparison
 from bitladder.network.scoring import Score, reference_of, score
 from bitladder.statistics.limits import allowed, is_within
 from bitladder.statistics.paired import gain
+from bitladder.statistics.scores import Scores
 from bitladder.tasks.metric import Metric
 from bitladder.tasks.samples import Samples
 
@@ -20,11 +21,25 @@ __all__ = ["Trial", "Try", "trier"]
 
 
 @dataclass(frozen=True)
+class Scored:
+    """What a trial is judged by of a Score: without the metric's own states, which may hold all outputs."""
+
+    comparison: Comparison
+    reference_value: float
+    scores: Scores
+
+
+@dataclass(frozen=True)
 class Trial:
     """What a network came to beside FP32."""
 
-    result: Score
+    result: Score | Scored
     higher_is_better: bool
+
+    def brief(self) -> "Trial":
+        """Give the same, fit to be sent to another machine."""
+        own = self.result
+        return replace(self, result=Scored(own.comparison, own.reference_value, own.scores))
 
     @property
     def found(self) -> Comparison:

@@ -42,7 +42,8 @@ class ClusterError(UserError):
 class Cluster:
     """A cluster that this process has joined. Work is a function of an importable module, and its arguments.
 
-    What goes wrong with it is in its future. `workers` is how many CPUs all machines have, `largest` the largest one.
+    What goes wrong with it is in its future. `workers` is how many CPUs all machines have, `largest` the largest one;
+    `gpus` how many GPUs.
     """
 
     def __init__(self, ray: Any, compute: ComputeParams) -> None:
@@ -69,9 +70,10 @@ class Cluster:
             watch.join(WATCH_EVERY_S)  # not while Ray is taken down
 
     def _watch(self) -> None:
-        seen = told = time.monotonic()
+        seen, told_s = time.monotonic(), 0.0
         while not self._closed.wait(WATCH_EVERY_S):
             now = time.monotonic()
+            silent_s = now - self._heard if self._cpus_of_open else 0.0
             try:
                 socket.create_connection(self._head, timeout=WATCH_EVERY_S).close()
                 seen = now
@@ -79,17 +81,18 @@ class Cluster:
                 if now - seen > LOST_S:
                     self.lost = True
                     self._fail_open(self._plain(error))
-            if self._cpus_of_open and now - max(told, self._heard) > TELL_S:
-                told = now
-                self._tell(now - self._heard)
+            told_s = min(told_s, silent_s)
+            if silent_s > max(TELL_S, 2 * told_s):  # work may be long: each time later than before
+                told_s = silent_s
+                waits = f"they run, or wait for some of the cluster's {self.workers} CPUs; `ray status` on a node tells"
+                tqdm.write(f"{self._silence(silent_s)}: {waits}", file=sys.stderr)
+            if silent_s > STUCK_S and self.largest < max(self._cpus_of_open.values(), default=0):
+                none = f"{self._silence(silent_s)}: the cluster has no machine of so many left; {RUN_AGAIN}"
+                self._fail_open(ClusterError(none))
 
-    def _tell(self, silent_s: float) -> None:
-        open_, needed = len(self._cpus_of_open), max(self._cpus_of_open.values())
-        waits = f"{self._where}: no result for {silent_s:.0f} s; {open_} tasks of {needed} CPUs wait for the cluster"
-        if silent_s > STUCK_S and self.largest < needed:
-            self._fail_open(ClusterError(f"{waits}, which has no machine of so many left; {RUN_AGAIN}"))
-        else:
-            tqdm.write(f"{waits}'s {self.workers} CPUs; `ray status` on a node tells who has them", file=sys.stderr)
+    def _silence(self, silent_s: float) -> str:
+        open_, needed = len(self._cpus_of_open), max(self._cpus_of_open.values(), default=0)
+        return f"{self._where}: no result for {silent_s:.0f} s of {open_} tasks of {needed} CPUs"
 
     def _keep_count(self) -> None:
         while not self._closed.wait(WATCH_EVERY_S):
@@ -97,8 +100,10 @@ class Cluster:
                 self._count()
 
     def _count(self) -> None:
-        cpus = [int(node["Resources"].get("CPU", 0)) for node in self._ray.nodes() if node["Alive"]]
+        alive = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        cpus = [int(node.get("CPU", 0)) for node in alive]
         self.workers, self.largest = max(1, sum(cpus)), max([0, *cpus])
+        self.gpus = int(sum(node.get("GPU", 0) for node in alive))
 
     def send(self, path: Path) -> Sent:
         """Send a file and those beside it; each machine takes and unpacks them once, where they are needed."""
@@ -106,20 +111,30 @@ class Cluster:
         return Sent.of(path.name, files, self._ray.put)
 
     def schedule(
-        self, work: Callable[..., Any], args: tuple = (), cpus: int = 1, again: tuple[type[Exception], ...] = ()
+        self,
+        work: Callable[..., Any],
+        args: tuple = (),
+        cpus: int = 1,
+        gpus: int = 0,
+        again: tuple[type[Exception], ...] = (),
     ) -> Future:
         """Have work done by some worker. Where that is lost, or raises one of `again`, another one does it.
 
         Args:
             work: a function of a module that workers can import.
             args: for it.
-            cpus: that it keeps busy.
+            cpus: that it keeps busy; with 0, all of it spreads over the machines.
+            gpus: that it has to itself.
             again: errors that say nothing of the work.
 
+        Returns: its future, which may be cancelled while a worker is at it.
+
         """
-        call = self._call.options(num_cpus=cpus, retry_exceptions=list(again) or False)
+        spread = {} if cpus else {"scheduling_strategy": "SPREAD"}
+        call = self._call.options(num_cpus=cpus, num_gpus=gpus, retry_exceptions=list(again) or False, **spread)
         reference = call.remote(self._versions, self._compute.bits, *self._pack((work, args)))
         future: Future = Future()
+        future.add_done_callback(lambda done: done.cancelled() and self._ray.cancel(reference))
         if not self._cpus_of_open:
             self._heard = time.monotonic()
         self._cpus_of_open[future] = cpus

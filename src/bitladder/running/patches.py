@@ -127,10 +127,17 @@ PATCHES = {
         calls=("dvc_data.hashfile.db.HashFileDB.oid_to_path",),
     ),
     "dvc-experiments": Patch(
-        why="a table of outcomes needs each experiment's commit",
+        why="a table of outcomes needs each experiment's commit, and a cluster's workers what DVC has queued",
         checked=_DVC,
         off="`dvc queue start` and `dvc exp show` run and list experiments",
-        calls=("dvc.repo.experiments.Experiments.ls",),
+        replaces=("dvc.repo.experiments.queue.base.BaseStashQueue.get_stash_entry",),
+        calls=(
+            "dvc.repo.experiments.Experiments.ls",
+            "dvc.repo.experiments.executor.base.ExecutorInfo.load_json",
+            "dvc.repo.experiments.queue.celery.LocalCeleryQueue.iter_queued",
+            "dvc.repo.experiments.queue.celery.LocalCeleryQueue.remove",
+            "dvc.repo.experiments.queue.tasks.run_exp",
+        ),
     ),
 }
 

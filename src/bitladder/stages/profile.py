@@ -5,6 +5,8 @@ A SoC that does not take the rung is told of with the reason, and the run goes o
 
 import shutil
 import sys
+from collections.abc import Mapping
+from concurrent.futures import Future
 
 from bitladder.decision.left_out import LeftOut, why_left_out
 from bitladder.errors import RefusedError
@@ -24,23 +26,32 @@ REFUSED = "not-compiled.txt"
 
 def main(params: Params, rung: str) -> None:
     """Write build/target/R, a folder a SoC, and metrics/target/R.json."""
-    files = RungFiles(rung)
-    first, *others = (_measure(params, files, soc) for soc in (params.soc, *params.other_socs))
+    files, all_socs = RungFiles(rung), (params.soc, *params.other_socs)
+    reasons = {soc.name: _why_not(params, files, soc) for soc in all_socs}
+    wanted = [soc for soc in all_socs if not reasons[soc.name]]
+    measured: Mapping[str, Future] = {}
+    if params.compute.cluster and len(wanted) > 1 and params.target.backend == "hexagon-emulator":
+        from bitladder.targets.profile_cluster import profile_over
+
+        measured = profile_over(params, rung, wanted)
+    first, *others = (_measure(params, files, soc, reasons[soc.name], measured.get(soc.name)) for soc in all_socs)
     socs = {soc.name: record for soc, record in zip(params.other_socs, others, strict=True)}
     write_record(files.on_target, TargetRecord(**dict(first), socs=socs))
 
 
-def _measure(params: Params, files: RungFiles, soc: Soc) -> Measurement:
-    precision, folder = precision_of(params, files.rung), files.compiled / soc.name
-    reason = str(why_left_out(files.model) or "")
-    if not reason and precision not in soc.takes:
-        reason = f"{soc.name} does not take {precision}"
+def _why_not(params: Params, files: RungFiles, soc: Soc) -> str:
+    reason, precision = str(why_left_out(files.model) or ""), precision_of(params, files.rung)
+    return reason or ("" if precision in soc.takes else f"{soc.name} does not take {precision}")
+
+
+def _measure(params: Params, files: RungFiles, soc: Soc, reason: str, measured: Future | None) -> Measurement:
+    folder = files.compiled / soc.name
     if not reason:
         from bitladder.targets.profile import profile_rung
 
         try:
             with refusing(f"profile@{files.rung}"):
-                return profile_rung(params, files.rung, soc)
+                return measured.result() if measured else profile_rung(params, files.rung, soc)
         except RefusedError as refusal:
             reason = str(LeftOut("refused", str(refusal)))
             print(f"profile@{files.rung}: {reason}", file=sys.stderr)  # noqa: T201

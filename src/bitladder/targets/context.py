@@ -32,8 +32,8 @@ SHOWN = 5  # ops that a message names
 
 SAVE_EVERY_S = 10.0  # how much emulation a killed run loses at most
 
-QUICK_S = 0.1  # samples that took less together are asked for twice as many at a time
-TOGETHER = 32  # at most
+QUICK_S = 0.2  # samples that took less together are asked for twice as many at a time
+TOGETHER = 128  # at most
 
 TELL_AFTER, TOLD_S = 4, 60.0  # the first in each process loads the model; what takes less needs no telling
 AHEAD = 2  # a process, so that none waits
