@@ -139,3 +139,26 @@ def test_an_output_of_one_value_a_sample_is_looked_at_too():
     assert half(torch.ones(4, 3)).shape == (4,)
     with pytest.raises(RefusedError, match="FP16 overflows"):
         half(torch.full((4, 3), 10.0))
+
+
+class Masked(nn.Module):
+    """Attends to tokens that count, and goes on after it."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, x, counts):
+        mask = counts.bool()[:, None, None, :]
+        tokens = x[:, None]
+        attended = nn.functional.scaled_dot_product_attention(tokens, tokens, tokens, attn_mask=mask)
+        return self.norm(x + attended[:, 0])
+
+
+def test_attention_with_a_boolean_mask_stays_in_fp16(tmp_path):
+    torch.manual_seed(0)
+    counts = torch.arange(6) < torch.tensor([[6], [4], [2]])
+    split = Split({"x": torch.randn(3, 6, 8), "counts": counts.long()}, torch.zeros(3))
+    half, path = HalfPrecision(Masked().eval()), tmp_path / "model.onnx"
+    export_fp16(half, tuple(values[:1] for values in split.inputs.values()), (["x", "counts"], ["output"]), path)
+    assert sqnr_db(predict(half, split, 3, ""), run_unoptimised(path, split)) > 40

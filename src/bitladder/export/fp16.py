@@ -11,6 +11,7 @@ import onnx
 import torch
 from onnx import TensorProto
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
@@ -27,6 +28,8 @@ from bitladder.tasks.source import user_code
 
 __all__ = ["FiniteHalf", "HalfPrecision", "export_fp16"]
 
+MASKED = -1e4  # added to a score that must not count: its exponential is 0, and FP16 holds it
+
 
 class _OnlyHalf(TorchFunctionMode):
     """Rounds to FP16 what functions give in FP32: constants made in forward, `image.float() / 255`."""
@@ -35,6 +38,21 @@ class _OnlyHalf(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         single = isinstance(result, Tensor) and result.dtype == torch.float32
         return result.half() if single else result
+
+
+class _AddedMasks(TorchFunctionMode):
+    """Gives attention its boolean mask as numbers to add: torch's exporter makes FP32 of one, and all after it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is functional.scaled_dot_product_attention:
+            names = ("query", "key", "value", "attn_mask")
+            kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
+            args, mask = args[len(names) :], kwargs.get("attn_mask")
+            if isinstance(mask, Tensor) and mask.dtype == torch.bool:
+                kwargs["attn_mask"] = torch.where(mask, 0.0, MASKED).to(kwargs["query"].dtype)
+            args = tuple(kwargs.pop(name, None) for name in names) + args
+        return func(*args, **kwargs)
 
 
 class HalfPrecision(nn.Module):
@@ -125,7 +143,13 @@ def export_fp16(
     model.to("cpu")
     lines = {name.removeprefix("model."): line for name, line in module_lines(model, sample).items()}
     # redirect_stdout: where it fails, torch prints the whole graph
-    with replacing(path) as temporary, torch.no_grad(), redirect_stdout(StringIO()), warnings.catch_warnings():
+    with (
+        replacing(path) as temporary,
+        torch.no_grad(),
+        _AddedMasks(),
+        redirect_stdout(StringIO()),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")  # dynamo=False is called deprecated; dynamo=True leaves files of random names
         torch.onnx.export(
             model,

@@ -272,3 +272,52 @@ def test_attention_of_transformers_goes_in():
     found = quantizers(prepared_as_before(Net(), ids), ids)[0]
     assert {"head", "bert.transformer.layer.0.attention.q_lin"} <= found
     assert any(name.endswith("softmax") for name in found)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_padding_mask_as_transformers_reads_it_goes_in(attention):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=30,
+        max_position_embeddings=16,
+        hidden_size=32,
+        num_attention_heads=2,
+        num_hidden_layers=1,
+        intermediate_size=64,
+        attn_implementation=attention,
+    )
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bert = transformers.BertModel(config, add_pooling_layer=False)
+
+        def forward(self, ids, mask):
+            return self.bert(ids, mask).last_hidden_state
+
+    torch.manual_seed(0)
+    model, ids = Net().eval(), torch.randint(0, 30, (3, 8))
+    mask = (torch.arange(8) < torch.tensor([[8], [5], [3]])).long()
+    expected = model(ids, mask)
+    prepared, _ = prepare(model, (ids[:1], mask[:1]))
+    assert sqnr_db({"y": expected}, {"y": prepared(ids, mask)}) > 60
+    assert min(values.min() for values in prepared.buffers()) >= -100  # what no 8 bits could hold beside scores
+
+
+class Rows(nn.Module):
+    """Takes places of every row that are not all of them, and not in their order."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+
+    def forward(self, x):
+        if x.ndim != 2:  # torch.fx stops here, and torch.export goes on
+            raise ValueError
+        rows = torch.arange(x.shape[0])[:, None, None]
+        return self.layer(x)[rows, torch.tensor([[[4, 1], [1, 0]]])]
+
+
+def test_places_of_every_row_are_taken_as_they_are_named():
+    x = torch.randn(3, 6)
+    prepared_as_before(Rows().eval(), x)

@@ -19,6 +19,8 @@ __all__ = ["HANDLERS", "handler"]
 HANDLERS: dict[str, Callable] = {}
 """By the name of the function, the method or the operator, without the _ of what works in place."""
 
+INFINITE = -1e9  # what masks have in the place of minus infinity, or less
+
 _MAX_POOL = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 
 _FUNCTIONS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
@@ -235,8 +237,16 @@ def _where(write: Writer, condition: Any, input: Any = None, other: Any = None) 
         condition, input = input, condition
     if not any(write.is_float(one) for one in (input, other)):
         return NotImplemented
-    values = [one if write.is_float(one) else write.constant(float(write.value(one))) for one in (input, other)]
-    return write(custom.Where(), condition, *values)
+    return write(custom.Where(), condition, *(_with_steps(write, one) for one in (input, other)))
+
+
+def _with_steps(write: Writer, chosen: Any) -> Any:
+    """Give a value of `where`; a constant that stands for minus infinity leaves the others of its range their steps."""
+    known = write.value(chosen)
+    if known is None or (write.is_float(chosen) and not (known <= INFINITE).any()):
+        return chosen
+    values = torch.as_tensor(known, dtype=torch.float32)
+    return write.constant(torch.where(values <= INFINITE, MASKED, values))
 
 
 @handler("masked_fill")

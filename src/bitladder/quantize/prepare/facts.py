@@ -17,13 +17,14 @@ class Facts:
     """Of each node: its shape for a batch of one, whether it is a floating-point tensor, and its value if it is fixed.
 
     `fixed` holds for every batch size. `per_batch` holds what is repeated for each sample, for a batch of one: it may
-    stand where an operation broadcasts it.
+    stand where an operation broadcasts it. `rows` are tensors that number the samples of a batch.
     """
 
     shapes: dict[fx.Node, tuple[int, ...]]
     floats: set[fx.Node]
     fixed: dict[fx.Node, Any]
     per_batch: dict[fx.Node, Tensor]
+    rows: set[fx.Node]
 
 
 class _Recorder(fx.Interpreter):
@@ -61,7 +62,8 @@ def find_facts(traced: fx.GraphModule, sample: tuple[Tensor, ...]) -> Facts:
             fixed[node] = value
         elif isinstance(value, Tensor) and isinstance(other, Tensor) and _repeated(value, other):
             per_batch[node] = value
-    return Facts(one.shapes, one.floats, fixed, per_batch)
+    rows = {node for node, value in one.values.items() if _numbers(value, 1) and _numbers(two.values.get(node), 2)}
+    return Facts(one.shapes, one.floats, fixed, per_batch, rows)
 
 
 def _asks_size(node: fx.Node) -> bool:
@@ -87,3 +89,8 @@ def _repeated(value: Tensor, other: Tensor) -> bool:
     if not value.ndim or len(value) != 1 or other.shape[1:] != value.shape[1:]:
         return False
     return bool(torch.equal(value.expand_as(other), other))
+
+
+def _numbers(value: Any, samples: int) -> bool:
+    """Tell a tensor that numbers so many samples along its first dimension."""
+    return isinstance(value, Tensor) and value.numel() == samples and value.flatten().tolist() == list(range(samples))

@@ -43,6 +43,19 @@ def _flip(write: Writer, input: Any, *dims: Any) -> Any:
     return input
 
 
+@handler("index")
+def _index(write: Writer, input: Any, indices: Sequence[Any]) -> Any:
+    """Take of every sample the same places, as transformers does of its padding mask."""
+    rows, places = indices if len(indices) == 2 else (None, None)
+    chosen = write.value(places)
+    if rows not in write.facts.rows or chosen is None or len(chosen.shape) > len(write.shape(rows)):
+        return NotImplemented
+    order = chosen.flatten()
+    if not torch.equal(order, torch.arange(write.shape(input)[1])):
+        input = write.function(torch.index_select, input, 1, write.constant(order))
+    return write.function(torch.reshape, input, (-1, *write.shape(write.node)[1:]))
+
+
 @handler("roll")
 def _roll(write: Writer, input: Any, shifts: Any, dims: Any = None) -> Any:
     if dims is None:
