@@ -128,6 +128,17 @@ def test_weights_that_are_computed_are_exported_as_they_are(tmp_path):
     assert sqnr_db(expected, predict(model, split, 2, "")) > 150
 
 
+@pytest.mark.parametrize("eps", [1e-5, None])
+@pytest.mark.parametrize("weight", [True, False])
+def test_rms_norm_is_exported(eps, weight, tmp_path):
+    """Torch has no ONNX of it up to opset 22."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.RMSNorm((3, 8), eps, weight)).eval()
+    split = Split({"x": torch.randn(4, 3, 8)}, torch.zeros(4))
+    export_fp16(HalfPrecision(model), (split.inputs["x"][:1],), (["x"], ["output"]), tmp_path / "model.onnx")
+    assert sqnr_db(predict(model, split, 4, ""), run_unoptimised(tmp_path / "model.onnx", split)) > 45
+
+
 def test_an_output_of_one_value_a_sample_is_looked_at_too():
     class One(nn.Linear):
         def forward(self, x):

@@ -11,6 +11,7 @@ import onnx
 import torch
 from onnx import TensorProto
 from torch import Tensor, nn
+from torch.onnx import symbolic_helper
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
@@ -125,6 +126,7 @@ def export_fp16(
     model.to("cpu")
     lines = {name.removeprefix("model."): line for name, line in module_lines(model, sample).items()}
     # redirect_stdout: where it fails, torch prints the whole graph
+    torch.onnx.register_custom_op_symbolic("aten::rms_norm", _write_rms_norm, OPSET)
     with replacing(path) as temporary, torch.no_grad(), redirect_stdout(StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # dynamo=False is called deprecated; dynamo=True leaves files of random names
         torch.onnx.export(
@@ -138,6 +140,17 @@ def export_fp16(
         )
     _join_casts(path)
     note_layers(path, model.model, lines, within="model")
+
+
+def _write_rms_norm(g: Any, x: Any, shape: Any, weight: Any, eps: Any) -> Any:
+    """Write what torch's exporter to opset 21 has no op for, as `prepare` does for integers."""
+    axes = torch.arange(-len(symbolic_helper._maybe_get_const(shape, "is")), 0)
+    least = symbolic_helper._maybe_get_const(eps, "f")
+    least = least if isinstance(least, float) else torch.finfo(torch.float32).eps  # of what torch adds up in
+    power = g.op("ReduceMean", g.op("Mul", x, x), g.op("Constant", value_t=axes), keepdims_i=1)
+    power = g.op("Add", power, g.op("Constant", value_t=torch.tensor(least, dtype=torch.half)))
+    normed = g.op("Div", x, g.op("Sqrt", power))
+    return normed if symbolic_helper._is_none(weight) else g.op("Mul", normed, weight)
 
 
 def _join_casts(path: Path) -> None:
