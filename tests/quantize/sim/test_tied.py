@@ -139,6 +139,11 @@ def test_a_name_that_is_not_there_is_told(kind, pair, message, tmp_path):
         sim_of(kind, tmp_path, Quantization(tied=[pair]))
 
 
+def test_an_output_that_stays_in_float_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"Quantization\.tied: the output 'present' has no quantizer: is it an integer"):
+        sim_of("onnx", tmp_path, Quantization(tied=TIED.tied, exclude=["/mixed/Gemm"]))
+
+
 def test_an_input_without_a_quantizer_is_told():
     class Looked(nn.Module):
         def __init__(self):

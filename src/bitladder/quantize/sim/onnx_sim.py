@@ -87,7 +87,7 @@ class OnnxSim:
             )
         part_joined_onnx(self.aimet)
         part_unfused_onnx(self.aimet)
-        tie_onnx(self.aimet, network, quantization.tied)
+        tie_onnx(self.aimet, network, quantization.tied, quantization.exclude)
         self.model: nn.Module = _SimNetwork(self.aimet, network)
 
     @staticmethod

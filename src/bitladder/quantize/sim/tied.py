@@ -6,6 +6,7 @@ back in then lies on the input's own steps, and is rounded once.
 
 import inspect
 from collections.abc import Collection, Iterator, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from bitladder.errors import UserError
 from bitladder.network.model import output_names
 from bitladder.quantize.sim.hooks import hooked
+from bitladder.quantize.sim.missing import computing_layers
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.outputs import name_outputs
 
@@ -39,30 +41,36 @@ def tie_torch(model: nn.Module, network: nn.Module, sample: tuple[Tensor, ...], 
     """
     if not pairs:
         return
-    layers = {name: one for name, one in model.named_modules() if isinstance(one, QuantizationMixin)}
+    layers: dict[str, Any] = dict(computing_layers(model))
+    quantized = {name: one for name, one in layers.items() if isinstance(one, QuantizationMixin)}
     run = _Run(network, sample, layers)
     for source, output in pairs:
-        read = [one for name, index in run.readers(source) for one in layers[name].input_quantizers[index : index + 1]]
-        made = [layers[name].output_quantizers[0] for name in run.makers(output)]
+        read = [
+            quantized[name].input_quantizers[index]
+            for name, index in run.readers(source)
+            if name in quantized and index < len(quantized[name].input_quantizers)
+        ]
+        # behind the last quantizer come layers that only move values
+        made = [quantized[name].output_quantizers[0] for name in takewhile(quantized.get, run.makers(output))]
         shared = _shared(source, output, [one for one in read if one], [one for one in made if one][:1])
-        for layer in layers.values():
+        for layer in quantized.values():
             for quantizers in (layer.input_quantizers, layer.output_quantizers):
                 for index, one in enumerate(quantizers):
                     if one is not None and any(one is other for other in shared):
                         quantizers[index] = shared[0]
 
 
-def tie_onnx(sim: "OnnxQuantizationSimModel", network: OnnxNetwork, pairs: Pairs) -> None:
-    """Do the same in a sim of aimet-onnx."""
+def tie_onnx(sim: "OnnxQuantizationSimModel", network: OnnxNetwork, pairs: Pairs, exclude: Sequence[str]) -> None:
+    """Do the same in a sim of aimet-onnx, in which some nodes stay in float."""
     quantizers: dict[str, Any] = sim.qc_quantize_op_dict
-    makers = {name: node for node in network.proto.graph.node for name in node.output}
+    makers = {name: node for node in network.proto.graph.node for name in node.output if node.name not in exclude}
 
     def in_use(name: str) -> list[Any]:
         return [quantizers[name]] if name in quantizers and quantizers[name].enabled else []
 
     for source, output in pairs:
         name = output
-        while not in_use(name) and name in makers:  # through what only moves values
+        while not in_use(name) and name in makers:
             name = makers[name].input[0]
         shared = _shared(source, output, in_use(source), in_use(name))
         same = [name for name, one in quantizers.items() if any(one is other for other in shared)]
