@@ -139,6 +139,30 @@ def test_rms_norm_is_exported(eps, weight, tmp_path):
     assert sqnr_db(predict(model, split, 4, ""), run_unoptimised(tmp_path / "model.onnx", split)) > 45
 
 
+def test_attention_of_heads_that_share_keys_is_exported(tmp_path):
+    """Torch's exporter refuses enable_gqa."""
+
+    class Grouped(nn.Linear):
+        def forward(self, x):
+            query = super().forward(x).unflatten(2, (4, 2)).transpose(1, 2)
+            keys = x.unflatten(2, (2, 4)).transpose(1, 2)
+            mask = torch.zeros(3, 3, dtype=x.dtype)
+            return nn.functional.scaled_dot_product_attention(
+                query, keys[..., :2], keys[..., 2:], mask, enable_gqa=True
+            )
+
+    torch.manual_seed(0)
+    model, split = Grouped(8, 8).eval(), Split({"x": torch.randn(4, 3, 8)}, torch.zeros(4))
+    half = HalfPrecision(model)
+    export_fp16(half, (split.inputs["x"][:1],), (["x"], ["output"]), tmp_path / "model.onnx")
+    assert sqnr_db(predict(model, split, 4, ""), run_unoptimised(tmp_path / "model.onnx", split)) > 45
+
+
+def test_squares_of_an_rms_norm_that_overflow_show_in_what_the_module_gives():
+    model, split = nn.Sequential(nn.Identity(), nn.RMSNorm(3)), Split({"x": 300 + torch.randn(4, 3)}, torch.zeros(4))
+    assert sqnr_db(predict(model, split, 4, ""), predict(HalfPrecision(model), split, 4, "")) < 1  # torch's own: 60 dB
+
+
 def test_an_output_of_one_value_a_sample_is_looked_at_too():
     class One(nn.Linear):
         def forward(self, x):

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -11,7 +12,7 @@ import onnx
 import torch
 from onnx import TensorProto
 from torch import Tensor, nn
-from torch.onnx import symbolic_helper
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
@@ -19,6 +20,7 @@ from bitladder.errors import RefusedError
 from bitladder.export.layers import note_layers
 from bitladder.network.lines import module_lines
 from bitladder.precision import OPSET
+from bitladder.quantize.prepare.attention import share_heads
 from bitladder.quantize.prepare.layouts import bake_weights
 from bitladder.quantize.sim.hooks import hooked
 from bitladder.running.files import replacing
@@ -36,6 +38,26 @@ class _OnlyHalf(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         single = isinstance(result, Tensor) and result.dtype == torch.float32
         return result.half() if single else result
+
+
+class _InParts(TorchFunctionMode):
+    """Writes out what torch's exporter has no op for, as the NPU computes it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is functional.rms_norm:
+            return _rms_norm(*args, **kwargs)
+        if func is functional.scaled_dot_product_attention and kwargs.pop("enable_gqa", False):
+            query, key, value, *rest = args
+            groups = query.shape[1] // key.shape[1]
+            args = (query, *(share_heads(values, groups) for values in (key, value)), *rest)
+        return func(*args, **kwargs)
+
+
+def _rms_norm(x: Tensor, shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+    least = torch.finfo(torch.float32).eps if eps is None else eps  # of the type in which torch adds up
+    normed = x / torch.sqrt((x * x).mean(list(range(-len(shape), 0)), keepdim=True) + least)
+    return normed if weight is None else normed * weight
 
 
 class HalfPrecision(nn.Module):
@@ -65,10 +87,11 @@ class HalfPrecision(nn.Module):
     def _run(self, inputs: list[Tensor]) -> Any:
         if not self._mixes:
             try:
-                return self.model(*inputs)
+                with _InParts():
+                    return self.model(*inputs)
             except RuntimeError:  # FP32 met FP16; a model that computes parts in FP32 on purpose does not come here
                 self._mixes = True
-        with _OnlyHalf():
+        with _OnlyHalf(), _InParts():
             return self.model(*inputs)
 
 
@@ -126,7 +149,6 @@ def export_fp16(
     model.to("cpu")
     lines = {name.removeprefix("model."): line for name, line in module_lines(model, sample).items()}
     # redirect_stdout: where it fails, torch prints the whole graph
-    torch.onnx.register_custom_op_symbolic("aten::rms_norm", _write_rms_norm, OPSET)
     with replacing(path) as temporary, torch.no_grad(), redirect_stdout(StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # dynamo=False is called deprecated; dynamo=True leaves files of random names
         torch.onnx.export(
@@ -140,17 +162,6 @@ def export_fp16(
         )
     _join_casts(path)
     note_layers(path, model.model, lines, within="model")
-
-
-def _write_rms_norm(g: Any, x: Any, shape: Any, weight: Any, eps: Any) -> Any:
-    """Write what torch's exporter to opset 21 has no op for, as `prepare` does for integers."""
-    axes = torch.arange(-len(symbolic_helper._maybe_get_const(shape, "is")), 0)
-    least = symbolic_helper._maybe_get_const(eps, "f")
-    least = least if isinstance(least, float) else torch.finfo(torch.float32).eps  # of what torch adds up in
-    power = g.op("ReduceMean", g.op("Mul", x, x), g.op("Constant", value_t=axes), keepdims_i=1)
-    power = g.op("Add", power, g.op("Constant", value_t=torch.tensor(least, dtype=torch.half)))
-    normed = g.op("Div", x, g.op("Sqrt", power))
-    return normed if symbolic_helper._is_none(weight) else g.op("Mul", normed, weight)
 
 
 def _join_casts(path: Path) -> None:
