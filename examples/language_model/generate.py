@@ -24,14 +24,18 @@ Step = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 class Token(NamedTuple):
-    """The likeliest next token, and by how much its logit is over the second."""
+    """The token that was drawn, and by how much it was ahead of the second."""
 
     token: int
     margin: float
 
 
-def generate(step: Step, prompt: str) -> Iterator[Token]:
-    """Continue a prompt for ever: its tokens go in a chunk at a time, each new one alone with the chunk filled up."""
+def generate(step: Step, prompt: str, temperature: float) -> Iterator[Token]:
+    """Continue a prompt for ever: its tokens go in a chunk at a time, each new one alone with the chunk filled up.
+
+    The noise by which a token is drawn (Gumbel's) is that of a seed: equal logits give equal text.
+    """
+    seeded = torch.Generator().manual_seed(0)
     cache = {name: torch.zeros(1, GROUPS, CACHE, HEAD) for name in CACHES}
     tokens, done = list(prompt.encode("ascii")), 0
     while True:
@@ -42,7 +46,9 @@ def generate(step: Step, prompt: str) -> Iterator[Token]:
                 cache[name][:, :, (done + place) % CACHE] = outputs[f"present_{name}"][:, :, place]
         done += len(new)
         if done == len(tokens):
-            best = outputs["logits"][0, len(new) - 1].topk(2)
+            logits = outputs["logits"][0, len(new) - 1]
+            noise = -torch.empty_like(logits).exponential_(generator=seeded).log()
+            best = (logits + temperature * noise).topk(2)
             tokens.append(int(best.indices[0]))
             yield Token(tokens[-1], float(best.values[0] - best.values[1]))
 
@@ -75,16 +81,12 @@ def tensors(given: Iterable[tuple[str, np.ndarray]]) -> dict[str, Tensor]:
 
 def apart(first: list[Token], second: list[Token]) -> str:
     """Say how many tokens are the same from the start, and how near the two likeliest were where they part."""
-    same = next(
-        (place for place, pair in enumerate(zip(first, second, strict=True)) if pair[0].token != pair[1].token), None
-    )
-    if same is None:
-        return f"all {len(first)} tokens are the same"
-    one, other = first[same], second[same]
-    return (
-        f"the first {same} tokens are the same, then {chr(one.token)!r} and {chr(other.token)!r}, whose logits are"
-        f" {one.margin:.3f} and {other.margin:.3f} over the second"
-    )
+    for place, (one, other) in enumerate(zip(first, second, strict=True)):
+        if one.token != other.token:
+            tokens = f"{chr(one.token)!r} and {chr(other.token)!r}"
+            ahead = f"{one.margin:.3f} and {other.margin:.3f}"
+            return f"the first {place} tokens are the same, then {tokens}, which are {ahead} ahead of the second"
+    return f"all {len(first)} tokens are the same"
 
 
 def main() -> None:
@@ -93,6 +95,7 @@ def main() -> None:
     words.add_argument("rung")
     words.add_argument("--tokens", type=int, default=200)
     words.add_argument("--prompt", default="def read(path):\n    ")
+    words.add_argument("--temperature", type=float, default=0.7, help="0: the likeliest token")
     given = words.parse_args()
     soc, files = load_own_params(Path("params.yaml")).soc, RungFiles(given.rung)
     context = files.compiled / soc.name / CONTEXT_FILE
@@ -102,7 +105,10 @@ def main() -> None:
         "FP32": in_float(),
     }
     with torch.no_grad():
-        found = {name: list(islice(generate(step, given.prompt), given.tokens)) for name, step in steps.items()}
+        found = {
+            name: list(islice(generate(step, given.prompt, given.temperature), given.tokens))
+            for name, step in steps.items()
+        }
     print(given.prompt + "".join(chr(one.token) for one in found["NPU"]))
     for name, other in (("NPU", "simulation"), ("simulation", "FP32")):
         print(f"{name} and {other}: {apart(found[name], found[other])}")
