@@ -4,6 +4,7 @@ It takes CHUNK tokens at a time, with the keys and values of up to CACHE tokens 
 or one new token and a chunk's rest that is thrown away. So prefill and decode are one graph with one set of encodings.
 """
 
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -176,6 +177,4 @@ def train(steps: int, batch: int = 32, peak: float = 3e-3) -> nn.Module:
 
 
 if __name__ == "__main__":  # trains the network; an argument is the number of steps
-    import sys
-
-    save_file(train(int(sys.argv[1]) if len(sys.argv) > 1 else 400).state_dict(), "net.safetensors")
+    save_file(train(int(sys.argv[1]) if len(sys.argv) > 1 else 600).state_dict(), "net.safetensors")
