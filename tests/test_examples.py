@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
+from itertools import islice
 
 import numpy as np
 import onnx
@@ -110,12 +111,17 @@ def test_only_the_keys_of_the_example_differ_from_a_new_pipelines(tmp_path):
     assert own.model_copy(update=same) == new
 
 
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / TRAINS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture
 def decoder():
     """The language model's task with a network of a few hundred weights."""
-    spec = importlib.util.spec_from_file_location("task", ROOT / "examples" / TRAINS / "task.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = script("task")
     module.WIDTH = module.INNER = 16
     module.HEADS, module.GROUPS, module.HEAD = 4, 2, 8
     torch.manual_seed(0)
@@ -141,6 +147,22 @@ def test_chunks_with_their_cache_give_what_the_whole_window_gives(decoder):
         parts = decoder.network(*split.inputs.values())["logits"]
     assert torch.equal(split.targets, torch.cat(windows[:, 1:].split(decoder.CHUNK, 1)))
     assert torch.allclose(parts, torch.cat(whole.split(decoder.CHUNK, 1)), atol=1e-5)
+
+
+def test_text_by_the_cache_is_that_of_the_whole_text_at_once(decoder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "task", decoder)
+    generate = script("generate")
+    tokens = list(b"a prompt of more than one chunk, so that two go in")
+    with torch.no_grad():
+        step = lambda given: decoder.network(*given.values())  # noqa: E731
+        found = list(islice(generate.generate(step, bytes(tokens).decode(), 0.0), 20))
+        for _ in found:
+            logits = decoder.network(*decoder.inputs(torch.tensor([tokens])).values())["logits"]
+            tokens.append(int(logits[0, -1].argmax()))
+    assert [one.token for one in found] == tokens[-20:]
+    other = [*found[:7], found[7]._replace(token=found[7].token ^ 1), *found[8:]]
+    assert generate.apart(found, other).startswith("the first 7 tokens are the same, then ")
+    assert generate.apart(found, found) == "all 20 tokens are the same"
 
 
 def test_a_cache_goes_in_with_the_encoding_with_which_it_came_out(decoder, tmp_path):
