@@ -156,10 +156,11 @@ def test_text_by_the_cache_is_that_of_the_whole_text_at_once(decoder, monkeypatc
     with torch.no_grad():
         step = lambda given: decoder.network(*given.values())  # noqa: E731
         found = list(islice(generate.generate(step, bytes(tokens).decode(), 0.0), 20))
-        for _ in found:
+        for one in found:
             logits = decoder.network(*decoder.inputs(torch.tensor([tokens])).values())["logits"]
+            first, second = logits[0, -1].topk(2).values.tolist()
             tokens.append(int(logits[0, -1].argmax()))
-    assert [one.token for one in found] == tokens[-20:]
+            assert one.token == tokens[-1] and one.margin == pytest.approx(first - second, abs=1e-5)
     other = [*found[:7], found[7]._replace(token=found[7].token ^ 1), *found[8:]]
     assert generate.apart(found, other).startswith("the first 7 tokens are the same, then ")
     assert generate.apart(found, found) == "all 20 tokens are the same"
