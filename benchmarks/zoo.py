@@ -3,7 +3,8 @@
     python benchmarks/zoo.py DIR [--only NAME ...]
 
 Makes a pipeline of each folder of examples/ in DIR, or goes on with the one that is there, runs `dvc repro compare`,
-and prints a row for each. An example's README names the package that it needs. What fails is a row that says why.
+and prints a row for each: in percent, but for metrics of which lower is better. An example's README names the package
+that it needs, if any. What fails is a row that says why.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from bitladder.commands.init import init  # noqa: E402
 from bitladder.errors import UserError  # noqa: E402
 from bitladder.records import Decision, Evaluation, RungDecision, TargetRecord, read_record  # noqa: E402
 
-RUNGS = ("FP16", "W8A16", "W8A8", "W4A8")
+RUNGS = ("FP16", "W8A16", "W8A8", "W4A16", "W4A8")
 
 
 def main() -> None:
@@ -60,26 +61,32 @@ def run(name: str, folder: Path) -> tuple[str, list[str]]:
     fp32 = read_record(Evaluation, folder / "metrics/eval/fp32.json")
     trail = {entry.precision: entry for entry in read_record(Decision, folder / "metrics/decision.json").trail}
     assert fp32.value is not None
-    cells = [cell(trail[rung], folder) if rung in trail else "" for rung in RUNGS]
-    why = [f"{rung} {entry.outcome}" for rung, entry in trail.items() if entry.misses or cell(entry, folder) == "none"]
-    return f"| {name} | {fp32.metric} | {100 * fp32.value:.1f} |" + "".join(f" {one} |" for one in cells), why
+    unit = 100 if fp32.higher_is_better else 1
+    cells = [cell(trail[rung], folder, unit) if rung in trail else "" for rung in RUNGS]
+    why = [f"{rung} {one.outcome}" for rung, one in trail.items() if one.misses or one.measured.value is None]
+    return f"| {name} | {fp32.metric} | {figure(fp32.value, unit)} |" + "".join(f" {one} |" for one in cells), why
 
 
-def cell(entry: RungDecision, folder: Path) -> str:
-    """Give a rung's figures, in percent."""
+def cell(entry: RungDecision, folder: Path, unit: int) -> str:
+    """Give a rung's figures, in percent where `unit` is 100."""
     found = entry.measured
     if found.value is None:
         return "none"
     how = (entry.technique or "").removeprefix("ptq:").replace("bn-fold+", "")
     if found.target_value is None:
-        return f"{100 * found.value:.1f} / none ({how})"
+        return f"{figure(found.value, unit)} / none ({how})"
     exact = read_record(TargetRecord, folder / f"metrics/target/{entry.rung}.json").exact
     samples = f"{found.target_samples}"
     if exact is not None and exact.used and exact.emulated is not None:
         samples += f", {exact.emulated.samples} of them emulated"
     assert found.target_gap is not None
-    off, on, gap = (100 * one for one in (found.value, found.target_value, found.target_gap))
-    return f"{off:.1f} / {on:.1f}, gap {gap:.1f} ({samples}; {how})"
+    off, on, gap = (figure(one, unit) for one in (found.value, found.target_value, found.target_gap))
+    return f"{off} / {on}, gap {gap} ({samples}; {how})"
+
+
+def figure(value: float, unit: int) -> str:
+    """Give a metric's value, or a difference of two."""
+    return f"{unit * value:.1f}" if unit > 1 else f"{value:.3f}"
 
 
 if __name__ == "__main__":

@@ -128,6 +128,41 @@ def test_weights_that_are_computed_are_exported_as_they_are(tmp_path):
     assert sqnr_db(expected, predict(model, split, 2, "")) > 150
 
 
+@pytest.mark.parametrize("eps", [1e-5, None])
+@pytest.mark.parametrize("weight", [True, False])
+def test_rms_norm_is_exported(eps, weight, tmp_path):
+    """Torch has no ONNX of it up to opset 22."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.RMSNorm((3, 8), eps, weight)).eval()
+    split = Split({"x": torch.randn(4, 3, 8)}, torch.zeros(4))
+    export_fp16(HalfPrecision(model), (split.inputs["x"][:1],), (["x"], ["output"]), tmp_path / "model.onnx")
+    assert sqnr_db(predict(model, split, 4, ""), run_unoptimised(tmp_path / "model.onnx", split)) > 45
+
+
+def test_attention_of_heads_that_share_keys_is_exported(tmp_path):
+    """Torch's exporter refuses enable_gqa."""
+
+    class Grouped(nn.Linear):
+        def forward(self, x):
+            query = super().forward(x).unflatten(2, (4, 2)).transpose(1, 2)
+            keys = x.unflatten(2, (2, 4)).transpose(1, 2)
+            mask = torch.zeros(3, 3, dtype=x.dtype)
+            return nn.functional.scaled_dot_product_attention(
+                query, keys[..., :2], keys[..., 2:], mask, enable_gqa=True
+            )
+
+    torch.manual_seed(0)
+    model, split = Grouped(8, 8).eval(), Split({"x": torch.randn(4, 3, 8)}, torch.zeros(4))
+    half = HalfPrecision(model)
+    export_fp16(half, (split.inputs["x"][:1],), (["x"], ["output"]), tmp_path / "model.onnx")
+    assert sqnr_db(predict(model, split, 4, ""), run_unoptimised(tmp_path / "model.onnx", split)) > 45
+
+
+def test_squares_of_an_rms_norm_that_overflow_show_in_what_the_module_gives():
+    model, split = nn.Sequential(nn.Identity(), nn.RMSNorm(3)), Split({"x": 300 + torch.randn(4, 3)}, torch.zeros(4))
+    assert sqnr_db(predict(model, split, 4, ""), predict(HalfPrecision(model), split, 4, "")) < 1  # torch's own: 60 dB
+
+
 def test_an_output_of_one_value_a_sample_is_looked_at_too():
     class One(nn.Linear):
         def forward(self, x):
@@ -162,3 +197,34 @@ def test_attention_with_a_boolean_mask_stays_in_fp16(tmp_path):
     half, path = HalfPrecision(Masked().eval()), tmp_path / "model.onnx"
     export_fp16(half, tuple(values[:1] for values in split.inputs.values()), (["x", "counts"], ["output"]), path)
     assert sqnr_db(predict(half, split, 3, ""), run_unoptimised(path, split)) > 40
+
+
+class Differences(nn.Module):
+    """As transformers looks for packed sequences, and with a number of Python's, which torch's exporter has in FP64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rising = torch.diff(x, prepend=x[:, :1] - 1.0, dim=1) > 0
+        scaled = torch.tensor(3.0, dtype=torch.float64) * torch.ones(6, dtype=torch.float64)
+        return self.linear(torch.where(rising, x, x.diff(n=2, dim=1).mean(1, keepdim=True))) * scaled.to(x.dtype)
+
+
+def test_differences_and_numbers_of_64_bits_are_exported(tmp_path):
+    torch.manual_seed(0)
+    half, x = HalfPrecision(Differences()), torch.randn(1, 6)
+    export_fp16(half, (x,), (["x"], ["y"]), tmp_path / "m.onnx")
+    proto = onnx.load(tmp_path / "m.onnx")
+    onnx.checker.check_model(proto, full_check=True)
+    assert TensorProto.DOUBLE not in types_of(proto)
+    (found,) = run_unoptimised(tmp_path / "m.onnx", Split({"x": x}, torch.zeros(1))).values()
+    assert sqnr_db({"y": half(x)}, {"y": found}) > 50
+
+
+def types_of(proto: onnx.ModelProto) -> set[int]:
+    shapes = onnx.shape_inference.infer_shapes(proto)
+    return {one.type.tensor_type.elem_type for one in shapes.graph.value_info} | {
+        one.data_type for one in proto.graph.initializer
+    }

@@ -33,7 +33,8 @@ def init(folder: Path, example: Path | None = None) -> list[str]:
     """Write dvc.yaml, params.yaml, stages/ and a task file into a folder; make it a git and DVC repository.
 
     Nothing is overwritten: .gitignore and .dvcignore are added to, any other file that is there is a UserError, and
-    then nothing is written. An `example` is a folder with a task.py, and a params.yaml of the keys that it sets.
+    then nothing is written. An `example` is a folder with a task.py, further scripts if it has any, and a params.yaml
+    of the keys that it sets.
 
     Returns: the files written, from the folder.
     """
@@ -90,14 +91,16 @@ def pipeline_files() -> dict[str, str]:
 
 
 def _of_example(example: Path, params: str) -> dict[str, str]:
-    """Give the example's task.py, and a params.yaml with its keys set."""
+    """Give the example's task.py and other scripts, and a params.yaml with its keys set."""
     yaml = YAML()
     yaml.width, yaml.preserve_quotes = 120, True
     yaml.representer.add_representer(type(None), lambda dumper, _: dumper.represent_scalar(NULL, "null"))
     values, written = yaml.load(params), io.StringIO()
     path = example / "params.yaml"
     try:
-        task, own = (example / "task.py").read_text("utf-8"), yaml.load(path.read_text("utf-8"))
+        names = sorted({"task.py", *(one.name for one in example.glob("*.py"))})
+        scripts = {name: (example / name).read_text("utf-8") for name in names}
+        own = yaml.load(path.read_text("utf-8"))
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}; an example has a task.py and a params.yaml") from None
     except YAMLError as error:
@@ -106,7 +109,7 @@ def _of_example(example: Path, params: str) -> dict[str, str]:
         raise UserError(f"{path}: holds no keys")
     _set_keys(values, own)
     yaml.dump(values, written)
-    return {"task.py": task, "params.yaml": written.getvalue()}
+    return {**scripts, "params.yaml": written.getvalue()}
 
 
 def _set_keys(values: MutableMapping[str, Any], own: Mapping[str, Any]) -> None:

@@ -7,15 +7,16 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from bitladder.errors import RefusedError
+from bitladder.export.fp16_parts import InParts
 from bitladder.export.layers import note_layers
 from bitladder.network.lines import module_lines
 from bitladder.precision import OPSET
@@ -28,8 +29,6 @@ from bitladder.tasks.source import user_code
 
 __all__ = ["FiniteHalf", "HalfPrecision", "export_fp16"]
 
-MASKED = -1e4  # added to a score that must not count: its exponential is 0, and FP16 holds it
-
 
 class _OnlyHalf(TorchFunctionMode):
     """Rounds to FP16 what functions give in FP32: constants made in forward, `image.float() / 255`."""
@@ -38,21 +37,6 @@ class _OnlyHalf(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         single = isinstance(result, Tensor) and result.dtype == torch.float32
         return result.half() if single else result
-
-
-class _AddedMasks(TorchFunctionMode):
-    """Gives attention its boolean mask as numbers to add: torch's exporter makes FP32 of one, and all after it."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is functional.scaled_dot_product_attention:
-            names = ("query", "key", "value", "attn_mask")
-            kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
-            args, mask = args[len(names) :], kwargs.get("attn_mask")
-            if isinstance(mask, Tensor) and mask.dtype == torch.bool:
-                kwargs["attn_mask"] = torch.where(mask, 0.0, MASKED).to(kwargs["query"].dtype)
-            args = tuple(kwargs.pop(name, None) for name in names) + args
-        return func(*args, **kwargs)
 
 
 class HalfPrecision(nn.Module):
@@ -82,10 +66,11 @@ class HalfPrecision(nn.Module):
     def _run(self, inputs: list[Tensor]) -> Any:
         if not self._mixes:
             try:
-                return self.model(*inputs)
+                with InParts():
+                    return self.model(*inputs)
             except RuntimeError:  # FP32 met FP16; a model that computes parts in FP32 on purpose does not come here
                 self._mixes = True
-        with _OnlyHalf():
+        with _OnlyHalf(), InParts():
             return self.model(*inputs)
 
 
@@ -143,13 +128,7 @@ def export_fp16(
     model.to("cpu")
     lines = {name.removeprefix("model."): line for name, line in module_lines(model, sample).items()}
     # redirect_stdout: where it fails, torch prints the whole graph
-    with (
-        replacing(path) as temporary,
-        torch.no_grad(),
-        _AddedMasks(),
-        redirect_stdout(StringIO()),
-        warnings.catch_warnings(),
-    ):
+    with replacing(path) as temporary, torch.no_grad(), redirect_stdout(StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # dynamo=False is called deprecated; dynamo=True leaves files of random names
         torch.onnx.export(
             model,
@@ -160,25 +139,46 @@ def export_fp16(
             opset_version=OPSET,
             dynamo=False,
         )
-    _join_casts(path)
+    _mend(path)
     note_layers(path, model.model, lines, within="model")
 
 
-def _join_casts(path: Path) -> None:
-    """Cast whole numbers to FP16 in one step: by way of FP32, as from `image.float()`, the NPU gives wrong numbers."""
+def _mend(path: Path) -> None:
+    """Take out what the NPU gets wrong of numbers' types, or does not take."""
     proto = onnx.load(path)
+    _join_casts(proto)
+    _singles(proto)
+    with replacing(path) as temporary:
+        onnx.save(proto, str(temporary))
+
+
+def _join_casts(proto: onnx.ModelProto) -> None:
+    """Cast whole numbers to FP16 in one step: by way of FP32, as from `image.float()`, the NPU gives wrong numbers."""
     casts = {node.output[0]: node for node in proto.graph.node if node.op_type == "Cast"}
     for node in casts.values():
         before = casts.get(node.input[0])
-        if before and _type_of(before) == TensorProto.FLOAT and _type_of(node) == TensorProto.FLOAT16:
+        if before and _type_of(before).i == TensorProto.FLOAT and _type_of(node).i == TensorProto.FLOAT16:
             node.input[0] = before.input[0]
     read = {name for node in proto.graph.node for name in node.input} | {one.name for one in proto.graph.output}
     for node in casts.values():
         if node.output[0] not in read:
             proto.graph.node.remove(node)
-    with replacing(path) as temporary:
-        onnx.save(proto, str(temporary))
 
 
-def _type_of(cast: onnx.NodeProto) -> int:
-    return int(next(attribute.i for attribute in cast.attribute if attribute.name == "to"))
+def _singles(proto: onnx.ModelProto) -> None:
+    """Have FP32 where torch's exporter puts FP64, for Python's numbers: the backend takes none."""
+    tensors = [attribute.t for node in proto.graph.node for attribute in node.attribute]
+    for tensor in (*proto.graph.initializer, *tensors):
+        if tensor.data_type == TensorProto.DOUBLE:
+            values = numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    for node in proto.graph.node:
+        if node.op_type == "Cast" and _type_of(node).i == TensorProto.DOUBLE:
+            _type_of(node).i = TensorProto.FLOAT
+    for value in proto.graph.value_info:
+        if value.type.tensor_type.elem_type == TensorProto.DOUBLE:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+
+
+def _type_of(cast: onnx.NodeProto) -> onnx.AttributeProto:
+    return next(attribute for attribute in cast.attribute if attribute.name == "to")

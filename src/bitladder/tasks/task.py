@@ -35,12 +35,14 @@ class Quantization:
     `define` is called before a QuantSim is built: it imports what registers quantized definitions of the task's own
     module types (`@QuantizationMixin.implements(MyModule)`), and so keeps AIMET out of the stages that do not need it.
     `config` is the path of a QuantSim configuration in JSON that takes the place of the SoC's. `exclude` names layers
-    that stay in float.
+    that stay in float. `tied` pairs an input, as `forward` or the ONNX graph calls it, with an output: both get one
+    encoding, as what one inference gives, the next one takes: `[("past_key_0", "present_key_0"), ...]`.
     """
 
     define: Callable[[], Any] | None = None
     config: str | None = None
     exclude: Sequence[str] = ()
+    tied: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from aimet_torch.nn.modules import custom
 from torch import Tensor, nn
 
-__all__ = ["MASKED", "Attention", "additive"]
+__all__ = ["MASKED", "Attention", "additive", "share_heads"]
 
 MASKED = -100.0
 """Added to a score that must not count. Its exponential is 0 in float32 beside any score in use, and 8 bits can still
@@ -36,7 +36,7 @@ class Attention(nn.Module):
         """Attend to values by their keys."""
         scale = self.scale if self.scale is not None else 1 / math.sqrt(query.shape[-1])
         if self.groups > 1:
-            key, value = (_shared(values, self.groups) for values in (key, value))
+            key, value = (share_heads(values, self.groups) for values in (key, value))
         scores = self.scores(self.scaled(query, scale), key.transpose(-2, -1))
         if self.add_mask is not None:
             scores = self.add_mask(scores, self.mask if mask is None else mask)
@@ -50,6 +50,7 @@ def additive(mask: Tensor) -> Tensor:
     return mask.clamp(min=MASKED)
 
 
-def _shared(values: Tensor, groups: int) -> Tensor:
+def share_heads(values: Tensor, groups: int) -> Tensor:
+    """Repeat each head of keys or values for its group of queries' heads."""
     spread = values.unsqueeze(2).expand(-1, -1, groups, -1, -1)
     return spread.flatten(1, 2)

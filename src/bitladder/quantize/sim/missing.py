@@ -12,7 +12,7 @@ from bitladder.errors import RefusedError
 from bitladder.quantize.prepare.quantized import COMPARISONS
 from bitladder.quantize.sim.hooks import hooked
 
-__all__ = ["check_layers", "check_ranges", "leave_unknown", "refusal", "without_tensors"]
+__all__ = ["check_layers", "check_ranges", "computing_layers", "leave_unknown", "refusal", "without_tensors"]
 
 SILENT = (nn.Identity, nn.Dropout, nn.Flatten, *COMPARISONS)
 """Layers that change no value, or give no number: AIMET leaves them as they are."""
@@ -31,7 +31,7 @@ def check_layers(sim: QuantizationSimModel, exclude: Sequence[str] = ()) -> None
 
     """
     missing = []
-    for name, module in _layers(sim.model):
+    for name, module in computing_layers(sim.model):
         if any(name == left or name.startswith(f"{left}.") for left in exclude):
             continue
         if not isinstance(module, QuantizationMixin):
@@ -58,7 +58,7 @@ def without_tensors(sim: QuantizationSimModel) -> Iterator[set[str]]:
 
         return layer.register_forward_hook(hook)
 
-    with hooked(listen(name, layer) for name, layer in _layers(sim.model)):
+    with hooked(listen(name, layer) for name, layer in computing_layers(sim.model)):
         yield found
 
 
@@ -71,7 +71,7 @@ def check_ranges(sim: QuantizationSimModel, plain: Collection[str] = ()) -> None
 
     """
     empty = []
-    for name, module in _layers(sim.model):
+    for name, module in computing_layers(sim.model):
         if isinstance(module, QuantizationMixin) and name not in plain:
             # those of inputs do not count: an input that is a plain number has no range
             quantizers = (*module.output_quantizers, *module.param_quantizers.values())
@@ -111,13 +111,13 @@ def refusal(model: nn.Module, error: BaseException, config: str | None) -> str:
     )
 
 
-def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def computing_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Give the modules that compute: leaves, and quantized modules, but not the quantizers in them."""
     for name, module in model.named_children():
         if isinstance(module, QuantizationMixin):
             yield name, module
         elif any(module.children()):
-            yield from ((f"{name}.{inner}", layer) for inner, layer in _layers(module))
+            yield from ((f"{name}.{inner}", layer) for inner, layer in computing_layers(module))
         elif type(module).forward is not nn.Module.forward and not isinstance(module, SILENT):
             yield name, module
 

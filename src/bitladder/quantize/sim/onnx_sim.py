@@ -31,6 +31,7 @@ from bitladder.quantize.sim.onnx_ranges import set_ranges, widen_padded
 from bitladder.quantize.sim.onnx_small_scales import with_small_scales
 from bitladder.quantize.sim.onnx_state import put_weights, set_state, state_of, weights_of
 from bitladder.quantize.sim.relu6 import note_of
+from bitladder.quantize.sim.tied import tie_onnx
 from bitladder.quantize.sim.unfused import part_unfused_onnx
 from bitladder.running.files import load_tensors, replacing, save_tensors
 from bitladder.tasks.onnx_model import OnnxNetwork, run_samples
@@ -86,6 +87,7 @@ class OnnxSim:
             )
         part_joined_onnx(self.aimet)
         part_unfused_onnx(self.aimet)
+        tie_onnx(self.aimet, network, quantization.tied, quantization.exclude)
         self.model: nn.Module = _SimNetwork(self.aimet, network)
 
     @staticmethod

@@ -36,6 +36,7 @@ from bitladder.quantize.sim.masks import bound_masks
 from bitladder.quantize.sim.missing import check_layers, check_ranges, leave_unknown, refusal, without_tensors
 from bitladder.quantize.sim.operands import quantize_embeddings, quantize_operands
 from bitladder.quantize.sim.relu6 import NOTE, note_of
+from bitladder.quantize.sim.tied import tie_torch
 from bitladder.quantize.sim.unfused import part_unfused_torch
 from bitladder.quantize.sim.unused import unused_layers
 from bitladder.running.files import load_tensors, replacing, save_tensors
@@ -86,6 +87,7 @@ class TorchSim:
         quantize_embeddings(self.aimet, precision)
         part_joined_torch(self.aimet)
         part_unfused_torch(self.aimet)
+        tie_torch(self.model, network, sample, quantization.tied)
         carry_notes(network, self.model)
         check_layers(self.aimet, left)
 
