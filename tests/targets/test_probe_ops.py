@@ -24,6 +24,27 @@ def test_each_toy_is_a_valid_graph_at_each_precision(kind):
         assert quantized == (precision != "FP16")
 
 
+@pytest.mark.parametrize("op", ["Conv 1x1", "Gemm", "MatMul"])
+@pytest.mark.parametrize("block", [16, 32, 64])
+def test_a_toy_with_block_weights_has_two_blocks_a_channel(op, block):
+    graph = toy_graph(TOYS[f"{op}, blocks of {block}"], PROBED["W4A16"]).graph
+    scales = {one.name: list(one.dims) for one in graph.initializer}
+    (node,) = (one for one in graph.node if any(attribute.name == "block_size" for attribute in one.attribute))
+    attributes = {one.name: one.i for one in node.attribute}
+    assert attributes["block_size"] == block
+    assert scales[node.input[1]] == [
+        2 if axis == attributes["axis"] else size for axis, size in enumerate(scales[node.input[0]])
+    ]
+
+
+def test_the_npu_takes_block_weights_of_4_bits_beside_16_bit_activations_only(tmp_path, monkeypatch):
+    kind = "MatMul, blocks of 32"
+    monkeypatch.setattr(module, "TOYS", {kind: TOYS[kind]})
+    said = dict(probe_ops(find_soc("SM8650"), tmp_path))[kind]
+    assert said["W4A16"] == "yes"
+    assert said["W4A8"] != "yes" and said["W8A8"] != "yes"
+
+
 def test_the_backend_is_asked_once_and_what_it_says_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TOYS", FEW)
     found = dict(probe_ops(find_soc("QCS6490"), tmp_path))

@@ -17,7 +17,8 @@ from pebble import ProcessPool
 from tqdm import tqdm
 
 from bitladder.errors import UserError
-from bitladder.htp.plain_qdq import add_quantizers
+from bitladder.htp.graph import Graph
+from bitladder.htp.plain_qdq import WEIGHTS, add_quantizers
 from bitladder.precision import OPSET
 from bitladder.running.files import read_json, write_json
 from bitladder.socs import Soc
@@ -34,13 +35,17 @@ IMAGE, TOKENS = (1, 8, 8, 8), (1, 8, 16)
 
 @dataclass(frozen=True)
 class Toy:
-    """One op: its ONNX type, the shapes of its activations, its constants, its attributes."""
+    """One op: its ONNX type, the shapes of its activations, its constants, its attributes.
+
+    With `block`, each channel's weights have a scale for each so many input channels, not one.
+    """
 
     op: str
     inputs: tuple[tuple[int, ...], ...] = (IMAGE,)
     constants: tuple[np.ndarray, ...] = ()
     attributes: tuple[tuple[str, object], ...] = ()
     outputs: int = 1
+    block: int | None = None
 
 
 def _weights(*shape: int) -> np.ndarray:
@@ -65,6 +70,15 @@ TOYS: dict[str, Toy] = {
     ),
     "Gemm": Toy("Gemm", ((1, 16),), (_weights(8, 16), _weights(8)), (("transB", 1),)),
     "MatMul by weights": Toy("MatMul", (TOKENS,), (_weights(16, 8),)),
+    **{
+        f"{name}, blocks of {block}": Toy(op, (shape,), (_weights(*weights),), attributes, block=block)
+        for block in (16, 32, 64)
+        for name, op, shape, weights, attributes in (
+            ("Conv 1x1", "Conv", (1, 2 * block, 8, 8), (8, 2 * block, 1, 1), ()),
+            ("Gemm", "Gemm", (1, 2 * block), (8, 2 * block), (("transB", 1),)),
+            ("MatMul", "MatMul", (1, 8, 2 * block), (2 * block, 8), ()),
+        )
+    },
     "MatMul of activations": Toy("MatMul", (TOKENS, (1, 16, 8))),
     **{op: Toy(op, (IMAGE, IMAGE)) for op in ("Add", "Sub", "Mul", "Div", "Max", "Min")},
     "Concat": Toy("Concat", (IMAGE, IMAGE), attributes=(("axis", 1),)),
@@ -174,4 +188,24 @@ def toy_graph(toy: Toy, bits: tuple[int, int] | None) -> onnx.ModelProto:
     if bits is not None:
         floats = [one.name for one in proto.graph.output if one.type.tensor_type.elem_type == TensorProto.FLOAT]
         add_quantizers(proto, dict.fromkeys([*names, *floats], RANGE), bits)
+    if bits is not None and toy.block is not None:
+        _block_weights(Graph(proto), toy.block, WEIGHTS[bits[0]])
     return proto
+
+
+def _block_weights(graph: Graph, block: int, weight_type: int) -> None:
+    """Give each block of input channels a scale of its own: the channel's, so the weights' values stay as they are."""
+    (node,) = (one for one in graph.of_type("DequantizeLinear") if graph.find_constant(one.output[0]) is not None)
+    channels = graph.attribute(node, "axis")
+    shape = list(graph.constant(node.output[0]).shape)
+    shape[1 - channels] //= block
+    scale = graph.constant(node.input[1])
+    others = [axis for axis in range(len(shape)) if axis != channels]
+    ends = [
+        graph.add_constant("block_scale", np.broadcast_to(np.expand_dims(scale, others), shape)),
+        graph.add_constant(
+            "block_zero_point", np.zeros(shape, helper.tensor_dtype_to_np_dtype(weight_type)), weight_type
+        ),
+    ]
+    graph.become(node, node.op_type, [node.input[0], *ends], axis=1 - channels, block_size=block)
+    graph.drop_unread()
