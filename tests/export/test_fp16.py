@@ -207,7 +207,7 @@ class Differences(nn.Module):
         self.linear = nn.Linear(6, 6)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        rising = torch.diff(x, prepend=x[:, :1] - 1.0, dim=1) > 0
+        rising = (torch.diff(x, prepend=x[:, :1] - 1.0, dim=1) > 0).cumsum(-1) > 1
         scaled = torch.tensor(3.0, dtype=torch.float64) * torch.ones(6, dtype=torch.float64)
         return self.linear(torch.where(rising, x, x.diff(n=2, dim=1).mean(1, keepdim=True))) * scaled.to(x.dtype)
 

@@ -55,9 +55,15 @@ def _diff(x: Tensor, n: int = 1, dim: int = -1, prepend: Tensor | None = None, a
     return x
 
 
+def _cumsum(x: Tensor, dim: int, **others: Any) -> Tensor:
+    return torch.cumsum(x.long() if x.dtype == torch.bool else x, dim, **others)
+
+
 _PARTS: dict[Any, Callable[..., Tensor]] = {
     functional.rms_norm: _rms_norm,
     functional.scaled_dot_product_attention: _attention,
+    torch.cumsum: _cumsum,
+    Tensor.cumsum: _cumsum,
     torch.diff: _diff,
     Tensor.diff: _diff,
 }

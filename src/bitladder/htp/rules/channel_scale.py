@@ -29,8 +29,8 @@ does all that a 1 x 1 gives."""
 MOST_STEPS = 2.0**31
 """Of a bias, in input scale x weight scale: the NPU holds it in 32 bits."""
 
-ROOM = 4.0
-"""How far a scale is raised above what is just enough."""
+ROOM = 1.01
+"""How far a scale is raised above what is just enough, for float32 to round."""
 
 
 def find(graph: Graph, soc: Soc) -> Iterator[NodeProto]:
