@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["RULE"]
 
+MOST_STEPS = 2.0**30
+"""Of a bias, in input scale x weight scale: 32 bits hold them, and what the NPU adds for zero points."""
+
 
 def find(graph: Graph, soc: Soc) -> Iterator[NodeProto]:
     """Give the BatchNormalizations of a QDQ graph whose parameters are constants."""
@@ -36,6 +39,9 @@ def repair(graph: Graph, node: NodeProto, soc: Soc) -> None:
     bias = beta - mean * factor
     rank = len(graph.shape(node.input[0]) or ())
     scale = np.maximum(np.abs(factor), 1e-9) / 127
+    before = graph.find_quantizer(node.input[0])
+    if before is not None and before.scale.size == 1:
+        scale = np.maximum(scale, np.abs(bias) / float(before.scale) / MOST_STEPS)
     zeros = np.zeros(len(factor), np.int64)
     name = node.name or node.output[0]
     weights = factor.reshape(-1, *[1] * (rank - 1))
@@ -43,7 +49,6 @@ def repair(graph: Graph, node: NodeProto, soc: Soc) -> None:
         node.input[0],
         graph.add_quantized(f"{name}_weight", weights, Quantizer(scale, zeros, TensorProto.INT8, 0), node),
     ]
-    before = graph.find_quantizer(node.input[0])
     if before is not None and before.scale.size == 1:
         unit = Quantizer(float(before.scale) * scale, zeros, TensorProto.INT32, 0)
         inputs.append(graph.add_quantized(f"{name}_bias", bias, unit, node))
