@@ -185,6 +185,11 @@ def test_equal_on_every_group_is_not_certain():
     assert (-found.low, found.high) == pytest.approx((0.5 * Z**2 / (60 + Z**2),) * 2)
 
 
+def test_of_a_metric_that_is_0_on_every_group_nothing_is_claimed():
+    found = compare_paired(rmse(np.zeros(60)), rmse(np.zeros(60)), False, 0.95)
+    assert (found.difference, found.low, found.high) == (0, None, None) and "is 0" in found.method
+
+
 def test_a_gain_of_a_whole_metric_has_its_standard_error():
     errors = np.random.default_rng(0).normal(size=2_000)
     better, error = gain(rmse(errors), rmse(0.9 * errors), False)

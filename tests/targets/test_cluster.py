@@ -30,7 +30,7 @@ from bitladder.paths import PREPARED, TRAINED, RungFiles
 from bitladder.paths import TASK as TASK_FILE
 from bitladder.paths import samples as samples_of
 from bitladder.quantize import ptq_cluster, sensitivity_cluster
-from bitladder.quantize.bench import load_bench
+from bitladder.quantize.chains import load_chains
 from bitladder.quantize.prepare.prepare import prepare, save_prepared
 from bitladder.quantize.ptq import quantize_rung
 from bitladder.quantize.sensitivity import load_layers
@@ -260,11 +260,11 @@ def test_techniques_come_to_the_same_over_two_nodes_though_a_worker_is_killed(pr
 def test_what_a_worker_has_kept_of_a_technique_is_gone_on_from(project, over_both, tmp_path, monkeypatch):
     """As after a run that was killed."""
     task = load_task("task.py:task", {})
-    bench, _ = load_bench(project, "tiny", task, Path("work"), tmp_path / "fp32")
-    with ptq_cluster.over_cluster(project, "tiny", bench, (PREPARED, TRAINED)) as attempt:
+    chains, _ = load_chains(project, "tiny", task, Path("work"), tmp_path / "fp32")
+    with ptq_cluster.over_cluster(project, "tiny", chains, (PREPARED, TRAINED)) as attempt:
         assert attempt(("min-max",), "adaround").trial
     monkeypatch.delattr(adaround, "_round_layer")
-    assert bench.reach(("min-max", "adaround"))
+    assert chains.reach(("min-max", "adaround"))
 
 
 @pytest.fixture

@@ -90,6 +90,7 @@ def _run(entry: dict[str, Any], environment: dict[str, str]) -> tuple[str, str |
     try:
         run_exp(entry)
     finally:
+        os.environ.clear()
         os.environ.update(own)
     queue, name = Repo(".").experiments.celery_queue, entry["stash_rev"]
     failed = ExecutorInfo.load_json(queue.get_infofile_path(name)).result is None

@@ -146,8 +146,8 @@ def export_fp16(
 def _mend(path: Path) -> None:
     """Take out what the NPU gets wrong of numbers' types, or does not take."""
     proto = onnx.load(path)
-    _join_casts(proto)
     _singles(proto)
+    _join_casts(proto)
     with replacing(path) as temporary:
         onnx.save(proto, str(temporary))
 

@@ -12,7 +12,7 @@ from bitladder.quantize.prepare.attention import share_heads
 
 __all__ = ["InParts"]
 
-MASKED = -1e4  # added to a score that must not count: its exponential is 0, and FP16 holds it
+MASKED = -1e4  # added to a score that must not count: FP16 holds it, and needs not spare steps as a quantizer does
 
 
 class InParts(TorchFunctionMode):

@@ -8,7 +8,7 @@ from torch import nn
 
 from bitladder.params import Params, PtqParams
 from bitladder.paths import PREPARED, TASK, TRAINED, RungFiles, samples
-from bitladder.quantize.bench import Attempt, Bench, load_bench
+from bitladder.quantize.chains import Attempt, Chains, load_chains
 from bitladder.quantize.mixed import raise_layers
 from bitladder.quantize.ptq_cluster import over_cluster
 from bitladder.quantize.techniques.technique import ORDER, Quantized, Setting
@@ -48,19 +48,19 @@ def quantize_rung(params: Params, rung: str, task: Task) -> RungResult:
     values = (params.task, params.prepare, params.compute.bits, params.ladder[rung], own, config, seed)
     key = fingerprint(*values, files=inputs)
     with workspace(f"ptq-{rung}", key) as work:
-        bench, try_out = load_bench(params, rung, task, work, work)
+        chains, try_out = load_chains(params, rung, task, work, work)
         # a list is put on top of each other, each technique on what the one before it made
         ahead = params.compute.cluster and own.techniques == "auto"
-        with over_cluster(params, rung, bench, inputs) if ahead else nullcontext(bench.attempt) as attempt:
+        with over_cluster(params, rung, chains, inputs) if ahead else nullcontext(chains.attempt) as attempt:
             names, tries, seconds = _choose(own, attempt)
-        quantized = bench.reach(names)
+        quantized = chains.reach(names)
         raised: dict[str, str] = {}
         if mixed := params.ladder[rung].mixed:
-            quantized, raised = raise_layers(quantized, bench.setting, mixed, try_out)
+            quantized, raised = raise_layers(quantized, chains.setting, mixed, try_out)
         found = try_out(quantized.sim.model).found
     write_json(RungFiles(rung).notes / "ptq-seconds.json", seconds)
-    held_out = HeldOut(samples=found.samples, fitted=bench.try_out is None, value=found.value, drop=found.drop)
-    return RungResult(quantized, bench.setting.model, tries, raised, held_out)
+    held_out = HeldOut(samples=found.samples, fitted=chains.try_out is None, value=found.value, drop=found.drop)
+    return RungResult(quantized, chains.setting.model, tries, raised, held_out)
 
 
 def quantize(setting: Setting, try_out: TryOut | None = None) -> tuple[Quantized, list[Try], dict[str, float]]:
@@ -73,9 +73,9 @@ def quantize(setting: Setting, try_out: TryOut | None = None) -> tuple[Quantized
     Returns: the quantized network, what was tried, and the seconds of each.
 
     """
-    bench = Bench(setting, try_out)
-    names, tries, seconds = _choose(setting.params, bench.attempt)
-    return bench.reach(names), tries, seconds
+    chains = Chains(setting, try_out)
+    names, tries, seconds = _choose(setting.params, chains.attempt)
+    return chains.reach(names), tries, seconds
 
 
 def _choose(

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from tqdm import tqdm
 
 from bitladder.params import Params
-from bitladder.quantize.bench import Attempt, Bench, load_bench
+from bitladder.quantize.chains import Attempt, Chains, load_chains
 from bitladder.quantize.techniques.technique import ORDER
 from bitladder.running.cluster_connect import connected
 from bitladder.running.cluster_folder import SharedFolder
@@ -24,26 +24,26 @@ __all__ = ["over_cluster"]
 
 @contextmanager
 def over_cluster(
-    params: Params, rung: str, bench: Bench, files: tuple[Path, ...]
+    params: Params, rung: str, chains: Chains, files: tuple[Path, ...]
 ) -> Iterator[Callable[[tuple[str, ...], str], Attempt]]:
-    """Join the cluster of `compute.cluster`, and give what does as `bench.attempt` does, with the same bytes.
+    """Join the cluster of `compute.cluster`, and give what does as `chains.attempt` does, with the same bytes.
 
-    That is `bench.attempt` itself where the cluster does one technique at a time.
+    That is `chains.attempt` itself where the cluster does one technique at a time.
 
     Args:
         params: of the pipeline.
-        rung: that is on the bench.
-        bench: this process's own, for what no worker can do: one that lacks the files.
-        files: what a bench is loaded from.
+        rung: its name.
+        chains: this process's own, for what no worker can do: one that lacks the files.
+        files: what chains are loaded from.
 
     """
     with connected(params.compute) as cluster:
         shared = SharedFolder(cluster, files, params.compute.threads, params.compute.device)
         if shared.places == 1:
-            yield bench.attempt
+            yield chains.attempt
             return
         with tqdm(total=len(ORDER), desc="techniques", unit="technique") as bar:
-            ahead = _Ahead(shared, bench, (params.model_dump_json(), rung, str(bench.setting.work)), bar)
+            ahead = _Ahead(shared, chains, (params.model_dump_json(), rung, str(chains.setting.work)), bar)
             try:
                 yield ahead.attempt
             finally:
@@ -56,8 +56,8 @@ class _Ahead:
     Where another one is kept, they are called off: they are wanted on top of that.
     """
 
-    def __init__(self, shared: SharedFolder, bench: Bench, load: tuple[str, str, str], bar: tqdm) -> None:
-        self._shared, self._bench, self._load, self._bar = shared, bench, load, bar
+    def __init__(self, shared: SharedFolder, chains: Chains, load: tuple[str, str, str], bar: tqdm) -> None:
+        self._shared, self._chains, self._load, self._bar = shared, chains, load, bar
         self._base: tuple[str, ...] = ()
         self._open: dict[str, Future] = {}
 
@@ -75,7 +75,7 @@ class _Ahead:
         try:
             found: Attempt = self._open.pop(name).result()
         except NotHereError:
-            found = self._bench.attempt(base, name)
+            found = self._chains.attempt(base, name)
         self._bar.update()
         return found
 
@@ -87,18 +87,18 @@ class _Ahead:
 
 
 def _attempt(params: str, rung: str, work: str, base: tuple[str, ...], name: str) -> Attempt:
-    found = _bench(Path.cwd(), params, rung, work).attempt(base, name)
+    found = _chains(Path.cwd(), params, rung, work).attempt(base, name)
     return replace(found, trial=found.trial and found.trial.brief())
 
 
 @cache
-def _bench(folder: Path, text: str, rung: str, work: str) -> Bench:
+def _chains(folder: Path, text: str, rung: str, work: str) -> Chains:
     """Load what the stages before have left in this folder."""
     params = Params.model_validate_json(text)
     seed_all(params.seed)
     _kept.append(TemporaryDirectory())
     task = load_task(params.task.factory, params.task.args)
-    return load_bench(params, rung, task, Path(work), Path(_kept[-1].name))[0]
+    return load_chains(params, rung, task, Path(work), Path(_kept[-1].name))[0]
 
 
 _kept: list[TemporaryDirectory[str]] = []

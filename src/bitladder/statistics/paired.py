@@ -111,6 +111,8 @@ def _interval(reference: Scores, scores: Scores, sign: int, confidence: float) -
     loss = sign * (reference.total - scores.total)
     left_out = sign * (reference.left_out - scores.left_out)
     size = max(abs(reference.total), abs(scores.total))
+    if not size and not np.ptp(left_out):
+        return None, "no interval: the metric is 0 whatever is left out, which tells not how large it can be"
     return jackknife(loss, left_out, scores.samples, size, confidence), JACKKNIFE
 
 

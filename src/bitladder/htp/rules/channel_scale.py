@@ -73,7 +73,7 @@ def _least(graph: Graph, node: NodeProto) -> np.ndarray | None:
 
 def _least_ratio(graph: Graph, node: NodeProto, ratios: np.ndarray) -> float:
     """Give the least ratio that the kernel of a layer with these has bits for."""
-    kernel, strides = graph.attribute(node, "kernel_shape", [0]), graph.attribute(node, "strides", [1])
+    kernel, strides = graph.constant(node.input[1]).shape[2:], graph.attribute(node, "strides", [1])
     alone = graph.attribute(node, "group", 1) == ratios.size > 1
     if node.op_type != "Conv" or not alone or (set(kernel) != {1} and set(strides) != {2}):
         return LEAST_RATIO

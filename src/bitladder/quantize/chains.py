@@ -1,4 +1,4 @@
-"""A rung on the bench: techniques put on top of each other, and tried on samples that none of them has seen."""
+"""Chains of techniques, each put on top of the one before, and tried on samples that none of them has seen."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from bitladder.tasks.samples import Samples, held
 from bitladder.tasks.splits import load_samples
 from bitladder.tasks.task import Task
 
-__all__ = ["Attempt", "Bench", "divide", "load_bench"]
+__all__ = ["Attempt", "Chains", "divide", "load_chains"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Attempt:
     not_applicable: str | None = None
 
 
-class Bench:
-    """Quantizes a rung by techniques, one on top of the other. The same ones come to the same bytes, wherever."""
+class Chains:
+    """Quantizes a rung by chains of techniques. The same chain comes to the same bytes, wherever."""
 
     def __init__(self, setting: Setting, try_out: Try | None = None) -> None:
         """Take what to quantize, and what compares a sim with FP32 on samples that no technique has seen."""
@@ -61,10 +61,10 @@ class Bench:
         return Attempt(trial, round(perf_counter() - start, 1))
 
 
-def load_bench(params: Params, rung: str, task: Task, work: Path, scratch: Path) -> tuple[Bench, Try]:
+def load_chains(params: Params, rung: str, task: Task, work: Path, scratch: Path) -> tuple[Chains, Try]:
     """Load what the stages before have left in build/; give what tries a sim, too.
 
-    Where all calibration samples are fitted to, the bench does not try techniques.
+    Where all calibration samples are fitted to, no technique is tried.
 
     Args:
         params: of the pipeline.
@@ -91,7 +91,7 @@ def load_bench(params: Params, rung: str, task: Task, work: Path, scratch: Path)
         layers=params.ladder[rung].layer_precisions,
     )
     try_out = trier(task.metric, model, rest if len(rest) else fit, params.evaluate.batch_size, scratch)
-    return Bench(setting, try_out if len(rest) else None), try_out
+    return Chains(setting, try_out if len(rest) else None), try_out
 
 
 def divide(calibration: Samples, params: Params, rung: str) -> tuple[Samples, Samples]:
