@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["RULE"]
 
 LEAST_RATIO = 2.0**-24
-"""Of input scale x weight scale to the output's, at 16 bits. It is sharp. This and the next are the same on all Hexagon generations."""
+"""Of input scale x weight scale to the output's, at 16 bits. It is sharp. This and the next are the same on all Hexagon
+generations."""
 
 DEPTHWISE_RATIO, SPREAD = 2.0**-15, 7
 """The least ratio for other kernels: those of depthwise convolutions of 1 x 1, or of stride 2, unless the exponents of
