@@ -91,6 +91,29 @@ def test_success_and_a_rerun_that_submits_nothing(server, job):
     assert (server.submitted("compile"), server.submitted("inference")) == (1, 1)
 
 
+def test_many_samples_go_in_parts_and_what_has_run_is_not_run_again(server, job, monkeypatch):
+    monkeypatch.setattr(aihub, "UPLOAD_BYTES", 20)  # one of 16 bytes each
+    server.answers = {"output_0": [np.ones((1, 4), np.float32)]}
+    assert target().measure(job).outputs["output"].tolist() == [[1.0] * 4] * 2
+    assert (server.submitted("compile"), server.submitted("inference")) == (1, 2)
+    names = {run.inference_job.name for run in server.jobs.values() if run.WhichOneof("job") == "inference_job"}
+    assert len(names) == 2
+    assert target().measure(job).ops_npu == 1
+    assert server.submitted("inference") == 2
+
+
+def test_where_the_second_part_did_not_end_the_first_is_not_run_again(server, job, monkeypatch):
+    monkeypatch.setattr(aihub, "UPLOAD_BYTES", 20)
+    server.answers = {"output_0": [np.ones((1, 4), np.float32)]}
+    target().measure(job)
+    (first, second) = (name for name, run in server.jobs.items() if run.WhichOneof("job") == "inference_job")
+    server.jobs[second].inference_job.job_state = FAILED
+    assert f"job {second} failed" in failure(job)
+    assert kept()["inference"] == first and kept()["inference-1"] is None
+    target().measure(job)
+    assert (server.submitted("compile"), server.submitted("inference")) == (1, 3)
+
+
 def test_the_token_is_written_nowhere(server, job, tmp_path, capfd):
     target().measure(job)
     written = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "client.ini"]

@@ -6,8 +6,9 @@ QAIHUB_CLIENT_INI names) and goes nowhere else.
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,8 @@ __all__ = ["AiHub"]
 COMPILED_FILE = "model.dlc"
 
 OPTIONS = "--target_runtime qnn_dlc"
+
+UPLOAD_BYTES = 500_000_000  # of samples, at most, in one job
 
 RECENT = 200  # jobs looked through for one whose id was lost
 
@@ -71,20 +74,25 @@ class AiHub:
         compiled = jobs.finished(JobType.COMPILE, compile_there)
         model = compiled.get_target_model()
 
-        def run_there() -> Any:
-            samples = client.upload_dataset(_entries(job.split, job.model))
+        def run_there(part: int, samples: Samples) -> Any:
+            uploaded = client.upload_dataset(_entries(samples, job.model))
             with _once():
                 return client.submit_inference_job(
-                    model, device, samples, name=jobs.name(JobType.INFERENCE), retry=False, profile=True
+                    model, device, uploaded, name=jobs.name(JobType.INFERENCE, part), retry=False, profile=True
                 )
 
-        inference = jobs.finished(JobType.INFERENCE, run_there)
-        profile = inference.download_profile()
-        returned = inference.download_output_data()
-        if not profile or not returned:
-            raise UserError(
-                f"AI Hub: job {inference.job_id} succeeded without a profile or outputs; see {inference.url}"
-            )
+        profiles, found = [], []
+        for part, samples in enumerate(_parts(job.split)):
+            inference = jobs.finished(JobType.INFERENCE, partial(run_there, part, samples), part)
+            profile = inference.download_profile()
+            returned = inference.download_output_data()
+            if not profile or not returned:
+                raise UserError(
+                    f"AI Hub: job {inference.job_id} succeeded without a profile or outputs; see {inference.url}"
+                )
+            profiles.append(profile)
+            found.append(_outputs(returned, job.model))
+        profile = profiles[0]  # each job tells its own: the first is as good as any
         size = _download(compiled, job.folder / COMPILED_FILE)
         layers = [
             {"op": layer["name"], "unit": layer["compute_unit"].lower(), "cycles": layer.get("execution_cycles", 0)}
@@ -92,7 +100,7 @@ class AiHub:
         ]
         write_ops(job.notes / OPS_FILE, layers, "measured")
         on_npu = sum(layer["unit"] == "npu" for layer in layers)
-        outputs = _outputs(returned, job.model)
+        outputs = {name: torch.cat([part[name] for part in found]) for name in found[0]}
         latency = _latency(profile["execution_summary"], device.name)
         told = DeviceRecord(
             name=device.name,
@@ -110,16 +118,16 @@ class _Jobs:
         self._client, self._key, self._limit_s = client, key, limit_s
         self._path = JOBS / f"{key}.json"
 
-    def name(self, kind: Any) -> str:
+    def name(self, kind: Any, part: int = 0) -> str:
         """Name a job so that it is found again even if the answer to its submission was lost."""
-        return f"bitladder-{self._key}-{kind.display_name}"
+        return f"bitladder-{self._key}-{_label(kind, part)}"
 
-    def finished(self, kind: Any, submit: Any) -> Any:
+    def finished(self, kind: Any, submit: Callable[[], Any], part: int = 0) -> Any:
         """Give the job once it has succeeded, the one there is or a new one. Raise UserError where it does not."""
-        job = self._known(kind)
+        job = self._known(kind, part)
         if job is None:
             job = submit()
-            self._keep(kind, job.job_id)
+            self._keep(kind, part, job.job_id)
         try:
             status = job.wait(timeout=self._limit_s)
         except TimeoutError:
@@ -129,28 +137,32 @@ class _Jobs:
             ) from None
         # A failed compile still hands back a model, and a failed job an empty profile: the status is what counts
         if not status.success:
-            self._keep(kind, None)
+            self._keep(kind, part, None)
             # a graph that does not compile there never will; a run may fail for the device's sake
             failed = RefusedError if kind.name == "COMPILE" else UserError
             raise failed(f"AI Hub: job {job.job_id} failed: {status.message or 'no reason given'}; see {job.url}")
         return job
 
-    def _known(self, kind: Any) -> Any:
-        kept = self._kept().get(kind.display_name)
+    def _known(self, kind: Any, part: int) -> Any:
+        kept = self._kept().get(_label(kind, part))
         if kept is None:
             recent = self._client.get_job_summaries(limit=RECENT, type=kind)
-            named = [job for job in recent if job.name == self.name(kind) and not job.status.failure]
+            named = [job for job in recent if job.name == self.name(kind, part) and not job.status.failure]
             if not named:
                 return None
             kept = named[0].job_id
-            self._keep(kind, kept)
+            self._keep(kind, part, kept)
         return self._client.get_job(kept)
 
     def _kept(self) -> dict[str, Any]:
         return read_json(self._path) if self._path.exists() else {}
 
-    def _keep(self, kind: Any, job_id: str | None) -> None:
-        write_json(self._path, {**self._kept(), kind.display_name: job_id})
+    def _keep(self, kind: Any, part: int, job_id: str | None) -> None:
+        write_json(self._path, {**self._kept(), _label(kind, part): job_id})
+
+
+def _label(kind: Any, part: int) -> str:
+    return f"{kind.display_name}-{part}" if part else kind.display_name
 
 
 def _client() -> "qai_hub.Client":
@@ -211,6 +223,13 @@ def _key(job: Job, soc: Soc) -> str:
         for name, values in job.split.row(row).items():
             digest.update(name.encode() + values.tobytes())
     return digest.hexdigest()[:16]
+
+
+def _parts(split: Samples) -> list[Samples]:
+    """Cut the samples into what one upload takes: so memory and the service's limit of a data set hold all of them."""
+    count = max(1, UPLOAD_BYTES // sum(values.nbytes for values in split.row(0).values()))
+    rows = torch.arange(len(split))
+    return [split.subset(part) for part in rows.split(count)]
 
 
 def _entries(split: Samples, model: Path) -> dict[str, list[np.ndarray]]:
