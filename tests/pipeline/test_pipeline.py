@@ -44,6 +44,14 @@ def test_every_rung_is_measured_and_one_is_decided_on(clone):
     assert decision["reason"] in shown and "| balanced" not in shown
 
 
+def test_qat_is_told_from_ptq_by_samples_that_ptq_was_not_fitted_to(clone):
+    for rung in RUNGS:
+        first = (clone.root / f"metrics/qat/{rung}.csv").read_text().splitlines()[1].split(",")
+        held_out = json.loads((clone.root / f"metrics/ptq/{rung}.json").read_text())["held_out"]
+        assert (held_out["samples"], held_out["fitted"]) == (40, False)
+        assert (first[0], float(first[2])) == ("0", pytest.approx(held_out["value"], abs=1e-4))
+
+
 def test_nothing_is_pickled_between_stages(clone):
     suffixes = {path.suffix for path in (clone.root / "build").rglob("*") if path.is_file()}
     assert suffixes <= {".safetensors", ".json", ".onnx", ".encodings", ".bin", ".csv", ".lock"}

@@ -16,6 +16,7 @@ from bitladder.network.scoring import save_score, score
 from bitladder.network.training import Epoch, Recipe, fit, rank
 from bitladder.params import Params
 from bitladder.paths import TASK, TRAINED, RungFiles, samples
+from bitladder.quantize.chains import divide
 from bitladder.quantize.distill import distilled
 from bitladder.quantize.sim.lean import plain_tensors
 from bitladder.quantize.sim.restore import restore
@@ -55,6 +56,7 @@ def train_rung(params: Params, rung: str) -> tuple[Evaluation | None, list[dict[
     splits = {name: load_samples(task, params, name) for name in SPLITS}
     sample = sample_inputs(splits["calibration"])
     sim, model = restore(params, rung, task, sample, files.ptq_sim)
+    fitted, unseen = divide(splits["calibration"], params, rung)
     recipe = Recipe(**params.qat.model_dump(exclude={"when", "distill", "processes"}), seed=params.seed)
     key = fingerprint(
         params.task,
@@ -67,7 +69,7 @@ def train_rung(params: Params, rung: str) -> tuple[Evaluation | None, list[dict[
         result = train_quantized(
             sim,
             task,
-            (splits["train"], splits["calibration"]),
+            (splits["train"], unseen if len(unseen) else fitted),
             recipe,
             params.evaluate.batch_size,
             work,
@@ -97,7 +99,8 @@ def train_quantized(
     Args:
         sim: with PTQ's encodings.
         task: loss and metric.
-        splits: what to train on; what to choose the best epoch by, neither of them the evaluation split.
+        splits: what to train on; what to choose the best epoch by. Neither is the evaluation split, and the latter
+            should be none of what PTQ was fitted to, or PTQ's own state has the better of it.
         recipe: of the training.
         batch_size: for scoring.
         folder: where a killed run finds what it has done.
