@@ -3,7 +3,7 @@
     python benchmarks/efficientnet.py DIR [STAGE ...]
 
 Makes a clone of this code in DIR (or goes on in the one that is there), runs `dvc repro` on these stages (by default
-all that the comparison needs), and prints what `bitladder show` and `bitladder timings` do. Half an hour and more.
+all that the comparison needs), and prints what `bitladder show` and `bitladder timings` do. An hour and more.
 """
 
 import argparse
@@ -24,7 +24,7 @@ CHANGES = {
         "code": "src/bitladder/tasks/builtin/efficientnet_lite0.py",
         "photographs": "src/bitladder/tasks/builtin/photographs.py",
     },
-    "task.args": {"train": 64, "calibration": 400, "evaluation": 200},
+    "task.args": {"train": 64, "calibration": 500, "evaluation": 200},
     "train.epochs": 0,
     "evaluate.batch_size": 20,
     "verify": {"max_drop": 0.02, "min_sqnr_db": 30},
@@ -40,7 +40,7 @@ CHANGES = {
             "mixed": {"raise_to": W8A8, "max_drop": 0.05, "max_growth": 0.15},
         },
     },
-    "ptq.samples": 300,  # the other 100 crops judge what is tried
+    "ptq.samples": 300,  # the other 200 crops judge what is tried
     "ptq.gptq.samples": 300,
     "ptq.batch_size": 16,
     "ptq.max_drop": 0.1,
@@ -51,7 +51,7 @@ CHANGES = {
     "goals.max_drop": 0.1,
     "goals.policy": "sweep",
     "export.samples": 20,
-    "target.samples": 20,
+    "target.samples": 200,
     "target.max_gap": 0.05,
     "bundle.samples": 5,
 }
