@@ -63,3 +63,21 @@ def prepared_as_before(model, x):
         prepared, _ = prepare(model, (x[:1],))
         assert torch.allclose(prepared(x), expected, atol=1e-5)
     return prepared
+
+
+def conv_model(path: Path, channels: int = 64, batch: int | str = 1) -> Path:
+    """Write a float graph of one 3 x 3 convolution and a ReLU on 3 x 32 x 32."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = numpy_helper.from_array(np.zeros((channels, 3, 3, 3), np.float32), "w")
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["y"], "conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["y"], ["z"], "relu"),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, 32, 32])
+    z = helper.make_tensor_value_info("z", TensorProto.FLOAT, [batch, channels, 32, 32])
+    graph = helper.make_graph(nodes, "g", [x], [z], [weights])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), path)
+    return path

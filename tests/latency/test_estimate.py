@@ -1,12 +1,9 @@
 """Latency estimates: what they are worth on published models that they have not seen, and what they refuse."""
 
 import json
-from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 from bitladder.commands.cli import app
@@ -23,22 +20,10 @@ from bitladder.latency.table import (
 from bitladder.latency.work import FEATURES, features
 from bitladder.report.latency import error_rows
 from bitladder.socs import all_socs
+from support import conv_model
 
 REQUIRED = ("Samsung Galaxy S24", "Samsung Galaxy S25", "Snapdragon X Elite CRD")
 MEDIAN = {"fp16": 0.09, "w8a8": 0.145, "w8a16": 0.125}
-
-
-def conv_model(path: Path, channels: int = 64, batch: int | str = 1) -> Path:
-    weights = numpy_helper.from_array(np.zeros((channels, 3, 3, 3), np.float32), "w")
-    nodes = [
-        helper.make_node("Conv", ["x", "w"], ["y"], "conv", pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["y"], ["z"], "relu"),
-    ]
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, 32, 32])
-    z = helper.make_tensor_value_info("z", TensorProto.FLOAT, [batch, channels, 32, 32])
-    graph = helper.make_graph(nodes, "g", [x], [z], [weights])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), path)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 
 from bitladder.latency.graph import KINDS, Op
 
-__all__ = ["FEATURES", "PRECISIONS", "Feature", "Work", "features", "sum_work"]
+__all__ = ["FEATURES", "PRECISIONS", "Feature", "Work", "count_macs", "features", "sum_work"]
 
 PRECISIONS = ("fp16", "w8a8", "w8a16")
 
@@ -80,6 +80,11 @@ def sum_work(ops: Iterable[Op]) -> dict[str, Work]:
         counts = (op.times, op.macs, op.padded_macs, op.weights, sum(op.tensors), *spilled)
         sums[op.kind] = [total + count for total, count in zip(sums[op.kind], counts, strict=True)]
     return {kind: Work(*counts) for kind, counts in sums.items()}
+
+
+def count_macs(work: Mapping[str, Work]) -> int:
+    """Count the multiply-accumulates of a graph; 0 where it has an LSTM or GRU, whose are not counted."""
+    return 0 if work["recurrent"].ops else sum(work[kind].macs for kind in _MATRIX)
 
 
 def features(work: Mapping[str, Work], precision: str, quantized_input: bool = True) -> np.ndarray:
