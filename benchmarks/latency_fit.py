@@ -99,7 +99,9 @@ def main() -> None:
             if place not in fitted.unit:
                 continue
             # Networks are compared as bitladder makes them: all convert their input
-            weights, spread = seen.weights(features(published_work()[measured[i].graph], place[1]), place[1])
+            weights, spread = seen.weights(
+                {place[1]: features(published_work()[measured[i].graph], place[1])}, place[1]
+            )
             value = fitted.value(place, amounts[i]) * np.exp(seen.correction(weights, place[0]))
             left.append(LeftOut(measured[i], ms[i], value, spread))
             if known[i] and place in fitted_memory.unit:

@@ -16,7 +16,8 @@ from onnx import TensorProto, helper, shape_inference
 from onnx.shape_inference import InferenceError
 
 from bitladder.errors import UserError
-from bitladder.latency.patterns import Links, merge_patterns
+from bitladder.latency.bits import Bits
+from bitladder.latency.patterns import Links, is_bias, merge_patterns
 
 __all__ = ["KINDS", "Op", "read_ops"]
 
@@ -60,7 +61,8 @@ class Op:
 
     `macs` are multiply-accumulates; `padded_macs` those that the matrix unit does, which fills up its tiles (as many
     groups of a grouped convolution as fit go through at once). `tensors` are the activations read and written, in
-    elements of whole tiles. `times` is how often it runs: once for each step of a recurrent one.
+    elements of whole tiles. `times` is how often it runs: once for each step of a recurrent one. `precision` is what
+    the graph's quantizers say, fp16 where there are none.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Op:
     weights: int
     tensors: tuple[int, ...]
     times: int = 1
+    precision: str = "fp16"
 
 
 def read_ops(path: Path) -> list[Op]:
@@ -143,8 +146,9 @@ class _Graph:
                 self.shapes.setdefault(value.name, tuple(dim.dim_value for dim in dims))
         self.constant = {tensor.name for tensor in graph.initializer}
         self.alias: dict[str, str] = {}
-
+        self.bits = Bits(graph)
         self.live = self._live()
+        self.links = Links(self.live, self.source, self.constant)
 
     def _live(self) -> list[onnx.NodeProto]:
         """Give the nodes that work on data, and note which tensors are constant and which only rename another."""
@@ -154,7 +158,7 @@ class _Graph:
             fixed = node.op_type in {"Constant", "Shape", "Size"} or all(name in self.constant for name in inputs)
             if fixed:
                 self.constant.update(node.output)
-            if node.op_type in _SAME and inputs:
+            if node.op_type in _SAME and inputs and not self.bits.converts(node):
                 self.alias[node.output[0]] = self.source(inputs[0])
             elif not fixed:
                 live.append(node)
@@ -166,13 +170,12 @@ class _Graph:
         return next((name for name in names if self.shape(name) is None), None)
 
     def ops(self) -> Iterator[Op]:
-        live = self.live
-        links = Links(live, self.source, self.constant)
-        merged = merge_patterns(live, links)
-        for node in live:
+        links = self.links
+        merged = merge_patterns(self.live, links)
+        for node in self.live:
             kind = merged.get(id(node), _KIND_OF.get(node.op_type, "pointwise"))
             # An activation that follows neither a weighted operation nor a sum is an operation of its own
-            with_maker = _is_bias(node, links) or (
+            with_maker = is_bias(node, links) or (
                 node.op_type in _FUSED and any(maker.op_type in _TAKES_FUSED for maker in links.makers(node))
             )
             if kind is not None and node.op_type not in _FREE and not with_maker:
@@ -204,13 +207,14 @@ class _Graph:
         elif node.op_type == "AveragePool" and _has_no_kernel(node, output):
             kind, macs = "window", math.prod(output) * math.prod(_ints(node, "kernel_shape"))
         tensors = tuple(_tiled(shape, kind) for shape in (*data, output))
-        return Op(node.name or node.output[0], kind, macs, padded, weights, tensors, times)
+        precision = self.bits.precision(node, self.links, weighted=weights > 0)
+        return Op(node.name or node.output[0], kind, macs, padded, weights, tensors, times, precision)
 
     def border(self) -> Op:
         """Give the graph's inputs and outputs, which are converted and copied, as an operation."""
         values = [v.name for v in (*self.graph.input, *self.graph.output) if v.name not in self.constant]
         tensors = tuple(_tiled(shape, "border") for name in values if (shape := self.shape(name)) is not None)
-        return Op("border", "border", 0, 0, 0, tensors)
+        return Op("border", "border", 0, 0, 0, tensors, precision=self.bits.of_border(self.graph))
 
     def _conv(self, node: onnx.NodeProto, output: tuple[int, ...]) -> tuple[str, int, int, int]:
         weights = self.known(node.input[1])
@@ -239,14 +243,6 @@ class _Graph:
         padded = macs // (inner * columns) * _filled(inner) * _filled(columns)
         weighted = node.input[1] in self.constant or node.input[0] in self.constant
         return ("linear" if weighted else "matmul"), macs, padded, (math.prod(right) if weighted else 0)
-
-
-def _is_bias(node: onnx.NodeProto, links: Links) -> bool:
-    return (
-        node.op_type == "Add"
-        and len(links.inputs(node)) == 1
-        and any(maker.op_type in {"MatMul", "Conv"} for maker in links.makers(node))
-    )
 
 
 def _has_no_kernel(pool: onnx.NodeProto, output: tuple[int, ...]) -> bool:
