@@ -40,11 +40,11 @@ def test_an_op_whose_output_no_quantizer_holds_is_float_and_what_moves_values_is
     last = model.graph.output[0].name
     model.graph.node.extend(
         [
-            helper.make_node("Transpose", [last], ["t"], "turn", perm=[0, 2, 3, 1]),
+            helper.make_node("Transpose", [last], ["t"], "turn", perm=[0, 1, 3, 2]),
             helper.make_node("Softmax", ["t"], ["s"], "softmax"),
         ]
     )
-    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("s", TensorProto.FLOAT, [1, 32, 32, 64]))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("s", TensorProto.FLOAT, [1, 64, 32, 32]))
     onnx.save(model, path)
     assert precisions(path) == [("conv", "w8a8"), ("move", "w8a8"), ("softmax", "fp16"), ("border", "w8a8")]
 

@@ -23,7 +23,8 @@ from bitladder.socs import all_socs
 from support import conv_model
 
 REQUIRED = ("Samsung Galaxy S24", "Samsung Galaxy S25", "Snapdragon X Elite CRD")
-MEDIAN = {"fp16": 0.09, "w8a8": 0.145, "w8a16": 0.125}
+MEDIAN = {"fp16": 0.09, "w8a8": 0.135, "w8a16": 0.115}
+P90 = {"fp16": 0.3, "w8a8": 0.45, "w8a16": 0.42}
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +35,13 @@ def report():
 @pytest.mark.parametrize("precision", MEDIAN)
 def test_left_out_networks_are_within_the_limits(report, precision):
     row = report["precision", precision]
-    assert row["median_error"] <= MEDIAN[precision] and row["p90_error"] <= 0.5
+    assert row["median_error"] <= MEDIAN[precision] and row["p90_error"] <= P90[precision]
 
 
 @pytest.mark.parametrize("device", REQUIRED)
 def test_left_out_networks_are_within_the_limits_on_each_device_that_many_have(report, device):
     row = report["device", device]
-    assert row["median_error"] <= 0.13 and row["p90_error"] <= 0.43
+    assert row["median_error"] <= 0.12 and row["p90_error"] <= 0.37
 
 
 def test_intervals_hold_what_they_say_over_all_and_in_every_family(report):

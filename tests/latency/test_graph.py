@@ -103,6 +103,32 @@ def test_gelu_and_layer_norm_count_once_however_they_are_written(tmp_path):
     assert [kind for kind in spelled if kind != "pointwise"] == whole
 
 
+@pytest.mark.parametrize(
+    ("order", "shape", "kinds"),
+    [
+        ((0, 2, 3, 1), (1, 64, 8, 8), []),  # the NPU holds channels last
+        ((1, 0, 2), (1, 8, 64), []),  # the same values in the same order
+        ((0, 2, 1, 3), (1, 8, 12, 64), ["move"]),
+    ],
+)
+def test_a_transpose_counts_where_it_moves_something(order, shape, kinds, tmp_path):
+    class Turned(nn.Module):
+        def forward(self, x):
+            return x.permute(order)
+
+    ops = read_ops(export(Turned(), tmp_path / "model.onnx", shape, 17))
+    assert [op.kind for op in ops] == [*kinds, "border"]
+
+
+def test_what_is_moved_fills_its_tiles_in_the_better_way(tmp_path):
+    class Heads(nn.Module):
+        def forward(self, x):
+            return x.permute(1, 2, 0, 3)
+
+    (op, _) = read_ops(export(Heads(), tmp_path / "model.onnx", (197, 1, 12, 64), 17))
+    assert op.tensors == (197 * 16 * 64, 12 * 200 * 64)  # as an image, one channel would fill 32
+
+
 def test_shapes_that_the_graph_computes_are_known(tmp_path):
     class Shuffle(nn.Module):
         def forward(self, x):

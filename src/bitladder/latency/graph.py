@@ -5,7 +5,7 @@ batch norms and activations belong to the convolution before them, and whatever 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +26,7 @@ KINDS = (
     *("concat", "move", "border"),
 )
 """Kinds of operation: `linear` has constant weights and `matmul` has none; `recurrent` are the steps of an LSTM or GRU;
-`curve` is pointwise with a transcendental function (sigmoid, GELU); `norm` is over the last axes; `window` is an
+`curve` is pointwise with a transcendental function (sigmoid, GELU); `norm` divides by a sum over axes; `window` is an
 average over windows that the vector unit has no kernel for; `move` only moves data; `border` are the graph's inputs and
 outputs."""
 
@@ -38,6 +38,7 @@ MOST_OF_A_SHAPE = 512
 
 _SAME = {"QuantizeLinear", "DequantizeLinear", "Identity", "Cast", "Dropout"}
 _FREE = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}
+_CHANNELS_FIRST_OR_LAST = ([0, 2, 3, 1], [0, 3, 1, 2])
 _FUSED = {"Relu", "Clip", "LeakyRelu", "PRelu", "HardSwish", "HardSigmoid", "BatchNormalization"}
 _TAKES_FUSED = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "BatchNormalization"}
 _RECURRENT = {"LSTM", "GRU", "RNN"}
@@ -45,10 +46,10 @@ _KIND_OF = {
     **dict.fromkeys(("Sigmoid", "Tanh", "Erf", "Gelu", "Exp", "Log", "Pow", "Sqrt", "Softplus", "Mish"), "curve"),
     **dict.fromkeys(("HardSigmoid", "HardSwish", "Elu", "Selu", "Swish", "Sin", "Cos"), "curve"),
     **dict.fromkeys(("LayerNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization"), "norm"),
-    **dict.fromkeys(("LpNormalization", "LRN", "SimplifiedLayerNormalization"), "norm"),
+    **dict.fromkeys(("LpNormalization", "LRN", "ReduceL2", "SimplifiedLayerNormalization"), "norm"),
     **dict.fromkeys(("Softmax", "LogSoftmax"), "softmax"),
     **dict.fromkeys(("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Resize", "Upsample"), "pool"),
-    **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2", "ArgMax", "TopK"), "pool"),
+    **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ArgMax", "TopK"), "pool"),
     **dict.fromkeys(("Transpose", "Slice", "Split", "Gather", "Pad", "Expand", "Tile"), "move"),
     **dict.fromkeys(("DepthToSpace", "SpaceToDepth", "GatherElements", "GatherND", "ScatterND"), "move"),
     "Concat": "concat",
@@ -178,7 +179,7 @@ class _Graph:
             with_maker = is_bias(node, links) or (
                 node.op_type in _FUSED and any(maker.op_type in _TAKES_FUSED for maker in links.makers(node))
             )
-            if kind is not None and node.op_type not in _FREE and not with_maker:
+            if kind is not None and node.op_type not in _FREE and not with_maker and not self.moves_nothing(node):
                 yield self.op(node, kind)
 
     def source(self, name: str) -> str:
@@ -209,6 +210,15 @@ class _Graph:
         tensors = tuple(_tiled(shape, kind) for shape in (*data, output))
         precision = self.bits.precision(node, self.links, weighted=weights > 0)
         return Op(node.name or node.output[0], kind, macs, padded, weights, tensors, times, precision)
+
+    def moves_nothing(self, node: onnx.NodeProto) -> bool:
+        """Whether a transpose moves axes of length 1 only, or the channels of images, which the NPU holds last."""
+        if node.op_type != "Transpose":
+            return False
+        shape = self.known(node.input[0])
+        order = _ints(node, "perm", default=[*reversed(range(len(shape)))])
+        moved = [axis for axis in order if shape[axis] > 1]
+        return order in _CHANNELS_FIRST_OR_LAST or moved == sorted(moved)
 
     def border(self) -> Op:
         """Give the graph's inputs and outputs, which are converted and copied, as an operation."""
@@ -251,23 +261,36 @@ def _has_no_kernel(pool: onnx.NodeProto, output: tuple[int, ...]) -> bool:
     return math.prod(output[2:]) > 1 and kernel != strides and set(kernel) != {3}
 
 
-def _ints(node: onnx.NodeProto, name: str) -> list[int]:
-    return next((list(attribute.ints) for attribute in node.attribute if attribute.name == name), [1, 1])
+def _ints(node: onnx.NodeProto, name: str, default: Sequence[int] = (1, 1)) -> list[int]:
+    return next((list(attribute.ints) for attribute in node.attribute if attribute.name == name), list(default))
 
 
 def _filled(count: int, tile: int = LANES) -> int:
     return math.ceil(count / tile) * tile
 
 
-def _spatial(shape: tuple[int, ...]) -> int:
+def _spatial(shape: Sequence[int]) -> int:
     height, width = shape[-2:]
     return _filled(height * width, ROWS) if 1 in {height, width} else _filled(height, ROWS) * _filled(width, COLUMNS)
 
 
 def _tiled(shape: tuple[int, ...], kind: str) -> int:
-    """Give the elements of whole tiles: the second axis of images is the channels, the last one of all else."""
+    """Give the elements of whole tiles: the second axis of images is the channels, the last one of all else.
+
+    What is only moved is laid out in the way that fills its tiles better.
+    """
+    if len(shape) >= 4 and kind == "move":
+        return min(_as_image(shape), _as_rows([length for length in shape if length > 1]))
     if len(shape) >= 4 and kind not in {"matmul", "linear", "softmax", "norm"}:
-        return shape[0] * math.prod(shape[2:-2]) * _filled(shape[1]) * _spatial(shape)
-    if len(shape) >= 3:
-        return math.prod(shape[:-2]) * _filled(shape[-2], ROWS) * _filled(shape[-1])
-    return math.prod(shape)
+        return _as_image(shape)
+    return _as_rows(shape) if len(shape) >= 3 else math.prod(shape)
+
+
+def _as_image(shape: Sequence[int]) -> int:
+    return shape[0] * math.prod(shape[2:-2]) * _filled(shape[1]) * _spatial(shape)
+
+
+def _as_rows(shape: Sequence[int]) -> int:
+    if len(shape) < 2:
+        return math.prod(shape)
+    return math.prod(shape[:-2]) * _filled(shape[-2], ROWS) * _filled(shape[-1])
