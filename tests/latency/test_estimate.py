@@ -23,8 +23,8 @@ from bitladder.socs import all_socs
 from support import conv_model
 
 REQUIRED = ("Samsung Galaxy S24", "Samsung Galaxy S25", "Snapdragon X Elite CRD")
-MEDIAN = {"fp16": 0.09, "w8a8": 0.135, "w8a16": 0.115}
-P90 = {"fp16": 0.3, "w8a8": 0.45, "w8a16": 0.42}
+MEDIAN = {"fp16": 0.09, "w8a8": 0.12, "w8a16": 0.11}
+P90 = {"fp16": 0.3, "w8a8": 0.5, "w8a16": 0.4}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_intervals_hold_what_they_say_over_all_and_in_every_family(report):
     assert 0.78 <= report["all", ""]["within_interval"] <= 0.85
     families = [row for (group, _), row in report.items() if group == "family"]
     assert {row["name"] for row in families} == {"CNN", "transformer", "detection", "segmentation"}
-    assert all(row["within_interval"] >= 0.72 and row["median_error"] <= 0.151 for row in families)
+    assert all(row["within_interval"] >= 0.72 and row["median_error"] <= 0.14 for row in families)
 
 
 def test_at_least_seventy_networks_and_every_device_are_reported(report):

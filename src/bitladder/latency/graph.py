@@ -18,6 +18,7 @@ from onnx.shape_inference import InferenceError
 from bitladder.errors import UserError
 from bitladder.latency.bits import Bits
 from bitladder.latency.patterns import Links, is_bias, merge_patterns
+from bitladder.latency.tiles import LANES, filled, is_packed, spatial, tiled
 
 __all__ = ["KINDS", "Op", "read_ops"]
 
@@ -29,9 +30,6 @@ KINDS = (
 `curve` is pointwise with a transcendental function (sigmoid, GELU); `norm` divides by a sum over axes; `window` is an
 average over windows that the vector unit has no kernel for; `move` only moves data; `border` are the graph's inputs and
 outputs."""
-
-LANES, ROWS, COLUMNS = 32, 8, 4
-"""The tile in which activations are stored, channels x height x width: what does not fill it costs as if it did."""
 
 MOST_OF_A_SHAPE = 512
 """Elements of the largest constant that a shape may be worked out from; larger ones are weights."""
@@ -62,8 +60,9 @@ class Op:
 
     `macs` are multiply-accumulates; `padded_macs` those that the matrix unit does, which fills up its tiles (as many
     groups of a grouped convolution as fit go through at once). `tensors` are the activations read and written, in
-    elements of whole tiles. `times` is how often it runs: once for each step of a recurrent one. `precision` is what
-    the graph's quantizers say, fp16 where there are none.
+    elements of whole tiles, and `tiled` those of them that are not packed images. `times` is how often it runs: for
+    each step of a recurrent one, for each head and window of a product of activations. `precision` is what the graph's
+    quantizers say, fp16 where there are none.
     """
 
     name: str
@@ -72,6 +71,7 @@ class Op:
     padded_macs: int
     weights: int
     tensors: tuple[int, ...]
+    tiled: tuple[int, ...]
     times: int = 1
     precision: str = "fp16"
 
@@ -202,14 +202,17 @@ class _Graph:
             kind, macs, padded, weights = self._conv(node, output)
         elif node.op_type in {"Gemm", "MatMul"}:
             kind, macs, padded, weights = self._product(node, output)
+            times = math.prod(output[:-2]) if kind == "matmul" else 1
         elif node.op_type in _RECURRENT:
             kind, times = "recurrent", output[0] * output[1]
             weights = sum(math.prod(self.known(name)) for name in node.input[1:3])
         elif node.op_type == "AveragePool" and _has_no_kernel(node, output):
             kind, macs = "window", math.prod(output) * math.prod(_ints(node, "kernel_shape"))
-        tensors = tuple(_tiled(shape, kind) for shape in (*data, output))
+        shapes = (*data, output)
+        tensors = tuple(tiled(shape, kind) for shape in shapes)
+        unpacked = tuple(size for size, shape in zip(tensors, shapes, strict=True) if not is_packed(shape))
         precision = self.bits.precision(node, self.links, weighted=weights > 0)
-        return Op(node.name or node.output[0], kind, macs, padded, weights, tensors, times, precision)
+        return Op(node.name or node.output[0], kind, macs, padded, weights, tensors, unpacked, times, precision)
 
     def moves_nothing(self, node: onnx.NodeProto) -> bool:
         """Whether a transpose moves axes of length 1 only, or the channels of images, which the NPU holds last."""
@@ -223,8 +226,8 @@ class _Graph:
     def border(self) -> Op:
         """Give the graph's inputs and outputs, which are converted and copied, as an operation."""
         values = [v.name for v in (*self.graph.input, *self.graph.output) if v.name not in self.constant]
-        tensors = tuple(_tiled(shape, "border") for name in values if (shape := self.shape(name)) is not None)
-        return Op("border", "border", 0, 0, 0, tensors, precision=self.bits.of_border(self.graph))
+        tensors = tuple(tiled(shape, "border") for name in values if (shape := self.shape(name)) is not None)
+        return Op("border", "border", 0, 0, 0, tensors, tensors, precision=self.bits.of_border(self.graph))
 
     def _conv(self, node: onnx.NodeProto, output: tuple[int, ...]) -> tuple[str, int, int, int]:
         weights = self.known(node.input[1])
@@ -237,11 +240,9 @@ class _Graph:
             return "depthwise", macs, macs, math.prod(weights)
         at_once = min(groups, max(1, LANES // max(channels, made)))
         passes = math.ceil(groups / at_once)
-        wide = (
-            _filled(taps * channels) if channels <= LANES // 8 and groups == 1 else taps * _filled(channels * at_once)
-        )
-        tiled = positions if len(output) < 4 else positions * _spatial(output) // (output[-2] * output[-1])
-        return "conv", macs, tiled * wide * _filled(made * at_once) * passes, math.prod(weights)
+        wide = filled(taps * channels) if channels <= LANES // 8 and groups == 1 else taps * filled(channels * at_once)
+        tiled = positions if len(output) < 4 else positions * spatial(output) // (output[-2] * output[-1])
+        return "conv", macs, tiled * wide * filled(made * at_once) * passes, math.prod(weights)
 
     def _product(self, node: onnx.NodeProto, output: tuple[int, ...]) -> tuple[str, int, int, int]:
         left, right = self.known(node.input[0]), self.known(node.input[1])
@@ -250,7 +251,7 @@ class _Graph:
             inner = left[0]
         macs = math.prod(output) * inner
         columns = output[-1]
-        padded = macs // (inner * columns) * _filled(inner) * _filled(columns)
+        padded = macs // (inner * columns) * filled(inner) * filled(columns)
         weighted = node.input[1] in self.constant or node.input[0] in self.constant
         return ("linear" if weighted else "matmul"), macs, padded, (math.prod(right) if weighted else 0)
 
@@ -263,34 +264,3 @@ def _has_no_kernel(pool: onnx.NodeProto, output: tuple[int, ...]) -> bool:
 
 def _ints(node: onnx.NodeProto, name: str, default: Sequence[int] = (1, 1)) -> list[int]:
     return next((list(attribute.ints) for attribute in node.attribute if attribute.name == name), list(default))
-
-
-def _filled(count: int, tile: int = LANES) -> int:
-    return math.ceil(count / tile) * tile
-
-
-def _spatial(shape: Sequence[int]) -> int:
-    height, width = shape[-2:]
-    return _filled(height * width, ROWS) if 1 in {height, width} else _filled(height, ROWS) * _filled(width, COLUMNS)
-
-
-def _tiled(shape: tuple[int, ...], kind: str) -> int:
-    """Give the elements of whole tiles: the second axis of images is the channels, the last one of all else.
-
-    What is only moved is laid out in the way that fills its tiles better.
-    """
-    if len(shape) >= 4 and kind == "move":
-        return min(_as_image(shape), _as_rows([length for length in shape if length > 1]))
-    if len(shape) >= 4 and kind not in {"matmul", "linear", "softmax", "norm"}:
-        return _as_image(shape)
-    return _as_rows(shape) if len(shape) >= 3 else math.prod(shape)
-
-
-def _as_image(shape: Sequence[int]) -> int:
-    return shape[0] * math.prod(shape[2:-2]) * _filled(shape[1]) * _spatial(shape)
-
-
-def _as_rows(shape: Sequence[int]) -> int:
-    if len(shape) < 2:
-        return math.prod(shape)
-    return math.prod(shape[:-2]) * _filled(shape[-2], ROWS) * _filled(shape[-1])

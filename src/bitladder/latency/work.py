@@ -49,7 +49,7 @@ class Feature:
 FEATURES = {
     "graph": Feature("fixed", "starting a graph takes its time, however small"),
     "quantized_input": Feature("fixed", "an integer graph turns its float input into integers"),
-    "matrix_ops": Feature("fixed", "each matrix operation is dispatched and waits for its weights"),
+    "matrix_ops": Feature("fixed", "each matrix operation is dispatched, each head and window of attention by itself"),
     "vector_ops": Feature("fixed", "each vector operation starts its threads"),
     "pool_ops": Feature("fixed", "so does each pooling or resizing"),
     "move_ops": Feature("fixed", "so does each copy that changes the layout"),
@@ -76,7 +76,7 @@ def sum_work(ops: Iterable[Op]) -> dict[str, Work]:
     """Sum operations by kind. Every kind of KINDS is in the result."""
     sums = {kind: [0] * 7 for kind in KINDS}
     for op in ops:
-        spilled = [sum(n for n in op.tensors if n * size > VTCM) for size in (1, 2)]
+        spilled = [sum(n for n in op.tiled if n * size > VTCM) for size in (1, 2)]
         counts = (op.times, op.macs, op.padded_macs, op.weights, sum(op.tensors), *spilled)
         sums[op.kind] = [total + count for total, count in zip(sums[op.kind], counts, strict=True)]
     return {kind: Work(*counts) for kind, counts in sums.items()}
