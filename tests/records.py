@@ -1,6 +1,6 @@
 """Records as the stages write them, for tests that need figures but no run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,21 @@ from bitladder.decision.comparisons import OFF_TARGET
 from bitladder.decision.decide import decide
 from bitladder.decision.goals import RungScores
 from bitladder.params import Params, load_params
-from bitladder.records import Evaluation, ExportCheck, FloatShare, Measurement, Memory, TargetRecord, write_record
+from bitladder.records import (
+    Evaluation,
+    ExportCheck,
+    FloatShare,
+    Measurement,
+    Memory,
+    TargetRecord,
+    read_record,
+    write_record,
+)
 from bitladder.report.tables import COLUMNS, SOC_COLUMNS, comparison_rows
 from bitladder.running.files import write_csv
 from bitladder.socs import Soc
 from bitladder.statistics.scores import FP32, NETWORK, SIMULATION, Scores
+from support import conv_model
 
 ROOT = Path(__file__).parents[1]
 RUNGS = ("fp16", "balanced", "compact", "tiny")
@@ -128,6 +138,17 @@ def write_project(folder: Path, socs: Sequence[str] = ()) -> None:
         write_record(folder / f"metrics/export/{rung}.json", record)
     write_csv(folder / "metrics/comparison.csv", COLUMNS, comparison_rows(evals, targets, exports, decision))
     write_csv(folder / "metrics/comparison-socs.csv", SOC_COLUMNS, ())
+
+
+def write_latencies(folder: Path, ms: Mapping[str, float]) -> None:
+    """Give rungs in what write_project wrote an estimate, within a factor of 1.5, and FP16 a graph."""
+    for rung, value in ms.items():
+        path = folder / f"metrics/target/{rung}.json"
+        ends = {"latency_low_ms": value / 1.5, "latency_high_ms": value * 1.5, "latency_source": "estimated"}
+        write_record(path, read_record(TargetRecord, path).model_copy(update={"latency_ms": value, **ends}))
+    graph = folder / "build/export/fp16/model.onnx"
+    graph.parent.mkdir(parents=True)
+    conv_model(graph)
 
 
 SAMPLES = 1000

@@ -172,7 +172,7 @@ SCRIPTS = {path.stem: set(import_closure(path)) for path in sorted((ROOT / "stag
     ("file", "scripts"),
     [
         ("bitladder/report/page.html", {"report"}),
-        ("bitladder/latency/data/published_latency.csv", {"profile"}),
+        ("bitladder/latency/data/published_latency.csv", {"profile", "report"}),
         ("bitladder/latency/estimate.py", {"profile"}),
         ("bitladder/quantize/techniques/gptq.py", {"ptq"}),
         ("bitladder/quantize/qat.py", {"qat"}),

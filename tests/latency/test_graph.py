@@ -103,6 +103,50 @@ def test_gelu_and_layer_norm_count_once_however_they_are_written(tmp_path):
     assert [kind for kind in spelled if kind != "pointwise"] == whole
 
 
+@pytest.mark.parametrize(
+    ("order", "shape", "kinds"),
+    [
+        ((0, 2, 3, 1), (1, 64, 8, 8), []),  # the NPU holds channels last
+        ((1, 0, 2), (1, 8, 64), []),  # the same values in the same order
+        ((0, 2, 1, 3), (1, 8, 12, 64), ["move"]),
+    ],
+)
+def test_a_transpose_counts_where_it_moves_something(order, shape, kinds, tmp_path):
+    class Turned(nn.Module):
+        def forward(self, x):
+            return x.permute(order)
+
+    ops = read_ops(export(Turned(), tmp_path / "model.onnx", shape, 17))
+    assert [op.kind for op in ops] == [*kinds, "border"]
+
+
+def test_each_head_of_attention_is_a_product(tmp_path):
+    class Scores(nn.Module):
+        def forward(self, x):
+            return x @ x.transpose(2, 3)
+
+    work = sum_work(read_ops(export(Scores(), tmp_path / "model.onnx", (2, 12, 49, 32), 17)))
+    assert work["matmul"].ops == 2 * 12
+    assert work["matmul"].macs == 2 * 12 * 49 * 49 * 32
+
+
+def test_an_image_of_few_channels_does_not_spill(tmp_path):
+    """Filled up to 32 channels it would be 9.8 MB, which is more than VTCM has."""
+    grey = sum_work(read_ops(export(nn.Conv2d(1, 8, 3, 2), tmp_path / "grey.onnx", (1, 1, 480, 640), 17)))
+    wide = sum_work(read_ops(export(nn.Conv2d(8, 8, 3, 2), tmp_path / "wide.onnx", (1, 8, 480, 640), 17)))
+    assert grey["conv"].spilled_1 == 0
+    assert wide["conv"].spilled_1 == 32 * 480 * 640
+
+
+def test_what_is_moved_fills_its_tiles_in_the_better_way(tmp_path):
+    class Heads(nn.Module):
+        def forward(self, x):
+            return x.permute(1, 2, 0, 3)
+
+    (op, _) = read_ops(export(Heads(), tmp_path / "model.onnx", (197, 1, 12, 64), 17))
+    assert op.tensors == (197 * 16 * 64, 12 * 200 * 64)  # as an image, one channel would fill 32
+
+
 def test_shapes_that_the_graph_computes_are_known(tmp_path):
     class Shuffle(nn.Module):
         def forward(self, x):

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, sync_playwright
 from bitladder.errors import UserError
 from bitladder.params import load_params
 from bitladder.report.page import render
-from records import write_project
+from records import write_latencies, write_project
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,6 +49,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for rung, sqnr in (("balanced", 45), ("compact", 31), ("tiny", 14)):
         (tmp_path / f"metrics/export/{rung}.csv").write_text(LAYERS.format(sqnr=sqnr))
     (tmp_path / "metrics/sensitivity.csv").write_text(SENSITIVITY)
+    write_latencies(tmp_path, {"fp16": 0.5, "balanced": 0.8, "compact": 0.4})
     encodings = tmp_path / "build/export/tiny/encodings.json"
     encodings.parent.mkdir(parents=True)
     weights = {f"{layer}.param_quantizers.weight": {"bw": 4, "scale": [0.1, 0.2, 0.3]} for layer in ("0", "fc")}
@@ -91,7 +92,7 @@ def test_all_plots_are_drawn_without_a_word_and_without_the_network(
     assert asked == []
     marks = tab.evaluate("[...document.querySelectorAll('.plot')].map(p => [p.id, p.querySelectorAll('path').length])")
     assert {name for name, count in marks if count > 2} == {
-        "pareto", "gap", "socs", "qat", "sqnr", "sensitivity", "range_weight", "range_output", "channels",
+        "pareto", "gap", "socs", "latency", "qat", "sqnr", "sensitivity", "range_weight", "range_output", "channels",
     }  # fmt: skip
     # Nothing is wider than the screen: on a phone only the table scrolls, in its own box
     assert tab.evaluate("document.documentElement.scrollWidth") == width

@@ -26,6 +26,7 @@ from bitladder.targets.profile import find_target, profile
 from bitladder.targets.target import Job
 from bitladder.targets.workers import own_cores, result, worker_pool
 from bitladder.tasks.task import Metric
+from support import quantized_convs
 
 
 @pytest.fixture
@@ -92,14 +93,14 @@ def test_what_does_not_fit_the_npu_is_spilled_and_told(tmp_path):
     assert compiled.memory["spill_fill_bytes"] > 1e6
 
 
-def test_no_estimate_where_nothing_is_published(job):
-    found = estimated_latency(job.model, "W4A8", find_soc("SM8550"))
+def test_no_estimate_where_nothing_is_published(tmp_path):
+    found = estimated_latency(quantized_convs(tmp_path / "model.onnx", [(4, 8)]), find_soc("SM8550"))
     assert (found.source, found.ms) == ("none", None)
     assert "no latencies are published at w4a8" in found.reason
 
 
-def test_a_soc_without_published_latencies_says_whose_they_are(job):
-    found = estimated_latency(job.model, "W8A8", find_soc("SM8635"))
+def test_a_soc_without_published_latencies_says_whose_they_are(tmp_path):
+    found = estimated_latency(quantized_convs(tmp_path / "model.onnx", [(8, 8)]), find_soc("SM8635"))
     assert found.source == "estimated"
     assert "estimated for SM8635 from published latencies of devices of its Hexagon generation" in found.reason
 

@@ -106,7 +106,9 @@ def latency(
     device: Annotated[
         str, typer.Option(metavar="NAME", help="A device or a SoC; --fit-report lists the devices.")
     ] = "SM8650",
-    precision: Annotated[str, typer.Option(metavar="NAME", help="fp16, w8a8 or w8a16.")] = "fp16",
+    precision: Annotated[
+        str, typer.Option(metavar="NAME", help="fp16, w8a8, w8a16; mixed: each op at its own bits.")
+    ] = "fp16",
     on_all: Annotated[bool, typer.Option("--all", help="On every device with published latencies.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     report: Annotated[
@@ -124,6 +126,7 @@ def latency(
 
         bitladder latency model.onnx --device galaxy-s24 --precision w8a8
         bitladder latency model.onnx --all --precision w8a16
+        bitladder latency build/export/mixed/model.onnx --precision mixed
         bitladder latency --fit-report
     """
     from dataclasses import asdict

@@ -15,10 +15,10 @@ from bitladder.latency.graph import read_ops
 from bitladder.latency.memory import memory_features
 from bitladder.latency.neighbours import Neighbours, is_near
 from bitladder.latency.table import kernel, memory_costs, reach, residuals, unit_costs
-from bitladder.latency.work import PRECISIONS, Work, features, sum_work
+from bitladder.latency.work import PRECISIONS, Work, features, sum_by_precision, sum_work
 from bitladder.socs import Soc, all_socs, normalised, siblings
 
-__all__ = ["COVERAGE", "RUNTIME", "Estimate", "devices", "estimate", "estimate_all"]
+__all__ = ["COVERAGE", "MIXED", "RUNTIME", "Estimate", "devices", "estimate", "estimate_all", "estimate_work"]
 
 COVERAGE = 0.8
 """Share of models that an interval is meant to hold."""
@@ -26,7 +26,13 @@ COVERAGE = 0.8
 FEW = 10
 """Networks published on a device at a precision, under which an estimate is trusted no more than one from siblings."""
 
+MIXED = "mixed"
+"""Asked for instead of a precision: each operation counts at the bits that the graph's quantizers give it."""
+
 RUNTIME = "qnn_dlc or precompiled_qnn_onnx"
+
+
+WorkByPrecision = Mapping[str, Mapping[str, Work]]
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,8 @@ class Estimate:
 
     `device` is the one whose published latencies it rests on, or the SoC where it rests on `siblings`: devices of the
     same Hexagon generation, with a wider interval. `near`: whether networks like this one were published; `few`:
-    whether fewer than FEW were published of the device, which widens the interval as much.
+    whether fewer than FEW were published of the device, which widens the interval as much. `precision` is such as
+    `w8a16 + w8a8` of a graph with operations at both.
     """
 
     device: str
@@ -56,7 +63,9 @@ class Estimate:
         """Say in words what it rests on."""
         of = f"devices of its Hexagon generation ({', '.join(self.siblings)})" if self.siblings else self.device
         few = f", fewer than {FEW} networks" if self.few else ""
-        return f"published latencies of {of}{few}" + ("" if self.near else ", none of them of a network like this one")
+        mixed = ", none of them of such a mix of precisions" if "+" in self.precision else ""
+        like = "" if self.near else ", none of them of a network like this one"
+        return f"published latencies of {of}{few}{mixed}{like}"
 
 
 def devices() -> dict[str, tuple[str, ...]]:
@@ -66,47 +75,57 @@ def devices() -> dict[str, tuple[str, ...]]:
 
 
 def estimate(model: Path, device: str, precision: str) -> Estimate:
-    """Estimate the latency of an ONNX model (float, FP16 or QDQ) at fp16, w8a8 or w8a16.
+    """Estimate the latency of an ONNX model (float, FP16 or QDQ) at fp16, w8a8 or w8a16, or at its own bits: MIXED.
 
     `device` is a device or a SoC. Raises UserError for an unknown one or another precision, and for a graph that cannot
     be read.
     """
-    return _estimate(_read(model), *_find_place(device, _known(precision)))
+    return estimate_work(_read(model, precision), device)
+
+
+def estimate_work(work: WorkByPrecision, device: str) -> Estimate:
+    """Estimate the latency of a graph by the work of its operations at each precision."""
+    return _estimate(work, *_find_place(device, tuple(work)))
 
 
 def estimate_all(model: Path, precision: str) -> list[Estimate]:
     """Estimate the latency on each device with published latencies at this precision, the fastest first."""
-    work, precision = _read(model), _known(precision)
-    found = [_estimate(work, name, (name,), precision) for name, known in devices().items() if precision in known]
+    work = _read(model, precision)
+    found = [_estimate(work, name, (name,)) for name, known in devices().items() if set(work) <= set(known)]
     return sorted(found, key=lambda of: of.latency_ms)
 
 
-def _known(precision: str) -> str:
+def _read(model: Path, precision: str) -> WorkByPrecision:
     precision = precision.lower()
+    if precision != MIXED:
+        _refuse_unknown(precision, f"use one of {', '.join((*PRECISIONS, MIXED))}")
+    ops = read_ops(model)
+    if all(op.kind == "border" for op in ops):
+        raise UserError("the graph holds no operation, so there is no latency to estimate")
+    work = sum_by_precision(ops) if precision == MIXED else {precision: sum_work(ops)}
+    for found in work:
+        _refuse_unknown(found, "some operations of this graph compute so")
+    return work
+
+
+def _refuse_unknown(precision: str, advice: str) -> None:
     if precision.startswith("w4"):
         raise UserError(
             f"no latencies are published at {precision}; Qualcomm publishes W4 of language models only. Estimate w8 of"
             " the same activations instead"
         )
     if precision not in PRECISIONS:
-        raise UserError(f"no latencies are published at {precision}; use one of {', '.join(PRECISIONS)}")
-    return precision
+        raise UserError(f"no latencies are published at {precision}; {advice}")
 
 
-def _read(model: Path) -> dict[str, Work]:
-    work = sum_work(read_ops(model))
-    if not sum(of.ops for kind, of in work.items() if kind != "border"):
-        raise UserError("the graph holds no operation, so there is no latency to estimate")
-    return work
-
-
-def _find_place(name: str, precision: str) -> tuple[str, tuple[str, ...], str]:
+def _find_place(name: str, precisions: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     """Give the device of this name or with the SoC of this name, and the devices that stand in for it where need be."""
-    for device, precisions in devices().items():
+    for device, known in devices().items():
         if normalised(device) == normalised(name):
-            if precision not in precisions:
-                raise UserError(f"{device} has no published latencies at {precision}; it has {', '.join(precisions)}")
-            return device, (device,), precision
+            for precision in precisions:
+                if precision not in known:
+                    raise UserError(f"{device} has no published latencies at {precision}; it has {', '.join(known)}")
+            return device, (device,)
     soc = next((soc for soc in all_socs().values() if soc.is_called(name)), None)
     if soc is None:
         raise UserError(
@@ -114,16 +133,19 @@ def _find_place(name: str, precision: str) -> tuple[str, tuple[str, ...], str]:
             f" {', '.join(sorted(all_socs()))}"
         )
     if soc.device in devices():
-        return _find_place(soc.device or "", precision)
-    return soc.name, _stand_ins(soc, precision), precision
+        return _find_place(soc.device or "", precisions)
+    return soc.name, _stand_ins(soc, precisions)
 
 
-def _stand_ins(soc: Soc, precision: str) -> tuple[str, ...]:
-    if precision.upper() not in soc.takes:
-        raise UserError(f"{soc.name} does not take {precision.upper()}; it takes {', '.join(soc.takes)}")
-    found = tuple(device for device in siblings(soc.arch) if (device, precision) in unit_costs())
+def _stand_ins(soc: Soc, precisions: tuple[str, ...]) -> tuple[str, ...]:
+    for precision in precisions:
+        if precision.upper() not in soc.takes:
+            raise UserError(f"{soc.name} does not take {precision.upper()}; it takes {', '.join(soc.takes)}")
+    found = tuple(device for device in siblings(soc.arch) if set(precisions) <= set(devices().get(device, ())))
     if not found:
-        raise UserError(f"{soc.name} has no published latencies at {precision}, and nor has any other {soc.arch} chip")
+        raise UserError(
+            f"{soc.name} has no published latencies at {' + '.join(precisions)}, and nor has any other {soc.arch} chip"
+        )
     return found
 
 
@@ -132,14 +154,16 @@ def _neighbours() -> Neighbours:
     return Neighbours(residuals(), unit_costs(), kernel())
 
 
-def _estimate(work: Mapping[str, Work], name: str, measured: tuple[str, ...], precision: str) -> Estimate:
-    values, sizes = features(work, precision), memory_features(work, precision)
-    costs = np.array([unit_costs()[device, precision] * values for device in measured])
+def _estimate(work: WorkByPrecision, name: str, measured: tuple[str, ...]) -> Estimate:
+    values = {precision: features(of, precision) for precision, of in work.items()}
+    costs = {p: [float(unit_costs()[device, p] @ of) for device in measured] for p, of in values.items()}
+    precision = max(costs, key=lambda p: sum(costs[p]))  # the one that most of the time goes to
+    totals = np.sum(list(costs.values()), axis=0)
     borrowed = measured != (name,)
     weights, spread = _neighbours().weights(values, precision)
     correction = _neighbours().correction(weights, None if borrowed else name)
-    ms = float(np.exp(np.log(costs.sum(1)).mean() + correction))
-    mb = float(np.exp(np.mean([np.log(memory_costs()[device, precision] @ sizes) for device in measured])))
+    ms = float(np.exp(np.log(totals).mean() + correction))
+    mb = float(np.exp(np.mean([np.log(_memory(work, device)) for device in measured])))
     # Two independent errors: that of the network, and that of taking siblings for the device
     published = sum(name in of for (_, at), of in residuals().items() if at == precision)
     few = not borrowed and published < FEW
@@ -148,10 +172,14 @@ def _estimate(work: Mapping[str, Work], name: str, measured: tuple[str, ...], pr
     of_memory = float(np.exp(np.hypot(reach()["memory", precision], wider)))
     return Estimate(
         name,
-        precision,
+        " + ".join(sorted(work)),
         *(ms, ms / factor, ms * factor),
         *(mb, mb / of_memory, mb * of_memory),
         is_near(spread),
         few,
         measured if borrowed else (),
     )
+
+
+def _memory(work: WorkByPrecision, device: str) -> float:
+    return float(sum(memory_costs()[device, p] @ memory_features(of, p) for p, of in work.items()))

@@ -5,7 +5,7 @@ batch norms and activations belong to the convolution before them, and whatever 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +16,9 @@ from onnx import TensorProto, helper, shape_inference
 from onnx.shape_inference import InferenceError
 
 from bitladder.errors import UserError
-from bitladder.latency.patterns import Links, merge_patterns
+from bitladder.latency.bits import Bits
+from bitladder.latency.patterns import Links, is_bias, merge_patterns
+from bitladder.latency.tiles import LANES, filled, is_packed, spatial, tiled
 
 __all__ = ["KINDS", "Op", "read_ops"]
 
@@ -25,18 +27,16 @@ KINDS = (
     *("concat", "move", "border"),
 )
 """Kinds of operation: `linear` has constant weights and `matmul` has none; `recurrent` are the steps of an LSTM or GRU;
-`curve` is pointwise with a transcendental function (sigmoid, GELU); `norm` is over the last axes; `window` is an
+`curve` is pointwise with a transcendental function (sigmoid, GELU); `norm` divides by a sum over axes; `window` is an
 average over windows that the vector unit has no kernel for; `move` only moves data; `border` are the graph's inputs and
 outputs."""
-
-LANES, ROWS, COLUMNS = 32, 8, 4
-"""The tile in which activations are stored, channels x height x width: what does not fill it costs as if it did."""
 
 MOST_OF_A_SHAPE = 512
 """Elements of the largest constant that a shape may be worked out from; larger ones are weights."""
 
 _SAME = {"QuantizeLinear", "DequantizeLinear", "Identity", "Cast", "Dropout"}
 _FREE = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}
+_CHANNELS_FIRST_OR_LAST = ([0, 2, 3, 1], [0, 3, 1, 2])
 _FUSED = {"Relu", "Clip", "LeakyRelu", "PRelu", "HardSwish", "HardSigmoid", "BatchNormalization"}
 _TAKES_FUSED = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "BatchNormalization"}
 _RECURRENT = {"LSTM", "GRU", "RNN"}
@@ -44,10 +44,10 @@ _KIND_OF = {
     **dict.fromkeys(("Sigmoid", "Tanh", "Erf", "Gelu", "Exp", "Log", "Pow", "Sqrt", "Softplus", "Mish"), "curve"),
     **dict.fromkeys(("HardSigmoid", "HardSwish", "Elu", "Selu", "Swish", "Sin", "Cos"), "curve"),
     **dict.fromkeys(("LayerNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization"), "norm"),
-    **dict.fromkeys(("LpNormalization", "LRN", "SimplifiedLayerNormalization"), "norm"),
+    **dict.fromkeys(("LpNormalization", "LRN", "ReduceL2", "SimplifiedLayerNormalization"), "norm"),
     **dict.fromkeys(("Softmax", "LogSoftmax"), "softmax"),
     **dict.fromkeys(("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Resize", "Upsample"), "pool"),
-    **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2", "ArgMax", "TopK"), "pool"),
+    **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ArgMax", "TopK"), "pool"),
     **dict.fromkeys(("Transpose", "Slice", "Split", "Gather", "Pad", "Expand", "Tile"), "move"),
     **dict.fromkeys(("DepthToSpace", "SpaceToDepth", "GatherElements", "GatherND", "ScatterND"), "move"),
     "Concat": "concat",
@@ -60,7 +60,9 @@ class Op:
 
     `macs` are multiply-accumulates; `padded_macs` those that the matrix unit does, which fills up its tiles (as many
     groups of a grouped convolution as fit go through at once). `tensors` are the activations read and written, in
-    elements of whole tiles. `times` is how often it runs: once for each step of a recurrent one.
+    elements of whole tiles, and `tiled` those of them that are not packed images. `times` is how often it runs: for
+    each step of a recurrent one, for each head and window of a product of activations. `precision` is what the graph's
+    quantizers say, fp16 where there are none.
     """
 
     name: str
@@ -69,7 +71,9 @@ class Op:
     padded_macs: int
     weights: int
     tensors: tuple[int, ...]
+    tiled: tuple[int, ...]
     times: int = 1
+    precision: str = "fp16"
 
 
 def read_ops(path: Path) -> list[Op]:
@@ -143,8 +147,9 @@ class _Graph:
                 self.shapes.setdefault(value.name, tuple(dim.dim_value for dim in dims))
         self.constant = {tensor.name for tensor in graph.initializer}
         self.alias: dict[str, str] = {}
-
+        self.bits = Bits(graph)
         self.live = self._live()
+        self.links = Links(self.live, self.source, self.constant)
 
     def _live(self) -> list[onnx.NodeProto]:
         """Give the nodes that work on data, and note which tensors are constant and which only rename another."""
@@ -154,7 +159,7 @@ class _Graph:
             fixed = node.op_type in {"Constant", "Shape", "Size"} or all(name in self.constant for name in inputs)
             if fixed:
                 self.constant.update(node.output)
-            if node.op_type in _SAME and inputs:
+            if node.op_type in _SAME and inputs and not self.bits.converts(node):
                 self.alias[node.output[0]] = self.source(inputs[0])
             elif not fixed:
                 live.append(node)
@@ -166,16 +171,15 @@ class _Graph:
         return next((name for name in names if self.shape(name) is None), None)
 
     def ops(self) -> Iterator[Op]:
-        live = self.live
-        links = Links(live, self.source, self.constant)
-        merged = merge_patterns(live, links)
-        for node in live:
+        links = self.links
+        merged = merge_patterns(self.live, links)
+        for node in self.live:
             kind = merged.get(id(node), _KIND_OF.get(node.op_type, "pointwise"))
             # An activation that follows neither a weighted operation nor a sum is an operation of its own
-            with_maker = _is_bias(node, links) or (
+            with_maker = is_bias(node, links) or (
                 node.op_type in _FUSED and any(maker.op_type in _TAKES_FUSED for maker in links.makers(node))
             )
-            if kind is not None and node.op_type not in _FREE and not with_maker:
+            if kind is not None and node.op_type not in _FREE and not with_maker and not self.moves_nothing(node):
                 yield self.op(node, kind)
 
     def source(self, name: str) -> str:
@@ -198,19 +202,32 @@ class _Graph:
             kind, macs, padded, weights = self._conv(node, output)
         elif node.op_type in {"Gemm", "MatMul"}:
             kind, macs, padded, weights = self._product(node, output)
+            times = math.prod(output[:-2]) if kind == "matmul" else 1
         elif node.op_type in _RECURRENT:
             kind, times = "recurrent", output[0] * output[1]
             weights = sum(math.prod(self.known(name)) for name in node.input[1:3])
         elif node.op_type == "AveragePool" and _has_no_kernel(node, output):
             kind, macs = "window", math.prod(output) * math.prod(_ints(node, "kernel_shape"))
-        tensors = tuple(_tiled(shape, kind) for shape in (*data, output))
-        return Op(node.name or node.output[0], kind, macs, padded, weights, tensors, times)
+        shapes = (*data, output)
+        tensors = tuple(tiled(shape, kind) for shape in shapes)
+        unpacked = tuple(size for size, shape in zip(tensors, shapes, strict=True) if not is_packed(shape))
+        precision = self.bits.precision(node, self.links, weighted=weights > 0)
+        return Op(node.name or node.output[0], kind, macs, padded, weights, tensors, unpacked, times, precision)
+
+    def moves_nothing(self, node: onnx.NodeProto) -> bool:
+        """Whether a transpose moves axes of length 1 only, or the channels of images, which the NPU holds last."""
+        if node.op_type != "Transpose":
+            return False
+        shape = self.known(node.input[0])
+        order = _ints(node, "perm", default=[*reversed(range(len(shape)))])
+        moved = [axis for axis in order if shape[axis] > 1]
+        return order in _CHANNELS_FIRST_OR_LAST or moved == sorted(moved)
 
     def border(self) -> Op:
         """Give the graph's inputs and outputs, which are converted and copied, as an operation."""
         values = [v.name for v in (*self.graph.input, *self.graph.output) if v.name not in self.constant]
-        tensors = tuple(_tiled(shape, "border") for name in values if (shape := self.shape(name)) is not None)
-        return Op("border", "border", 0, 0, 0, tensors)
+        tensors = tuple(tiled(shape, "border") for name in values if (shape := self.shape(name)) is not None)
+        return Op("border", "border", 0, 0, 0, tensors, tensors, precision=self.bits.of_border(self.graph))
 
     def _conv(self, node: onnx.NodeProto, output: tuple[int, ...]) -> tuple[str, int, int, int]:
         weights = self.known(node.input[1])
@@ -223,11 +240,9 @@ class _Graph:
             return "depthwise", macs, macs, math.prod(weights)
         at_once = min(groups, max(1, LANES // max(channels, made)))
         passes = math.ceil(groups / at_once)
-        wide = (
-            _filled(taps * channels) if channels <= LANES // 8 and groups == 1 else taps * _filled(channels * at_once)
-        )
-        tiled = positions if len(output) < 4 else positions * _spatial(output) // (output[-2] * output[-1])
-        return "conv", macs, tiled * wide * _filled(made * at_once) * passes, math.prod(weights)
+        wide = filled(taps * channels) if channels <= LANES // 8 and groups == 1 else taps * filled(channels * at_once)
+        tiled = positions if len(output) < 4 else positions * spatial(output) // (output[-2] * output[-1])
+        return "conv", macs, tiled * wide * filled(made * at_once) * passes, math.prod(weights)
 
     def _product(self, node: onnx.NodeProto, output: tuple[int, ...]) -> tuple[str, int, int, int]:
         left, right = self.known(node.input[0]), self.known(node.input[1])
@@ -236,17 +251,9 @@ class _Graph:
             inner = left[0]
         macs = math.prod(output) * inner
         columns = output[-1]
-        padded = macs // (inner * columns) * _filled(inner) * _filled(columns)
+        padded = macs // (inner * columns) * filled(inner) * filled(columns)
         weighted = node.input[1] in self.constant or node.input[0] in self.constant
         return ("linear" if weighted else "matmul"), macs, padded, (math.prod(right) if weighted else 0)
-
-
-def _is_bias(node: onnx.NodeProto, links: Links) -> bool:
-    return (
-        node.op_type == "Add"
-        and len(links.inputs(node)) == 1
-        and any(maker.op_type in {"MatMul", "Conv"} for maker in links.makers(node))
-    )
 
 
 def _has_no_kernel(pool: onnx.NodeProto, output: tuple[int, ...]) -> bool:
@@ -255,23 +262,5 @@ def _has_no_kernel(pool: onnx.NodeProto, output: tuple[int, ...]) -> bool:
     return math.prod(output[2:]) > 1 and kernel != strides and set(kernel) != {3}
 
 
-def _ints(node: onnx.NodeProto, name: str) -> list[int]:
-    return next((list(attribute.ints) for attribute in node.attribute if attribute.name == name), [1, 1])
-
-
-def _filled(count: int, tile: int = LANES) -> int:
-    return math.ceil(count / tile) * tile
-
-
-def _spatial(shape: tuple[int, ...]) -> int:
-    height, width = shape[-2:]
-    return _filled(height * width, ROWS) if 1 in {height, width} else _filled(height, ROWS) * _filled(width, COLUMNS)
-
-
-def _tiled(shape: tuple[int, ...], kind: str) -> int:
-    """Give the elements of whole tiles: the second axis of images is the channels, the last one of all else."""
-    if len(shape) >= 4 and kind not in {"matmul", "linear", "softmax", "norm"}:
-        return shape[0] * math.prod(shape[2:-2]) * _filled(shape[1]) * _spatial(shape)
-    if len(shape) >= 3:
-        return math.prod(shape[:-2]) * _filled(shape[-2], ROWS) * _filled(shape[-1])
-    return math.prod(shape)
+def _ints(node: onnx.NodeProto, name: str, default: Sequence[int] = (1, 1)) -> list[int]:
+    return next((list(attribute.ints) for attribute in node.attribute if attribute.name == name), list(default))

@@ -20,4 +20,4 @@ def memory_features(work: Mapping[str, Work], precision: str) -> np.ndarray:
     """Give the value of each of MEMORY_FEATURES for a graph at a precision; sizes in MB."""
     values = dict(zip(FEATURES, features(work, precision), strict=True))
     ops = sum(of.ops for of in work.values())
-    return np.array([1.0, ops, values["weight_bytes"] * 100, values["border_bytes"] * 100])
+    return np.array([values["graph"], ops, values["weight_bytes"] * 100, values["border_bytes"] * 100])

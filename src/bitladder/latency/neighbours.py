@@ -26,12 +26,17 @@ class Neighbours:
     unit: Mapping[Place, np.ndarray]
     kernel: Kernel
 
-    def weights(self, values: np.ndarray, precision: str) -> tuple[np.ndarray, float]:
-        """Say what a network with these features takes from published ones.
+    def weights(self, values: Mapping[str, np.ndarray], precision: str) -> tuple[np.ndarray, float]:
+        """Say what a network takes from published ones.
+
+        Args:
+            values: its features, by the precision of the operations that they are of.
+            precision: the one that it is mostly of.
 
         Returns: how much each of `residuals` counts; the spread that they leave, 1 where nothing like it was published.
+
         """
-        like = self._likeness(self._shares(values, precision)[None], (precision,))[:, 0]
+        like = self._likeness(self._shares(values)[None], (precision,))[:, 0]
         weights = np.linalg.solve(self.covariance, like)
         return weights, float(np.sqrt(1 - like @ weights + self.kernel.noise))
 
@@ -53,7 +58,7 @@ class Neighbours:
 
     @cached_property
     def _published(self) -> np.ndarray:
-        return np.array([self._shares(_features(*of), of[1]) for of in self.residuals])
+        return np.array([self._shares({of[1]: _features(*of)}) for of in self.residuals])
 
     def _likeness(self, shares: np.ndarray, precisions: Sequence[str]) -> np.ndarray:
         distances = ((self._published[:, None] - shares[None]) ** 2).sum(2)
@@ -61,8 +66,8 @@ class Neighbours:
         likeness: np.ndarray = np.exp(-distances / (2 * self.kernel.width**2)) * np.where(same, 1, self.kernel.shared)
         return likeness
 
-    def _shares(self, values: np.ndarray, precision: str) -> np.ndarray:
-        costs = self.unit[PLACE, precision] * values
+    def _shares(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
+        costs = np.sum([self.unit[PLACE, precision] * of for precision, of in values.items()], axis=0)
         shares: np.ndarray = np.sqrt(costs / costs.sum())
         return shares
 

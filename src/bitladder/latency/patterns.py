@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import onnx
 
-__all__ = ["Links", "merge_patterns"]
+__all__ = ["Links", "is_bias", "merge_patterns"]
 
 _ARITHMETIC = {"Add", "Mul", "Div"}
 
@@ -20,10 +20,16 @@ class Links:
             for name in self.inputs(node):
                 self._readers.setdefault(name, []).append(node)
 
+    def split_inputs(self, node: onnx.NodeProto) -> tuple[list[str], list[str]]:
+        """Give the names that a node reads: of data, and of constants."""
+        names = [name for name in node.input if name]
+        return [name for name in names if name not in self._constant], [
+            name for name in names if name in self._constant
+        ]
+
     def inputs(self, node: onnx.NodeProto) -> list[str]:
         """Give the tensors that a node reads, each once, without constants."""
-        names = (self._source(name) for name in node.input if name and name not in self._constant)
-        return list(dict.fromkeys(names))
+        return list(dict.fromkeys(map(self._source, self.split_inputs(node)[0])))
 
     def makers(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
         """Give the nodes that make what a node reads."""
@@ -38,6 +44,15 @@ class Links:
         while len(readers := self.readers(node)) == 1 and readers[0].op_type in kinds:
             node = readers[0]
             yield node
+
+
+def is_bias(node: onnx.NodeProto, links: Links) -> bool:
+    """Whether it adds a constant to what a matrix operation makes."""
+    return (
+        node.op_type == "Add"
+        and len(links.inputs(node)) == 1
+        and any(maker.op_type in {"MatMul", "Conv"} for maker in links.makers(node))
+    )
 
 
 def merge_patterns(nodes: Sequence[onnx.NodeProto], links: Links) -> Mapping[int, str | None]:

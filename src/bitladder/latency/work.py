@@ -7,7 +7,7 @@ import numpy as np
 
 from bitladder.latency.graph import KINDS, Op
 
-__all__ = ["FEATURES", "PRECISIONS", "Feature", "Work", "features", "sum_work"]
+__all__ = ["FEATURES", "PRECISIONS", "Feature", "Work", "count_macs", "features", "sum_by_precision", "sum_work"]
 
 PRECISIONS = ("fp16", "w8a8", "w8a16")
 
@@ -49,7 +49,7 @@ class Feature:
 FEATURES = {
     "graph": Feature("fixed", "starting a graph takes its time, however small"),
     "quantized_input": Feature("fixed", "an integer graph turns its float input into integers"),
-    "matrix_ops": Feature("fixed", "each matrix operation is dispatched and waits for its weights"),
+    "matrix_ops": Feature("fixed", "each matrix operation is dispatched, each head and window of attention by itself"),
     "vector_ops": Feature("fixed", "each vector operation starts its threads"),
     "pool_ops": Feature("fixed", "so does each pooling or resizing"),
     "move_ops": Feature("fixed", "so does each copy that changes the layout"),
@@ -76,15 +76,29 @@ def sum_work(ops: Iterable[Op]) -> dict[str, Work]:
     """Sum operations by kind. Every kind of KINDS is in the result."""
     sums = {kind: [0] * 7 for kind in KINDS}
     for op in ops:
-        spilled = [sum(n for n in op.tensors if n * size > VTCM) for size in (1, 2)]
+        spilled = [sum(n for n in op.tiled if n * size > VTCM) for size in (1, 2)]
         counts = (op.times, op.macs, op.padded_macs, op.weights, sum(op.tensors), *spilled)
         sums[op.kind] = [total + count for total, count in zip(sums[op.kind], counts, strict=True)]
     return {kind: Work(*counts) for kind, counts in sums.items()}
 
 
+def sum_by_precision(ops: Iterable[Op]) -> dict[str, dict[str, Work]]:
+    """Sum the operations of each precision that the graph's quantizers say."""
+    by_precision: dict[str, list[Op]] = {}
+    for op in ops:
+        by_precision.setdefault(op.precision, []).append(op)
+    return {precision: sum_work(own) for precision, own in by_precision.items()}
+
+
+def count_macs(work: Mapping[str, Work]) -> int:
+    """Count the multiply-accumulates of a graph; 0 where it has an LSTM or GRU, whose are not counted."""
+    return 0 if work["recurrent"].ops else sum(work[kind].macs for kind in _MATRIX)
+
+
 def features(work: Mapping[str, Work], precision: str, quantized_input: bool = True) -> np.ndarray:
     """Give the value of each of FEATURES for a graph at a precision, in 10^9 MACs, 10^8 bytes, 10^6 taps and counts.
 
+    Of a graph at several precisions each part has its own; what the graph costs once goes with its inputs and outputs.
     `quantized_input`: whether an integer graph turns a float input into integers; bitladder's do.
     """
     size = _ACTIVATION_BYTES[precision]
@@ -93,8 +107,8 @@ def features(work: Mapping[str, Work], precision: str, quantized_input: bool = T
     spilled = sum(of.spilled_1 if size == 1 else of.spilled_2 for kind, of in work.items() if kind != "border")
     integer = precision != "fp16"
     values = {
-        "graph": 1.0,
-        "quantized_input": float(quantized_input and integer),
+        "graph": ops["border"],
+        "quantized_input": ops["border"] * (quantized_input and integer),
         "matrix_ops": sum(ops[kind] for kind in _MATRIX),
         "vector_ops": sum(ops[kind] for kind in _VECTOR),
         "pool_ops": ops["pool"] + ops["window"],

@@ -5,7 +5,20 @@ from typing import Any
 
 import altair as alt
 
-__all__ = ["by_soc", "channels", "off_and_on_target", "pareto", "qat_curves", "ranges", "sensitivity", "sqnr_by_layer"]
+__all__ = [
+    "COLOURS",
+    "Spec",
+    "by_soc",
+    "channels",
+    "fitted",
+    "off_and_on_target",
+    "pareto",
+    "qat_curves",
+    "ranges",
+    "sensitivity",
+    "sqnr_by_layer",
+    "tips",
+]
 
 Rows = Sequence[Mapping[str, Any]]
 Spec = dict[str, Any]
@@ -49,7 +62,7 @@ def pareto(rows: Rows, rungs: Sequence[str], floor: float | None, max_memory_byt
         color=alt.Color("rung:N", scale=_rung_scale(rungs), legend=None),
         shape=alt.condition("datum.chosen", alt.value("diamond"), alt.value("circle")),
         size=alt.condition("datum.chosen", alt.value(260), alt.value(110)),
-        tooltip=_tips("rung", "precision", "technique", "target_value", "target_drop", "memory_bytes", "outcome"),
+        tooltip=tips("rung", "precision", "technique", "target_value", "target_drop", "memory_bytes", "outcome"),
     )
     names = base.mark_text(dx=9, dy=-9, align="left", fontSize=12).encode(
         text="rung:N", color=alt.Color("rung:N", scale=_rung_scale(rungs), legend=None)
@@ -57,7 +70,7 @@ def pareto(rows: Rows, rungs: Sequence[str], floor: float | None, max_memory_byt
     bars = base.encode(color=alt.Color("rung:N", scale=_rung_scale(rungs), legend=None))
     limits = [*_limit("y", floor), *_limit("x", max_memory_bytes and max_memory_bytes / KIB)]
     layers = [front, *limits, *_bars(bars, points, "y", "target_low", "target_high"), dots, names]
-    return _spec(alt.layer(*layers), 300)
+    return fitted(alt.layer(*layers), 300)
 
 
 def off_and_on_target(rows: Rows, fp32: float, floor: float | None) -> Spec:
@@ -83,10 +96,10 @@ def off_and_on_target(rows: Rows, fp32: float, floor: float | None) -> Spec:
     dots = base.mark_point(size=80, filled=True, opacity=1).encode(
         x=x,
         shape=alt.Shape("where:N", sort=places, legend=None),
-        tooltip=_tips("rung", "where", "value", "low", "high"),
+        tooltip=tips("rung", "where", "value", "low", "high"),
     )
     lines = [*_limit("x", fp32, GREY), *_limit("x", floor)]
-    return _spec(alt.layer(*lines, *_bars(base, points, "x"), dots), 44 * len(rows))
+    return fitted(alt.layer(*lines, *_bars(base, points, "x"), dots), 44 * len(rows))
 
 
 def by_soc(rows: Rows, rungs: Sequence[str]) -> Spec:
@@ -110,9 +123,9 @@ def by_soc(rows: Rows, rungs: Sequence[str]) -> Spec:
             scale=alt.Scale(zero=False, padding=20),
             axis=alt.Axis(format=FORMAT),
         ),
-        tooltip=_tips(*SOC_FIELDS),
+        tooltip=tips(*SOC_FIELDS),
     )
-    return _spec(alt.layer(*_bars(base, rows, "x"), dots), (20 + 14 * len(socs)) * len({row["rung"] for row in rows}))
+    return fitted(alt.layer(*_bars(base, rows, "x"), dots), (20 + 14 * len(socs)) * len({row["rung"] for row in rows}))
 
 
 def qat_curves(rows: Rows, metric: str, rungs: Sequence[str]) -> Spec:
@@ -124,10 +137,10 @@ def qat_curves(rows: Rows, metric: str, rungs: Sequence[str]) -> Spec:
             x=alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d"), title="epoch (0: PTQ)"),
             y=alt.Y("value:Q", title=f"{metric}, calibration split", scale=alt.Scale(zero=False)),
             color=alt.Color("rung:N", title=None, scale=_rung_scale(rungs), legend=_legend(rows)),
-            tooltip=_tips("rung", "epoch", "value", "train_loss"),
+            tooltip=tips("rung", "epoch", "value", "train_loss"),
         )
     )
-    return _spec(chart, 280)
+    return fitted(chart, 280)
 
 
 def sqnr_by_layer(rows: Rows, rungs: Sequence[str]) -> Spec:
@@ -145,9 +158,9 @@ def sqnr_by_layer(rows: Rows, rungs: Sequence[str]) -> Spec:
         y=y,
         x=alt.X("sqnr_db:Q", title="SQNR of the layer's output, dB"),
         color=alt.Color("rung:N", title=None, scale=_rung_scale(rungs), legend=_legend(rows)),
-        tooltip=_tips("layer", "kind", "rung", "sqnr_db"),
+        tooltip=tips("layer", "kind", "rung", "sqnr_db"),
     )
-    return _spec(alt.layer(span, dots), 17 * len(order))
+    return fitted(alt.layer(span, dots), 17 * len(order))
 
 
 def sensitivity(rows: Rows, column: str, title: str) -> Spec:
@@ -183,9 +196,9 @@ def sensitivity(rows: Rows, column: str, title: str) -> Spec:
             title=None,
             legend=alt.Legend(orient="top", columns=2, symbolFillColor=GREY, symbolStrokeColor=GREY),
         ),
-        tooltip=_tips("layer", "kind", "what", "bits", "sqnr_db", "value", "drop"),
+        tooltip=tips("layer", "kind", "what", "bits", "sqnr_db", "value", "drop"),
     )
-    return _spec(alt.layer(span, dots), 17 * len(order))
+    return fitted(alt.layer(span, dots), 17 * len(order))
 
 
 def ranges(rows: Rows, what: str, rungs: Sequence[str], layer: str) -> Spec:
@@ -201,12 +214,12 @@ def ranges(rows: Rows, what: str, rungs: Sequence[str], layer: str) -> Spec:
             x=alt.X(f"{what}_min:Q", title=f"{what} range"),
             x2=f"{what}_max:Q",
             color=alt.Color("rung:N", scale=_rung_scale(rungs), legend=None),
-            tooltip=_tips("rung", f"{what}_min", f"{what}_max", "weights_bits" if what == "weight" else "outputs_bits"),
+            tooltip=tips("rung", f"{what}_min", f"{what}_max", "weights_bits" if what == "weight" else "outputs_bits"),
         )
         .add_params(chosen)
         .transform_filter("datum.layer == layer")
     )
-    return _spec(chart, 30 * len(tried))
+    return fitted(chart, 30 * len(tried))
 
 
 def channels(rows: Rows, rung: str, layer: str) -> Spec:
@@ -219,12 +232,12 @@ def channels(rows: Rows, rung: str, layer: str) -> Spec:
             x=alt.X("channel:Q", title="output channel", axis=alt.Axis(tickMinStep=1, format="d")),
             y=alt.Y("low:Q", title=f"weights, {rung}"),
             y2="high:Q",
-            tooltip=_tips("channel", "low", "high"),
+            tooltip=tips("channel", "low", "high"),
         )
         .add_params(chosen)
         .transform_filter("datum.layer == layer")
     )
-    return _spec(chart, 220)
+    return fitted(chart, 220)
 
 
 def _bars(base: alt.Chart, points: Rows, axis: str, low: str = "low", high: str = "high") -> list[alt.Chart]:
@@ -250,12 +263,14 @@ def _rung_scale(rungs: Sequence[str]) -> alt.Scale:
     return alt.Scale(domain=list(rungs), range=[COLOURS[index % len(COLOURS)] for index in range(len(rungs))])
 
 
-def _tips(*fields: str) -> list[alt.Tooltip]:
+def tips(*fields: str) -> list[alt.Tooltip]:
+    """Show these fields of a mark that the pointer is on."""
     return [alt.Tooltip(field=field, type="nominal", title=field.replace("_", " ")) for field in fields]
 
 
-def _spec(chart: Any, height: int) -> Spec:
-    fitted = alt.AutoSizeParams(type="fit-x", contains="padding")
-    sized = chart.properties(width="container", height=height, autosize=fitted)
+def fitted(chart: Any, height: int) -> Spec:
+    """Give the spec of a chart as wide as its container."""
+    fit = alt.AutoSizeParams(type="fit-x", contains="padding")
+    sized = chart.properties(width="container", height=height, autosize=fit)
     spec: Spec = sized.to_dict(validate=False)  # half the time
     return spec

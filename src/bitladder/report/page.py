@@ -18,9 +18,10 @@ from bitladder.decision.figures import figure, interval
 from bitladder.decision.results import read_results
 from bitladder.params import Params
 from bitladder.paths import DECISION, PARAMS, SENSITIVITY_ROWS, RungFiles, evaluated
-from bitladder.records import Decision, Evaluation, read_record
+from bitladder.records import Decision, Evaluation, Measurement, read_record
 from bitladder.report import charts
 from bitladder.report.facts import facts
+from bitladder.report.published import beside_published
 from bitladder.report.tables import (
     cell,
     comparison_rows,
@@ -49,7 +50,11 @@ def render(params: Params) -> str:
     """
     results, decision = read_results(params), read_record(Decision, DECISION)
     rows = comparison_rows(results.evals, results.targets, results.exports, decision)
+    rows = [row | _latency_ends(results.targets.get(row["rung"])) for row in rows]
     by_soc = soc_rows(results.evals, results.targets, results.socs, decision) if any(results.socs.values()) else []
+    by_soc = [
+        row | _latency_ends(results.socs[row["rung"]].get(row["soc"], results.targets[row["rung"]])) for row in by_soc
+    ]
     sign = 1 if results.evals["fp32"].higher_is_better else -1
     plots, specs = _plots(params, _with_ends(rows, sign, ("", "target_")), decision, _with_ends(by_soc, sign, ("",)))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -112,7 +117,7 @@ def _cells(row: Mapping[str, Any]) -> list[Cell]:
         _drop(row, "target_"),
         _gap(row, "target_gap"),
         _plain(cell(row["target_sqnr_db"], ".1f")),
-        *map(_plain, _costs(row)),
+        *_costs(row),
         _plain(float_cell(row)),
         _plain(mark(row).removeprefix("<- ").partition(",")[0]),
     ]
@@ -125,7 +130,7 @@ def _soc_cells(row: Mapping[str, Any]) -> list[Cell]:
         _drop(row, ""),
         _gap(row, "gap"),
         _plain(cell(row["sqnr_db"], ".1f")),
-        *map(_plain, _costs(row)),
+        *_costs(row),
         _plain(row["reason"] if row["value"] is None else ""),
     ]
 
@@ -143,9 +148,14 @@ def _gap(row: Mapping[str, Any], key: str) -> Cell:
     return metric_cell(row[key]), interval(row["gap_low"], row["gap_high"], ""), row["gap_verdict"]
 
 
-def _costs(row: Mapping[str, Any]) -> tuple[str, str]:
-    memory = row["memory_bytes"]
-    return cell(memory and memory / charts.KIB, ",.0f"), latency_cell(row)
+def _costs(row: Mapping[str, Any]) -> tuple[Cell, Cell]:
+    memory, low, high = row["memory_bytes"], row["latency_low_ms"], row["latency_high_ms"]
+    ends = "" if low is None else f"{low:.3f} to {high:.3f}"
+    return _plain(cell(memory and memory / charts.KIB, ",.0f")), (latency_cell(row), ends, None)
+
+
+def _latency_ends(found: Measurement | None) -> dict[str, float | None]:
+    return {key: getattr(found, key, None) for key in ("latency_low_ms", "latency_high_ms")}
 
 
 def _with_ends(rows: Rows, sign: int, prefixes: tuple[str, ...]) -> Rows:
@@ -187,6 +197,7 @@ def _plots(params: Params, rows: Rows, decision: Decision, by_soc: Rows) -> tupl
     if by_soc:
         drawn = charts.by_soc([row for row in by_soc if row["value"] is not None], rungs)
         add("On every SoC", {"socs": drawn}, "What a SoC does not take is not drawn.")
+    add("Latency beside published networks", *beside_published(rows, params.soc))
     history = _histories(params)
     if history:
         add("Quantization-aware training", {"qat": charts.qat_curves(history, rows[0]["metric"], rungs)})

@@ -41,7 +41,7 @@ class Hexagon:
     def measure(self, job: Job) -> Measured:
         """Compile, run every sample, and profile one inference into OPS_FILE; the latency is an estimate."""
         compiled, found = self._run(job, "emulated")
-        return measured(job, compiled, found, estimated_latency(job.model, job.precision, self.soc))
+        return measured(job, compiled, found, estimated_latency(job.model, self.soc))
 
     def _run(self, job: Job, source: str) -> tuple[Compiled, StoredOutputs]:
         limit_s, fp16 = self.settings.compile_limit_s, job.precision == "FP16"

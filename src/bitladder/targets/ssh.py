@@ -64,7 +64,7 @@ class Ssh(Remote):
         """Take the times that the device's own clock gave; an estimate, where its backend emulates the NPU."""
         if times:
             return super().latency(job, times, device)
-        estimate = estimated_latency(job.model, job.precision, self.soc)
+        estimate = estimated_latency(job.model, self.soc)
         reason = f"{self.settings.host} has no NPU, its backend emulates one; {estimate.reason}"
         return replace(estimate, reason=reason)
 
