@@ -1,7 +1,8 @@
 """Mixed precision: a few layers of a rung given more bits, so that its goal holds."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,6 +11,7 @@ from tqdm import tqdm
 from bitladder.network.scoring import Reference, noise_db, reference_of
 from bitladder.params import MixedParams
 from bitladder.precision import Precision
+from bitladder.quantize.sim.layers import What
 from bitladder.quantize.techniques.gptq import gptq
 from bitladder.quantize.techniques.technique import GPTQ, Quantized, Setting, with_biases
 from bitladder.quantize.trial import Trial, Try
@@ -76,20 +78,29 @@ def _order_layers(quantized: Quantized, setting: Setting, mixed: MixedParams) ->
     """Order a sim's layers with weights: the most noise on the outputs for the least cost first."""
     few = held(setting.fit.first(SAMPLES))
     size = setting.params.batch_size
-    costs = _costs(quantized, setting, mixed)
+    costs, before, after = _costs(quantized, setting, mixed), setting.precision, mixed.raise_to.precision
+    raised: list[What] = []
+    raised += ["weight"] if after.weights > before.weights else []
+    raised += ["activation"] if after.activations > before.activations else []
     with TemporaryDirectory() as folder:
         reference = reference_of(quantized.model, few, size, Path(folder))
-        return _ordered(quantized, few, reference, size, costs)
+        return _ordered(quantized, few, reference, size, costs, raised or ["weight"])
 
 
 def _ordered(
-    quantized: Quantized, few: Samples, reference: Reference, size: int, costs: Mapping[str, float]
+    quantized: Quantized,
+    few: Samples,
+    reference: Reference,
+    size: int,
+    costs: Mapping[str, float],
+    raised: Sequence[What],
 ) -> list[str]:
-    gain = {}
-    for name in tqdm(quantized.sim.layers("weight"), desc="layers", unit="layer"):
-        with quantized.sim.isolated([name], "weight"):
-            noise = noise_db(quantized.sim.model, few, reference, size, name)
-        gain[name] = 10 ** (-noise / 10) / costs[name]
+    sim, gain = quantized.sim, dict.fromkeys(costs, 0.0)
+    for name, what in tqdm([*product(costs, raised)], desc="layers", unit="layer"):
+        names = [name] if what == "weight" else [*{name, sim.ending(name)}]
+        with sim.isolated(names, what):
+            noise = noise_db(sim.model, few, reference, size, name)
+        gain[name] += 10 ** (-noise / 10) / costs[name]
     return sorted(gain, key=lambda name: (-gain[name], name))
 
 
@@ -109,11 +120,14 @@ def _fitting(order: list[str], quantized: Quantized, setting: Setting, mixed: Mi
 
 
 def _costs(quantized: Quantized, setting: Setting, mixed: MixedParams) -> dict[str, float]:
-    """Give what raising each layer costs: bytes of its weights, or multiplications at the wider precision."""
+    """Give what raising each layer costs: bytes of its weights, or multiplications at the wider precision.
+
+    Where weights keep their bits there are no bytes to tell layers by: each costs the same.
+    """
     costs = quantized.sim.costs()
     if mixed.cost == "bytes":
-        wider = max(1, mixed.raise_to.weights - setting.precision.weights) / 8
-        return {name: cost.weights * wider for name, cost in costs.items()}
+        wider = (mixed.raise_to.weights - setting.precision.weights) / 8
+        return {name: cost.weights * wider if wider > 0 else 1.0 for name, cost in costs.items()}
     return {name: float(cost.weights * cost.positions) for name, cost in costs.items()}
 
 

@@ -173,6 +173,7 @@ def test_layers_by_hand_have_their_bits_and_a_wrong_name_is_refused(trained, pre
     encodings = sim.encodings()
     assert encodings[f"{first}.param_quantizers.weight"]["bw"] == 8
     assert encodings[f"{last}.param_quantizers.weight"]["bw"] == 4
+    assert encodings[f"{sim.ending(first)}.output_quantizers.0"]["bw"] == 16  # that of the activation behind it
     with pytest.raises(UserError, match=r"no quantized layer 'head'; near it are "):
         sim.set_layers({"head": TINY})
 

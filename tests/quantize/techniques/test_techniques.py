@@ -315,6 +315,27 @@ def test_mixed_precision_raises_the_fewest_layers_that_are_enough(trained, try_o
     assert set(raised.values()) == {"W8A8"}
 
 
+def test_a_layer_raised_to_16_bit_activations_has_them_behind_its_activation_too(trained):
+    sim = build_sim(trained.prepared, trained.sample, Precision(8, 8), CONFIG)
+    name = next(name for name in sim.layers("weight") if sim.ending(name) != name)
+    sim.set_layers({name: Precision(8, 16)})
+    bits = {one: sim.model.get_submodule(one).output_quantizers[0] for one in sim.layers("activation")}
+    wide = {one for one, quantizer in bits.items() if quantizer is not None and quantizer.bitwidth == 16}
+    assert sim.ending(name) in wide and wide <= {name, sim.ending(name)}
+    sim.set_layers({name: Precision(8, 16), sim.ending(name): Precision(8, 8)})  # what is named itself has its own
+    assert bits[sim.ending(name)].bitwidth == 8
+
+
+def test_mixed_precision_raises_activations_where_they_cost_most(trained, try_out):
+    setting = rung_setting(trained, Precision(8, 4), ["min-max"])
+    start, _, _ = quantize(setting)
+    mixed = MixedParams(raise_to=Bits(weights=8, activations=16), max_drop=0.02)
+    done, raised = raise_layers(start, setting, mixed, try_out)
+    assert try_out(start.sim.model).found.drop > 0.02
+    assert set(raised.values()) == {"W8A16"} and len(raised) < len(start.sim.layers("weight"))
+    assert left_db(trained, done) > left_db(trained, start) + 3
+
+
 @pytest.mark.parametrize("growth", [0.05, 0.4])
 def test_no_more_layers_are_raised_than_may_make_the_weights_larger(trained, try_out, growth):
     setting = rung_setting(trained, Precision(2, 8), ["min-max"])

@@ -6,7 +6,7 @@ from aimet_torch.nn import QuantizationMixin
 from aimet_torch.quantsim import QuantizationSimModel
 from torch import nn
 
-__all__ = ["clip_to_activations", "clipped_layers"]
+__all__ = ["clip_to_activations", "clipped_layers", "read_by_relus"]
 
 
 def clip_to_activations(sim: QuantizationSimModel) -> None:
@@ -24,14 +24,23 @@ def clip_to_activations(sim: QuantizationSimModel) -> None:
 def clipped_layers(sim: QuantizationSimModel) -> dict[str, str]:
     """Name the layers with an output quantizer of their own that feed only a ReLU or ReLU6, each with that."""
     modules = dict(sim.model.named_modules())
+    return {
+        layer: activation
+        for layer, activation in read_by_relus(sim).items()
+        if _has_range(modules.get(layer)) and _has_range(modules[activation])
+    }
+
+
+def read_by_relus(sim: QuantizationSimModel) -> dict[str, str]:
+    """Name the layers that feed only a ReLU or ReLU6, each with that."""
+    modules = dict(sim.model.named_modules())
     found = {}
     for operation in sim.connected_graph.get_all_ops().values():
         readers = operation.output_ops or []
         if len(readers) != 1:
             continue
         names = [one.dotted_name.partition(".")[2] for one in (operation, readers[0])]  # first: the network's class
-        layer, activation = map(modules.get, names)
-        if isinstance(activation, nn.ReLU | nn.ReLU6) and _has_range(layer) and _has_range(activation):
+        if isinstance(modules.get(names[1]), nn.ReLU | nn.ReLU6):
             found[names[0]] = names[1]
     return found
 

@@ -40,6 +40,13 @@ class Names:
         own = [key for key in self.nodes[name].input if key in self._network.inputs and self._in_use(key)]
         return [*own, *self.outputs(name)]
 
+    def ending(self, name: str) -> str:
+        """Name the Relu or Clip that alone reads a node's output; the node itself where none does."""
+        (made, *others) = self.nodes[name].output
+        readers = [node for node in self.nodes.values() if made in node.input]
+        alone = len(readers) == 1 and not others and made not in self._network.outputs
+        return readers[0].name if alone and readers[0].op_type in ("Relu", "Clip") else name
+
     def leave(self, exclude: Iterable[str]) -> None:
         """Take the quantizers from excluded nodes, and from the bounds of clips, which the NPU wants as constants."""
         for node in self.nodes.values():

@@ -125,8 +125,13 @@ class OnnxSim:
                 raise UserError(no_such_layer(name, quantized))
             for key in self._names.weights([name]):
                 self._quantizers[key].set_bitwidth(precision.weights)
-            for key in self._names.outputs(name):
-                self._quantizers[key].set_bitwidth(precision.activations)
+            for owner in {name, self.ending(name)} - (layers.keys() - {name}):
+                for key in self._names.outputs(owner):
+                    self._quantizers[key].set_bitwidth(precision.activations)
+
+    def ending(self, name: str) -> str:
+        """Look at the graph."""
+        return self._names.ending(name)
 
     def layers(self, what: What) -> dict[str, str]:
         """Name the nodes that quantize a weight, or an output."""

@@ -45,6 +45,9 @@ class Sim(Protocol):
     def layers(self, what: What) -> dict[str, str]:
         """Name the layers that quantize a weight, or an output, in the network's order, each with its kind."""
 
+    def ending(self, name: str) -> str:
+        """Name the ReLU or ReLU6 that alone reads a layer's output and so holds its bits; the layer, if none does."""
+
     def isolated(self, names: Collection[str], what: What) -> AbstractContextManager[None]:
         """Leave only these layers' quantizers of weights or of activations, for a while."""
 

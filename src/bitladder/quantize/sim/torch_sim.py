@@ -26,7 +26,7 @@ from bitladder.quantize.prepare.task_quantization import task_quantization_of
 from bitladder.quantize.sim import lean, torch_layers
 from bitladder.quantize.sim.aimet import learn_types, without_transformers
 from bitladder.quantize.sim.batches import Batches
-from bitladder.quantize.sim.clipped import clip_to_activations
+from bitladder.quantize.sim.clipped import clip_to_activations, read_by_relus
 from bitladder.quantize.sim.hooks import hooked
 from bitladder.quantize.sim.integers import keep_integer
 from bitladder.quantize.sim.isolated import isolated, quantized_layers
@@ -126,9 +126,14 @@ class TorchSim:
             weights = dict(quantized[name].param_quantizers).get("weight")
             if weights is not None:
                 weights.bitwidth = precision.weights
-            for output in quantized[name].output_quantizers:
-                if output is not None:
-                    output.bitwidth = precision.activations
+            for owner in {name, self.ending(name)} - (layers.keys() - {name}):
+                for output in quantized[owner].output_quantizers:
+                    if output is not None:
+                        output.bitwidth = precision.activations
+
+    def ending(self, name: str) -> str:
+        """Ask AIMET's graph of the network."""
+        return read_by_relus(self.aimet).get(name, name)
 
     def layers(self, what: What) -> dict[str, str]:
         """Name the layers that quantize a weight, or an output."""
