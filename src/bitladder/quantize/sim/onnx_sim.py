@@ -128,6 +128,17 @@ class OnnxSim:
             for key in self._names.outputs(name):
                 self._quantizers[key].set_bitwidth(precision.activations)
 
+    def set_blocks(self, size: int | None) -> None:
+        """Refuse them: a network that came as ONNX has its weights per channel."""
+        if size:
+            raise RefusedError(
+                "ladder: weights_block: a network that came as ONNX has its weights per channel; leave the key out, or"
+                " bring the network as a module of PyTorch"
+            )
+
+    def block_weights(self) -> None:
+        """Give none."""
+
     def layers(self, what: What) -> dict[str, str]:
         """Name the nodes that quantize a weight, or an output."""
         find = (lambda name: self._names.weights([name])) if what == "weight" else self._names.activations

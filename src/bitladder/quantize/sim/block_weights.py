@@ -1,0 +1,80 @@
+"""Weights with a scale for each block of input channels, by AIMET's blockwise quantizers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from aimet_torch.quantization.affine import QuantizeDequantize
+from torch import Tensor, nn
+
+from bitladder.errors import RefusedError
+from bitladder.quantize.sim.isolated import quantized_layers
+from bitladder.records import BlockWeights
+
+__all__ = ["as_stored", "block_weights", "divided", "set_blocks", "with_shape"]
+
+
+def set_blocks(model: nn.Module, size: int) -> None:
+    """Give weights a scale for each `size` input channels, where a layer takes that, before calibration.
+
+    Those are Linear and convolutions of 1 x 1 with whole blocks of input channels, two at least: the NPU takes no other
+    kernel so, and gives wrong outputs where a rest is left beside whole blocks. All others stay per channel.
+
+    Raises RefusedError where no layer does.
+    """
+    layers: Any = [one for one in quantized_layers(model, "weight").values() if _takes(one, size)]
+    for layer in layers:
+        _divide(layer, size)
+    if not layers:
+        raise RefusedError(
+            f"ladder: weights_block: no Linear and no convolution of 1 x 1 has a multiple of {size} input channels, at"
+            f" least {2 * size}; choose a smaller block, or null"
+        )
+
+
+def as_stored(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Give weights the blocks that they have in a stored state of the network."""
+    layers: Mapping[str, Any] = quantized_layers(model, "weight")
+    for name, layer in layers.items():
+        stored: Tensor | None = state.get(f"{name}.param_quantizers.weight.min")
+        if stored is not None and stored.shape != layer.param_quantizers["weight"].shape:
+            _divide(layer, layer.weight.shape[1] // stored.shape[1])
+
+
+def block_weights(model: nn.Module) -> BlockWeights | None:
+    """Name the layers with blocks, and those whose weights are quantized per channel; None where none has any."""
+    layers: Mapping[str, Any] = quantized_layers(model, "weight")
+    sizes = {name: divided(layer.param_quantizers["weight"]) for name, layer in layers.items()}
+    own = {name: size for name, size in sizes.items() if size}
+    if not own:
+        return None
+    return BlockWeights(
+        size=max(own.values()), layers=tuple(own), per_channel=tuple(name for name in sizes if name not in own)
+    )
+
+
+def divided(quantizer: Any) -> int:
+    """Give the input channels that share a scale, of a weight's quantizer; 0 where all do."""
+    return quantizer.block_size[1] if quantizer.block_size else 0
+
+
+def with_shape(encoding: Any) -> Any:
+    """Tell an encoding the shape of its weights, without which AIMET does not say which axis has blocks."""
+    if encoding.block_size:
+        encoding._hint_input_shape(
+            tuple(count * size for count, size in zip(encoding.scale.shape, encoding.block_size, strict=True))
+        )
+    return encoding
+
+
+def _takes(layer: Any, size: int) -> bool:
+    pointwise = isinstance(layer, nn.Conv2d) and set(layer.kernel_size) == {1} and layer.groups == 1
+    channels = layer.weight.shape[1] if isinstance(layer, nn.Linear) or pointwise else 0
+    return channels > size and channels % size == 0
+
+
+def _divide(layer: Any, size: int) -> None:
+    own, (outputs, inputs, *ones) = layer.param_quantizers["weight"], layer.weight.shape
+    shape, block = (outputs, inputs // size, *ones), (1, size, *ones)
+    layer.param_quantizers["weight"] = QuantizeDequantize(
+        shape, own.qmin, own.qmax, own.symmetric, type(own.encoding_analyzer)(shape, block), block
+    ).to(layer.weight.device)
