@@ -393,8 +393,9 @@ class Rung(Bits):
 
     @property
     def label(self) -> str:
-        """Such as W4A8, or `W4A8 mixed` where some layers have other bits."""
-        return f"{self.precision} mixed" if self.mixed or self.layers else str(self.precision)
+        """Such as W4A8, or `W4A8 mixed` where some layers have other bits; `W4A16 blocks of 32`."""
+        blocks = f" blocks of {self.weights_block}" if self.weights_block else ""
+        return f"{self.precision}{' mixed' if self.mixed or self.layers else ''}{blocks}"
 
     @model_validator(mode="after")
     def _one_map(self) -> "Rung":

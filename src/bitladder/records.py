@@ -390,6 +390,11 @@ class BlockWeights(_Block):
     per_channel: tuple[str, ...]
     """Those with one scale for each output channel: other kernels, and input channels that are no multiple of it."""
 
+    def __str__(self) -> str:
+        """Say it in a line."""
+        left = f"; per channel: {', '.join(self.per_channel)}" if self.per_channel else ""
+        return f"a scale for each {self.size} input channels in {', '.join(self.layers)}{left}"
+
 
 class ExportCheck(Record):
     """`metrics/export/RUNG.json`: the exported graph against the simulation, on ONNX Runtime's CPU provider."""

@@ -76,8 +76,7 @@ RULE = Rule(
     effect="wrong",
     where="a layer whose weights have a scale for each block of input channels, and whose bias is in float",
     why="the NPU does not add it in its unit in a Conv, and refuses a Gemm or a MatMul with one",
-    remedy="the bias as int32; behind a MatMul, 16-bit"
-    " quantizers for it and for the product",
+    remedy="the bias as int32; behind a MatMul, 16-bit quantizers for it and for the product",
     find=find,
     repair=repair,
     example=Example(example, ("W8A16", "W4A16"), weights_block=16),

@@ -10,7 +10,7 @@ from bitladder.errors import RefusedError
 from bitladder.quantize.sim.isolated import quantized_layers
 from bitladder.records import BlockWeights
 
-__all__ = ["as_stored", "block_weights", "divided", "set_blocks", "with_shape"]
+__all__ = ["block_weights", "divided", "load_state", "set_blocks", "with_shape"]
 
 
 def set_blocks(model: nn.Module, size: int) -> None:
@@ -31,13 +31,17 @@ def set_blocks(model: nn.Module, size: int) -> None:
         )
 
 
-def as_stored(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Give weights the blocks that they have in a stored state of the network."""
+def load_state(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Put a stored state into a network of the same layers, whose weights come to have the blocks that it has."""
     layers: Mapping[str, Any] = quantized_layers(model, "weight")
     for name, layer in layers.items():
         stored: Tensor | None = state.get(f"{name}.param_quantizers.weight.min")
         if stored is not None and stored.shape != layer.param_quantizers["weight"].shape:
             _divide(layer, layer.weight.shape[1] // stored.shape[1])
+    model.load_state_dict(state)
+    for quantizer in (layer.param_quantizers["weight"] for layer in layers.values()):
+        if quantizer.block_size:  # AIMET leaves tensors there
+            quantizer.block_size = tuple(map(int, quantizer.block_size))
 
 
 def block_weights(model: nn.Module) -> BlockWeights | None:
@@ -54,7 +58,7 @@ def block_weights(model: nn.Module) -> BlockWeights | None:
 
 def divided(quantizer: Any) -> int:
     """Give the input channels that share a scale, of a weight's quantizer; 0 where all do."""
-    return quantizer.block_size[1] if quantizer.block_size else 0
+    return int(quantizer.block_size[1]) if quantizer.block_size else 0
 
 
 def with_shape(encoding: Any) -> Any:

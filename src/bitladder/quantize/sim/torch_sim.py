@@ -26,7 +26,7 @@ from bitladder.quantize.prepare.task_quantization import task_quantization_of
 from bitladder.quantize.sim import lean, torch_layers
 from bitladder.quantize.sim.aimet import learn_types, without_transformers
 from bitladder.quantize.sim.batches import Batches
-from bitladder.quantize.sim.block_weights import as_stored, block_weights, set_blocks, with_shape
+from bitladder.quantize.sim.block_weights import block_weights, load_state, set_blocks, with_shape
 from bitladder.quantize.sim.clipped import clip_to_activations
 from bitladder.quantize.sim.hooks import hooked
 from bitladder.quantize.sim.integers import keep_integer
@@ -201,8 +201,7 @@ class TorchSim:
     def copy(self) -> "TorchSim":
         """Build another, as AIMET's own graph of a network copies badly, and put the state in."""
         other = TorchSim(self.network, *self._built_with)
-        as_stored(other.model, self.model.state_dict())
-        other.model.load_state_dict(self.model.state_dict())
+        load_state(other.model, self.model.state_dict())
         pairs: Any = zip(self.model.modules(), other.model.modules(), strict=True)
         for own, quantizer in pairs:
             if isinstance(own, QuantizerBase):
@@ -231,8 +230,7 @@ class TorchSim:
                 state.setdefault(owner, {})[part] = value
             else:
                 state[name] = value
-        as_stored(self.model, state)
-        self.model.load_state_dict(state)
+        load_state(self.model, state)
 
     def encodings(self) -> dict[str, Any]:
         """Give the encodings."""

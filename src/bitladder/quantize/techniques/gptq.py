@@ -109,7 +109,7 @@ def _is_ours(module: nn.Module) -> bool:
     return (
         isinstance(quantizer, AffineQuantizerBase)
         and quantizer.symmetric
-        and (divided(quantizer) or quantizer.min.numel() in (1, len(layer.weight)))
+        and (divided(quantizer) > 0 or quantizer.min.numel() in (1, len(layer.weight)))
     )
 
 
