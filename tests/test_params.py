@@ -61,6 +61,27 @@ BAD = {
         },
         "ladder.tiny: give mixed",
     ),
+    "block weights at 8-bit activations": (
+        {"ladder.tiny.weights_block": 32},
+        "ladder.tiny: weights_block: the NPU takes block weights at W4A16 and W8A16 only, not at W4A8",
+    ),
+    "block weights of layers raised to 8-bit activations": (
+        {
+            "ladder.tiny": {
+                "weights": 4,
+                "activations": 16,
+                "after": "compact",
+                "weights_block": 32,
+                "mixed": {"raise_to": {"weights": 8, "activations": 8}, "max_drop": 0.01},
+            }
+        },
+        "ladder.tiny: weights_block: the NPU takes block weights at W4A16 and W8A16 only, not at W8A8",
+    ),
+    "block weights on a SoC that takes none": (
+        {"ladder.balanced.weights_block": 32, "target.soc": "SM8350"},
+        "ladder.balanced.weights_block: SM8350 does not take it",
+    ),
+    "a block of another size": ({"ladder.balanced.weights_block": 24}, "ladder.balanced.weights_block: "),
     "unknown backend": ({"target.backend": "gpu"}, "target.backend: "),
     "unknown SoC": ({"target.soc": "SM9999"}, "target.soc: 'SM9999' is not a known SoC"),
     "unknown SoC among several": ({"target.socs": ["SM8750", "SM9999"]}, "target.socs.1: 'SM9999' is not a known SoC"),

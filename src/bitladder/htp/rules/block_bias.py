@@ -23,6 +23,8 @@ STEPS = 2**24
 
 def find(graph: Graph, soc: Soc) -> Iterator[NodeProto]:
     """Give the layers with such weights and a float bias, their own or one that an Add behind a MatMul adds."""
+    if not soc.takes_blocks:
+        return
     for node in graph.of_type("Conv", "Gemm", "MatMul"):
         weights = graph.find_quantizer(node.input[1])
         if weights is None or not weights.block_size:
