@@ -64,6 +64,15 @@ def rounded(setting):
     return apply("gptq", setting, None)
 
 
+@pytest.fixture(scope="module")
+def rounded_onnx(setting, tmp_path_factory):
+    torch.manual_seed(0)
+    path = str(tmp_path_factory.mktemp("onnx") / "net.onnx")
+    torch.onnx.export(Net().eval(), setting.sample, path, input_names=["image"], output_names=["output"], dynamo=False)
+    model = prepare(OnnxModel(path)(), setting.sample)[0]
+    return apply("gptq", replace(setting, model=model, unfolded=lambda: model), None)
+
+
 def outputs(sim, split):
     return predict(sim.model, split, 32, "")["output"]
 
@@ -101,10 +110,15 @@ def test_a_copy_and_what_is_loaded_give_the_same_outputs(rounded, setting, split
     assert loaded.encodings() == rounded.sim.encodings() and loaded.block_weights() == rounded.sim.block_weights()
 
 
-def test_export_and_npu_say_what_was_simulated(rounded, setting, split, tmp_path):
-    path, names = tmp_path / "model.onnx", (["image"], ["output"])
-    rounded.sim.export_qdq(setting.sample, names, path)
-    rounded.sim.export_encodings(setting.sample, names, tmp_path / "aimet")
+@pytest.mark.parametrize("kind", ["torch", "onnx"])
+def test_export_and_npu_say_what_was_simulated(kind, rounded, rounded_onnx, setting, split, tmp_path):
+    path, names, sim = (
+        tmp_path / "model.onnx",
+        (["image"], ["output"]),
+        {"torch": rounded, "onnx": rounded_onnx}[kind].sim,
+    )
+    sim.export_qdq(setting.sample, names, path)
+    sim.export_encodings(setting.sample, names, tmp_path / "aimet")
     rules = repair_file(path, SOC, tuple(RULES), tmp_path / "aimet")
     assert [one.op for one in rules if one.rule == "block-bias"] == ["Conv", "MatMul", "Gemm"]
     nodes = onnx.load(path).graph.node
@@ -113,12 +127,11 @@ def test_export_and_npu_say_what_was_simulated(rounded, setting, split, tmp_path
     encodings = json.loads((tmp_path / "aimet/model.encodings").read_text())["param_encodings"]
     assert sum(one["enc_type"] == "PER_BLOCK" for one in encodings) == 3
 
-    few, simulated = split.first(2), predict(rounded.sim.model, split.first(2), 2, "")
+    few, simulated = split.first(2), predict(sim.model, split.first(2), 2, "")
     assert sqnr_db(simulated, run_unoptimised(path, few)) > 60
     target = load_params().target
     compiled = compile_model(path, tmp_path / "npu", SOC, False, 60, tmp_path / "work")
     assert sqnr_db(simulated, run(compiled, SOC, False, few, target, tmp_path / "work")) > 55
-
     # no model of the NPU's integers is made of blocks
     assert {"Conv /point/Conv", "MatMul /tokens/MatMul", "Gemm /last/Gemm"} <= set(Executor(onnx.load(path)).float_ops)
 
@@ -143,10 +156,18 @@ def test_a_block_that_divides_no_layer_is_refused(setting):
         sim.set_blocks(64)
 
 
-def test_a_network_that_came_as_onnx_is_refused(tmp_path):
-    path, sample = str(tmp_path / "net.onnx"), (torch.randn(1, 32),)
-    torch.onnx.export(nn.Linear(32, 4), sample, path, input_names=["x"], output_names=["y"], dynamo=False)
-    sim = build_sim(prepare(OnnxModel(path)(), sample)[0], sample, BITS, SOC.quantsim_config)
-    assert sim.block_weights() is None
-    with pytest.raises(RefusedError, match="ladder: weights_block: a network that came as ONNX"):
-        sim.set_blocks(16)
+def test_a_network_that_came_as_onnx_has_the_same_layers_and_grid(rounded_onnx, setting, split, tmp_path):
+    found = rounded_onnx.sim.block_weights()
+    blocks = ("/point/Conv", "/tokens/MatMul", "/last/Gemm")
+    assert (found.size, found.layers, found.per_channel) == (16, blocks, ("/stem/Conv", "/odd/Conv"))
+    expected = outputs(rounded_onnx.sim, split)
+    reference = predict(rounded_onnx.model, split, 32, "")
+    assert sqnr_db(reference, {"output": expected}) > 40  # as of torch
+    assert torch.equal(outputs(rounded_onnx.copy_sim(), split), expected)
+    rounded_onnx.sim.save(tmp_path / "sim.safetensors")
+    loaded = build_sim(rounded_onnx.model, setting.sample, BITS, setting.config)
+    loaded.load(tmp_path / "sim.safetensors")
+    assert torch.equal(outputs(loaded, split), expected)
+    assert loaded.block_weights() == found
+    with pytest.raises(RefusedError, match=r"ladder: weights_block: .* multiple of 64 input channels"):
+        build_sim(rounded_onnx.model, setting.sample, BITS, setting.config).set_blocks(64)

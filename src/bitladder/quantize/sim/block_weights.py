@@ -1,6 +1,6 @@
 """Weights with a scale for each block of input channels, by AIMET's blockwise quantizers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 from aimet_torch.quantization.affine import QuantizeDequantize
@@ -10,7 +10,17 @@ from bitladder.errors import RefusedError
 from bitladder.quantize.sim.isolated import quantized_layers
 from bitladder.records import BlockWeights
 
-__all__ = ["block_weights", "divided", "load_state", "set_blocks", "with_shape"]
+__all__ = [
+    "block_weights",
+    "check_divided",
+    "divided",
+    "has_blocks",
+    "load_state",
+    "named",
+    "set_blocks",
+    "shapes",
+    "with_shape",
+]
 
 
 def set_blocks(model: nn.Module, size: int) -> None:
@@ -24,11 +34,7 @@ def set_blocks(model: nn.Module, size: int) -> None:
     layers: Any = [one for one in quantized_layers(model, "weight").values() if _takes(one, size)]
     for layer in layers:
         _divide(layer, size)
-    if not layers:
-        raise RefusedError(
-            f"ladder: weights_block: no Linear and no convolution of 1 x 1 has a multiple of {size} input channels, at"
-            f" least {2 * size}; choose a smaller block, or null"
-        )
+    check_divided(layers, size)
 
 
 def load_state(model: nn.Module, state: Mapping[str, Any]) -> None:
@@ -47,13 +53,34 @@ def load_state(model: nn.Module, state: Mapping[str, Any]) -> None:
 def block_weights(model: nn.Module) -> BlockWeights | None:
     """Name the layers with blocks, and those whose weights are quantized per channel; None where none has any."""
     layers: Mapping[str, Any] = quantized_layers(model, "weight")
-    sizes = {name: divided(layer.param_quantizers["weight"]) for name, layer in layers.items()}
-    own = {name: size for name, size in sizes.items() if size}
-    if not own:
-        return None
-    return BlockWeights(
-        size=max(own.values()), layers=tuple(own), per_channel=tuple(name for name in sizes if name not in own)
-    )
+    return named({name: divided(layer.param_quantizers["weight"]) for name, layer in layers.items()})
+
+
+def named(sizes: Mapping[str, int]) -> BlockWeights | None:
+    """Name layers by their block, 0 of one that is per channel; None where all are."""
+    own = tuple(name for name, size in sizes.items() if size)
+    others = tuple(name for name, size in sizes.items() if not size)
+    return BlockWeights(size=max(sizes.values()), layers=own, per_channel=others) if own else None
+
+
+def check_divided(layers: Sized, size: int) -> None:
+    """Refuse a block that no layer takes."""
+    if not len(layers):
+        raise RefusedError(
+            f"ladder: weights_block: no Linear and no convolution of 1 x 1 has a multiple of {size} input channels, at"
+            f" least {2 * size}; choose a smaller block, or null"
+        )
+
+
+def has_blocks(channels: int, size: int) -> bool:
+    """Tell whether so many input channels are whole blocks, and more than one."""
+    return channels > size and channels % size == 0
+
+
+def shapes(weight: Sequence[int], size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Give the shape of the scales of weights of this shape, and that of a block."""
+    outputs, inputs, *ones = weight
+    return (outputs, inputs // size, *ones), (1, size, *ones)
 
 
 def divided(quantizer: Any) -> int:
@@ -72,13 +99,11 @@ def with_shape(encoding: Any) -> Any:
 
 def _takes(layer: Any, size: int) -> bool:
     pointwise = isinstance(layer, nn.Conv2d) and set(layer.kernel_size) == {1} and layer.groups == 1
-    channels = layer.weight.shape[1] if isinstance(layer, nn.Linear) or pointwise else 0
-    return channels > size and channels % size == 0
+    return (isinstance(layer, nn.Linear) or pointwise) and has_blocks(layer.weight.shape[1], size)
 
 
 def _divide(layer: Any, size: int) -> None:
-    own, (outputs, inputs, *ones) = layer.param_quantizers["weight"], layer.weight.shape
-    shape, block = (outputs, inputs // size, *ones), (1, size, *ones)
+    own, (shape, block) = layer.param_quantizers["weight"], shapes(layer.weight.shape, size)
     layer.param_quantizers["weight"] = QuantizeDequantize(
         shape, own.qmin, own.qmax, own.symmetric, type(own.encoding_analyzer)(shape, block), block
     ).to(layer.weight.device)
