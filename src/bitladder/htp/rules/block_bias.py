@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["RULE"]
 
 STEPS = 2**24
-"""Of the largest bias: the NPU reads it by its own scale beside such weights, whatever those of inputs and weights."""
+"""Of the largest bias. Beside such weights the NPU reads a bias by the scale that stands there, so it may be any."""
 
 
 def find(graph: Graph, soc: Soc) -> Iterator[NodeProto]:
@@ -77,7 +77,7 @@ RULE = Rule(
     name="block-bias",
     effect="wrong",
     where="a layer whose weights have a scale for each block of input channels, and whose bias is in float",
-    why="the NPU does not add it in its unit in a Conv, and refuses a Gemm or a MatMul with one",
+    why="a Conv comes out wrong; a Gemm, or a MatMul with an Add behind it, is refused",
     remedy="the bias as int32; behind a MatMul, 16-bit quantizers for it and for the product",
     find=find,
     repair=repair,
