@@ -153,6 +153,20 @@ def test_several_socs_are_named_once_each_with_what_they_do_not_take(params_with
     assert "SM8750 too\n" in shown
 
 
+def test_a_further_soc_that_takes_no_block_weights_is_told_of_the_rung(params_with):
+    path = params_with({"ladder.balanced.weights_block": 32, "target.socs": ["SM8350", "SM8750"]})
+    assert load_params(path).ladder["balanced"].label == "W8A16 blocks of 32"
+    said = CliRunner().invoke(app, ["check", "--params", str(path)]).stdout
+    assert "SM8350 too, but for what it does not take: balanced (weights_block)\nSM8750 too" in said
+
+
+def test_a_further_soc_that_takes_no_block_weights_is_told_with_the_rung(params_with):
+    path = params_with({"ladder.balanced.weights_block": 32, "target.socs": ["SM8350", "SM8750"]})
+    assert load_params(path).ladder["balanced"].label == "W8A16 blocks of 32"
+    shown = CliRunner().invoke(app, ["check", "--params", str(path)]).stdout
+    assert "SM8350 too, but for what it does not take: balanced (weights_block)\nSM8750 too\n" in shown
+
+
 @pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD)
 def test_bad_params_give_one_line_that_names_the_key(params_with, changes, message):
     result = CliRunner().invoke(app, ["check", "--params", str(params_with(changes))])
