@@ -3,10 +3,10 @@
 AIMET has none (2.42). It asks only for the second moments of what comes to a layer, and for no gradients, so it takes
 seconds where AdaRound takes minutes. Four things are added. The target is what the float layer makes of the float
 network's activations, so that a layer makes up for those before it (arXiv:2504.02692); regularized towards the float
-weights when there are few samples. A layer whose output is added to another's, at the end of a residual
-block, makes up for that one's error too. The scale of each channel, or of each block of weights, is searched for, by the
-error of its output. And what comes out is gone over again, the scales and then a weight at a time, which can only lower
-that error.
+weights when there are few samples. A layer whose output is added to another's, at the end of a residual block, makes up
+for that one's error too. The scale of each channel, or of each block of its weights, is searched for, by the error of
+its output. And what comes out is gone over again, the scales and then a weight at a time, which can only lower that
+error.
 """
 
 from dataclasses import replace
