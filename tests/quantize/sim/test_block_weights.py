@@ -145,6 +145,14 @@ def test_a_layer_of_more_bits_keeps_its_blocks(setting):
     assert (weight["bw"], weight["block_size"]) == (8, 16)
 
 
+def test_a_norm_is_no_layer_that_blocks_are_missing_in():
+    sample = (torch.randn(1, 32),)
+    network, _ = prepare(nn.Sequential(nn.Linear(32, 32), nn.LayerNorm(32)).eval(), sample)
+    sim = build_sim(network, sample, BITS, SOC.quantsim_config)
+    sim.set_blocks(16)
+    assert len(sim.block_weights().layers) == 1 and sim.block_weights().per_channel == ()
+
+
 def test_adaround_passes_over_a_rung_with_blocks(setting):
     with pytest.raises(NotApplicable, match="per channel only"):
         apply("adaround", setting, None)

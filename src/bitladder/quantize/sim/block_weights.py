@@ -22,6 +22,8 @@ __all__ = [
     "with_shape",
 ]
 
+MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
 
 def set_blocks(model: nn.Module, size: int) -> None:
     """Give weights a scale for each `size` input channels, where a layer takes that, before calibration.
@@ -53,7 +55,8 @@ def load_state(model: nn.Module, state: Mapping[str, Any]) -> None:
 def block_weights(model: nn.Module) -> BlockWeights | None:
     """Name the layers with blocks, and those whose weights are quantized per channel; None where none has any."""
     layers: Mapping[str, Any] = quantized_layers(model, "weight")
-    return named({name: divided(layer.param_quantizers["weight"]) for name, layer in layers.items()})
+    names = [name for name, layer in layers.items() if isinstance(layer, MATRICES)]  # no norms, no embeddings
+    return named({name: divided(layers[name].param_quantizers["weight"]) for name in names})
 
 
 def named(sizes: Mapping[str, int]) -> BlockWeights | None:
