@@ -61,6 +61,27 @@ BAD = {
         },
         "ladder.tiny: give mixed",
     ),
+    "block weights at 8-bit activations": (
+        {"ladder.tiny.weights_block": 32},
+        "ladder.tiny: weights_block: the NPU takes block weights at W4A16 and W8A16 only, not at W4A8",
+    ),
+    "block weights of layers raised to 8-bit activations": (
+        {
+            "ladder.tiny": {
+                "weights": 4,
+                "activations": 16,
+                "after": "compact",
+                "weights_block": 32,
+                "mixed": {"raise_to": {"weights": 8, "activations": 8}, "max_drop": 0.01},
+            }
+        },
+        "ladder.tiny: weights_block: the NPU takes block weights at W4A16 and W8A16 only, not at W8A8",
+    ),
+    "block weights on a SoC that takes none": (
+        {"ladder.balanced.weights_block": 32, "target.soc": "SM8350"},
+        "ladder.balanced.weights_block: SM8350 does not take it",
+    ),
+    "a block of another size": ({"ladder.balanced.weights_block": 24}, "ladder.balanced.weights_block: "),
     "unknown backend": ({"target.backend": "gpu"}, "target.backend: "),
     "unknown SoC": ({"target.soc": "SM9999"}, "target.soc: 'SM9999' is not a known SoC"),
     "unknown SoC among several": ({"target.socs": ["SM8750", "SM9999"]}, "target.socs.1: 'SM9999' is not a known SoC"),
@@ -130,6 +151,20 @@ def test_several_socs_are_named_once_each_with_what_they_do_not_take(params_with
     shown = CliRunner().invoke(app, ["check", "--params", str(path)]).stdout
     assert "QCS6490 too, but for what it does not take: fp16 (FP16)" in shown
     assert "SM8750 too\n" in shown
+
+
+def test_a_further_soc_that_takes_no_block_weights_is_told_of_the_rung(params_with):
+    path = params_with({"ladder.balanced.weights_block": 32, "target.socs": ["SM8350", "SM8750"]})
+    assert load_params(path).ladder["balanced"].label == "W8A16 blocks of 32"
+    said = CliRunner().invoke(app, ["check", "--params", str(path)]).stdout
+    assert "SM8350 too, but for what it does not take: balanced (weights_block)\nSM8750 too" in said
+
+
+def test_a_further_soc_that_takes_no_block_weights_is_told_with_the_rung(params_with):
+    path = params_with({"ladder.balanced.weights_block": 32, "target.socs": ["SM8350", "SM8750"]})
+    assert load_params(path).ladder["balanced"].label == "W8A16 blocks of 32"
+    shown = CliRunner().invoke(app, ["check", "--params", str(path)]).stdout
+    assert "SM8350 too, but for what it does not take: balanced (weights_block)\nSM8750 too\n" in shown
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD)

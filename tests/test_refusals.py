@@ -17,6 +17,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from bitladder.params import load_params
+from bitladder.records import ExportCheck, Gate, read_record, write_record
+from bitladder.report.tables import block_notes
 from support import ROOT
 
 TASK = """
@@ -28,9 +30,9 @@ from bitladder.tasks.label_free import label_free
 
 
 class Net(nn.Module):
-    def __init__(self, scale, act):
+    def __init__(self, scale, act, width):
         super().__init__()
-        self.stem, self.act, self.head = nn.Conv2d(3, 8, 3), act, nn.Conv2d(8, 4, 1)
+        self.stem, self.act, self.head = nn.Conv2d(3, width, 3), act, nn.Conv2d(width, 4, 1)
         self.stem.weight.data *= scale
 
     def forward(self, image):
@@ -39,9 +41,9 @@ class Net(nn.Module):
         return self.head(x)
 
 
-def model(scale, act):
+def model(scale, act, width):
     torch.manual_seed(0)
-    return Net(scale, getattr(nn if hasattr(nn, act) else custom, act)())
+    return Net(scale, getattr(nn if hasattr(nn, act) else custom, act)(), width)
 
 
 def samples(seed):
@@ -50,8 +52,8 @@ def samples(seed):
     return {name: {"image": torch.randn(size, 3, 8, 8, generator=generator)} for name, size in sizes.items()}
 
 
-def task(scale, act):
-    return label_free(lambda: model(scale, act), samples, compare="cosine")
+def task(scale, act, width=8):
+    return label_free(lambda: model(scale, act, width), samples, compare="cosine")
 """
 
 CHANGES: dict[str, Any] = {
@@ -185,6 +187,22 @@ def test_a_failed_w16a16_check_refuses_the_ladder_and_leaves_fp16(tmp_path, defa
         assert (project.root / f"build/export/{rung}/model.onnx").read_text().startswith("refused: ")
         assert not list((project.root / f"build/export/{rung}/aimet").glob("model*"))
         assert project.outcomes()[rung].startswith("refused: build/export/")
+
+
+def test_a_rung_says_which_layers_have_blocks_and_is_refused_where_none_can(tmp_path, default_params):
+    project = Project(tmp_path, default_params, scale=1.0, act="ReLU", width=32)
+    wide = {"weights": 8, "activations": 16, "after": "fp16", "weights_block": 16}
+    project.edit({"ladder": {"wide": wide, "narrow": {**wide, "weights_block": 32}}})
+    steps = (("ptq", "wide"), ("qat", "wide"), ("export", "wide"), ("ptq", "narrow"))
+    write_record(project.root / "gates/fp16.json", Gate(descend=True))
+    project.run([*BEFORE[1:-1], ("verify",), *steps])
+    found = project.record("metrics/export/wide.json")
+    assert found["block_weights"] == {"size": 16, "layers": ["head"], "per_channel": ["stem"]}
+    assert {"rule": "block-bias", "node": "/head/Conv", "op": "Conv"} in found["repairs"]
+    record = read_record(ExportCheck, project.root / "metrics/export/wide.json")
+    assert block_notes({"wide": record}) == ["wide: a scale for each 16 input channels in head; per channel: stem"]
+    refused = project.record("metrics/ptq/narrow.json")["refused"]
+    assert refused.startswith("ladder: weights_block: no Linear and no convolution of 1 x 1 has a multiple of 32 input")
 
 
 def test_check_tells_what_repro_refuses(overflowing, foreign):

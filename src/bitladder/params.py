@@ -42,6 +42,7 @@ TARGETS = {
 RULES = {
     "channel-scale": "bitladder.htp.rules.channel_scale:RULE",
     "bias-scale": "bitladder.htp.rules.bias_scale:RULE",
+    "block-bias": "bitladder.htp.rules.block_bias:RULE",
     "batch-norm": "bitladder.htp.rules.batch_norm:RULE",
     "norm-bias": "bitladder.htp.rules.norm_bias:RULE",
     "one-hot": "bitladder.htp.rules.one_hot:RULE",
@@ -367,6 +368,23 @@ class Rung(Bits):
     ptq: PtqOverrides = PtqOverrides()
     mixed: MixedParams | None = None
     layers: dict[str, Bits] = Field(default={}, description="bit-widths of layers, by hand")
+    weights_block: Literal[16, 32, 64] | None = Field(
+        default=None,
+        description="input channels that share a scale, in Linear and 1 x 1 convolutions, at 16-bit activations; null:"
+        " all of them do",
+    )
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Its bits, and those that some of its layers have or may be raised to."""
+        raised = [self.mixed.raise_to.precision] if self.mixed else []
+        return (self.precision, *raised, *self.layer_precisions.values())
+
+    def lacking(self, soc: Soc) -> str:
+        """Name what of it, its layers' own bits apart, a SoC does not take; nothing where it takes all."""
+        if str(self.precision) not in soc.takes:
+            return str(self.precision)
+        return "weights_block" if self.weights_block and not soc.takes_blocks else ""
 
     @property
     def layer_precisions(self) -> dict[str, Precision]:
@@ -375,13 +393,24 @@ class Rung(Bits):
 
     @property
     def label(self) -> str:
-        """Such as W4A8, or `W4A8 mixed` where some layers have other bits."""
-        return f"{self.precision} mixed" if self.mixed or self.layers else str(self.precision)
+        """Such as W4A8, or `W4A8 mixed` where some layers have other bits; `W4A16 blocks of 32`."""
+        blocks = f" blocks of {self.weights_block}" if self.weights_block else ""
+        return f"{self.precision}{' mixed' if self.mixed or self.layers else ''}{blocks}"
 
     @model_validator(mode="after")
     def _one_map(self) -> "Rung":
         if self.mixed and self.layers:
             raise ValueError("give mixed, to have the layers searched for, or layers, to name them by hand; not both")
+        return self
+
+    @model_validator(mode="after")
+    def _blocks_are_sound(self) -> "Rung":
+        for precision in self.precisions if self.weights_block else ():
+            if precision.weights not in (4, 8) or precision.activations != 16:
+                raise ValueError(
+                    f"weights_block: the NPU takes block weights at W4A16 and W8A16 only, not at {precision}; give 16"
+                    " bits to all activations, or leave weights_block out"
+                )
         return self
 
 
@@ -546,11 +575,15 @@ class Params(_Block):
             if rung.after != "fp16" and rung.after not in self.ladder:
                 known = ", ".join(["fp16", *self.ladder])
                 raise ValueError(f"ladder.{name}.after: there is no rung {rung.after!r}; use one of {known}")
-            raised = [rung.mixed.raise_to.precision] if rung.mixed else []
-            for precision in (rung.precision, *raised, *rung.layer_precisions.values()):
+            for precision in rung.precisions:
                 if str(precision) not in self.soc.takes:
                     takes = ", ".join(self.soc.takes)
                     raise ValueError(f"ladder.{name}: {self.target.soc} does not take {precision}; it takes {takes}")
+            if rung.weights_block and not self.soc.takes_blocks:
+                raise ValueError(
+                    f"ladder.{name}.weights_block: {self.target.soc} does not take it; SoCs with FP16 from Hexagon v69"
+                    " on do"
+                )
         unreached = sorted(set(self.ladder) - set(self.rungs()))
         if unreached:
             raise ValueError(

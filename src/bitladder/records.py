@@ -380,6 +380,22 @@ class FloatShare(_Block):
         return f"{self.ops} op{'s' * (self.ops > 1)}, {self.weights:.0%} of weights"
 
 
+class BlockWeights(_Block):
+    """Which layers of a rung have a scale for each block of input channels, by `ladder.R.weights_block`."""
+
+    size: Count
+    """Input channels that share a scale."""
+    layers: tuple[str, ...]
+    """The layers that have it so."""
+    per_channel: tuple[str, ...]
+    """Those with one scale for each output channel: other kernels, and input channels that are no multiple of it."""
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        left = f"; per channel: {', '.join(self.per_channel)}" if self.per_channel else ""
+        return f"a scale for each {self.size} input channels in {', '.join(self.layers)}{left}"
+
+
 class ExportCheck(Record):
     """`metrics/export/RUNG.json`: the exported graph against the simulation, on ONNX Runtime's CPU provider."""
 
@@ -391,6 +407,8 @@ class ExportCheck(Record):
     """Share of samples with the simulation's top-1, 0 to 1."""
     repairs: tuple[Repair, ...] | None = _LEFT_OUT
     """What was put right in the graph for the NPU; only where there was anything."""
+    block_weights: BlockWeights | None = _LEFT_OUT
+    """Which layers' weights have blocks; only where any have."""
     float_share: FloatShare | None = None
     """How much of the graph computes in float; null where it was not counted."""
     float_tensors: tuple[FloatTensor, ...] = ()

@@ -27,6 +27,14 @@ class Soc:
     aliases: tuple[str, ...] = ()
     device: str | None = None
 
+    @property
+    def takes_blocks(self) -> bool:
+        """Whether it takes a scale for each block of weights, at 16-bit activations.
+
+        Asked of each: the SoCs with FP16 do, from v69 on. Of v68, SA8295 takes convolutions alone.
+        """
+        return "FP16" in self.takes and self.arch != "v68"
+
     def is_called(self, name: str) -> bool:
         """Whether this is its name or an alias, however spelt."""
         return normalised(name) in {normalised(known) for known in (self.name, *self.aliases)}

@@ -7,6 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bitladder.htp.graph import Graph
 from bitladder.htp.quantizer import Quantizer
+from bitladder.tasks.onnx_file import open_session
 
 
 def graph() -> Graph:
@@ -34,6 +35,19 @@ def test_a_quantizer_behind_a_node_is_ahead_of_all_that_read_it():
     kinds = [node.op_type for node in edited.nodes]
     assert kinds == ["Relu", "QuantizeLinear", "DequantizeLinear", "Neg", "Abs"]
     assert edited.bits(edited.nodes[3].input[0]) == edited.bits(edited.nodes[4].input[0]) == 8
+
+
+@pytest.mark.parametrize("channels", [8, 7])  # of which the last block is not whole
+def test_a_constant_in_blocks_is_read_as_onnx_runtime_reads_it(channels):
+    scale = np.array([[0.5, 0.25], [1.0, 2.0], [0.125, 4.0]], np.float32)
+    quantizer = Quantizer(scale, np.zeros(scale.shape, np.int64), TensorProto.INT4, axis=1, block_size=4)
+    values = np.random.default_rng(0).normal(size=(3, channels)).astype(np.float32)
+    edited = graph()
+    tensor = edited.add_quantized("w", values, quantizer, edited.nodes[0])
+    assert edited.quantizer(tensor).same_as(quantizer)
+    edited.proto.graph.output.append(helper.make_tensor_value_info(tensor, TensorProto.FLOAT, None))
+    (expected,) = open_session(edited.proto.SerializeToString()).run([tensor], {"x": np.zeros((1, 4), np.float32)})
+    np.testing.assert_array_equal(edited.constant(tensor), expected)
 
 
 @pytest.mark.parametrize("kind", [TensorProto.INT4, TensorProto.INT8, TensorProto.UINT16, TensorProto.INT32])

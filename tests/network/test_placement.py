@@ -48,11 +48,12 @@ def test_the_gpu_is_hidden_where_the_cpu_was_asked_for(python):
 
 
 def test_what_gptq_makes_of_tensors_of_a_gpu_lies_there():
-    from bitladder.quantize.techniques.gptq import _best_scale, _refined, _rounded
+    from bitladder.quantize.techniques.gptq import _refined, _rounded
+    from bitladder.quantize.techniques.gptq_scales import Channels
 
     with FakeTensorMode(), torch.device("cuda"):
         target, moments = torch.randn(1, 5, 6).double(), torch.randn(1, 6, 6).double()
         scale = torch.rand(1, 5, 1).double()
-        best = _best_scale(target, moments, scale, -7, 7, True)
-        found = _refined(_rounded(target, moments, best, -7, 7), target, moments, best, -7, 7, True)
+        best = Channels(True).best(target, moments, scale, -7, 7)
+        found = _refined(_rounded(target, moments, best, -7, 7), target, moments, best, -7, 7, Channels(True))
     assert {one.device.type for one in (best, *found)} == {"cuda"}

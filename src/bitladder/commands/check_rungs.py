@@ -74,7 +74,7 @@ def try_rungs(setting: Setting) -> Lines:
         alike: dict[tuple, list[str]] = {}  # rungs of the same bits differ in what is done to them, not in their graphs
         for rung in params.rungs():
             own = params.ladder[rung]
-            alike.setdefault((own.precision, *own.layer_precisions.items()), []).append(rung)
+            alike.setdefault((own.precision, own.weights_block, *own.layer_precisions.items()), []).append(rung)
         for rungs in alike.values():
             yield from _tried(", ".join(rungs), partial(_rung, setting, npu, rungs[0]), refused)
     if refused:
@@ -115,6 +115,7 @@ def _rung(setting: Setting, npu: "_Npu", rung: str, folder: Path) -> Lines:
     sim = build_sim(setting.prepared, setting.sample, own.precision, params.soc.quantsim_config)
     if own.layers:
         sim.set_layers(own.layer_precisions)
+    sim.set_blocks(own.weights_block)
     sim.calibrate(few, setting.batch)
     simulated = predict(sim.model, few, setting.batch, "sim")
     yield str(own.precision), f"{rung}: {setting.score(simulated):.1f} dB against FP32"

@@ -43,7 +43,14 @@ def show(
     from bitladder.paths import DECISION
     from bitladder.records import Decision, read_record
     from bitladder.report.sides import format_sides
-    from bitladder.report.tables import comparison_rows, format_soc_table, format_table, interval_note, soc_rows
+    from bitladder.report.tables import (
+        block_notes,
+        comparison_rows,
+        format_soc_table,
+        format_table,
+        interval_note,
+        soc_rows,
+    )
     from bitladder.running.version import load_own_params
 
     results = read_results(load_own_params(params))
@@ -57,6 +64,8 @@ def show(
     if sides := format_sides(results.targets, next(iter(results.evals.values())).metric):
         typer.echo(f"\n{sides}")
     typer.echo(f"\n{interval_note(decision)}")
+    for note in block_notes(results.exports):
+        typer.echo(f"Block weights of {note}.")
     typer.echo(f"\nDecision: {decision.reason}.")
     for entry in decision.trail:
         typer.echo(f"  {entry.rung} ({entry.precision}): {entry.outcome}")

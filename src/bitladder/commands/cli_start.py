@@ -65,6 +65,7 @@ def check(
     """
     from bitladder.commands.heal import check_lock
     from bitladder.running.version import load_own_params
+    from bitladder.targets.record import lacking
     from bitladder.tasks.source import check_factory
 
     loaded = load_own_params(params)
@@ -73,14 +74,7 @@ def check(
     rungs = ", ".join(f"{name} {loaded.ladder[name].precision}" for name in loaded.rungs())
     typer.echo(f"{params}: good. {loaded.target.soc} on {loaded.target.backend}; rungs: {rungs}")
     for soc in loaded.other_socs:
-        lacks = [
-            f"{name} ({kind})"
-            for name, kind in {
-                "fp16": "FP16",
-                **{name: str(rung.precision) for name, rung in loaded.ladder.items()},
-            }.items()
-            if kind not in soc.takes
-        ]
+        lacks = [f"{name} ({kind})" for name in ("fp16", *loaded.ladder) if (kind := lacking(loaded, name, soc))]
         typer.echo(f"{soc.name} too" + (f", but for what it does not take: {', '.join(lacks)}" if lacks else ""))
     if task:
         from bitladder.commands.check_task import check_task

@@ -59,6 +59,7 @@ def _quantizers(plain: onnx.ModelProto, quantized: onnx.ModelProto) -> dict[str,
 def _encoding(name: str, quantizer: Quantizer) -> dict[str, Any]:
     """Give a quantizer as AIMET's encodings of version 1.0.0 have it; their offsets count from the lowest integer."""
     low, _ = quantizer.levels
+    kind = "PER_BLOCK" if quantizer.block_size else "PER_CHANNEL" if quantizer.scale.size > 1 else "PER_TENSOR"
     return {
         "name": name,
         "dtype": "INT",
@@ -66,5 +67,6 @@ def _encoding(name: str, quantizer: Quantizer) -> dict[str, Any]:
         "is_sym": low < 0 and not quantizer.zero_point.any(),
         "scale": [float(one) for one in quantizer.scale.reshape(-1)],
         "offset": [int(low - one) for one in quantizer.zero_point.reshape(-1)],
-        "enc_type": "PER_CHANNEL" if quantizer.scale.size > 1 else "PER_TENSOR",
+        "enc_type": kind,
+        **({"block_size": quantizer.block_size} if quantizer.block_size else {}),
     }

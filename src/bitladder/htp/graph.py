@@ -44,10 +44,10 @@ class Graph(ReadGraph):
     def add_quantized(self, name: str, values: np.ndarray, quantizer: Quantizer, before: NodeProto) -> str:
         """Add a quantized constant and its DequantizeLinear; give the tensor that comes out."""
         dtype = helper.tensor_dtype_to_np_dtype(quantizer.type)
-        scale, zero_point = along(quantizer, values.ndim)
+        scale, zero_point = along(quantizer, values.shape)
         stored = np.clip(np.rint(values / scale.astype(np.float64)) + zero_point, *quantizer.levels).astype(dtype)
         inputs = [self.add_constant(f"{name}_q", stored, quantizer.type), *self._ends(name, quantizer)]
-        attributes = {"axis": quantizer.axis} if quantizer.scale.size > 1 else {}
+        attributes = quantizer.attributes
         return self.add_node("DequantizeLinear", inputs, f"{name}_dq", before, domain=self._domain, **attributes)
 
     def quantize_input(self, node: NodeProto, index: int, quantizer: Quantizer) -> None:

@@ -1,5 +1,6 @@
 """How a tensor is quantized: scale, zero point and type."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,12 +20,16 @@ _UNSIGNED = {8: TensorProto.UINT8, 16: TensorProto.UINT16}
 
 @dataclass(frozen=True, eq=False)
 class Quantizer:
-    """Scale, zero point and type of a quantized tensor; arrays, with one entry a channel where it is per channel."""
+    """Scale, zero point and type of a quantized tensor; arrays, with one entry a channel where it is per channel.
+
+    With a `block_size` they have the tensor's rank, and an entry for each so many values along `axis`.
+    """
 
     scale: np.ndarray
     zero_point: np.ndarray
     type: int
     axis: int = 1
+    block_size: int = 0
 
     @classmethod
     def of_range(cls, low: float, high: float, bits: int) -> "Quantizer":
@@ -60,6 +65,12 @@ class Quantizer:
         """Its scale, or the largest of them."""
         return float(np.max(self.scale))
 
+    @property
+    def attributes(self) -> dict[str, int]:
+        """What its nodes say of it besides scale and zero point."""
+        blocks = {"block_size": self.block_size} if self.block_size else {}
+        return {"axis": self.axis, **blocks} if self.scale.size > 1 else {}
+
     def of_bits(self, bits: int) -> "Quantizer":
         """Give the same range at other bits, unsigned."""
         return Quantizer.of_range(self.low, self.high, bits)
@@ -68,16 +79,20 @@ class Quantizer:
         """Whether both give the same values."""
         return (
             self.type == other.type
+            and self.block_size == other.block_size
             and np.array_equal(self.scale, other.scale)
             and np.array_equal(self.zero_point, other.zero_point)
         )
 
 
-def along(quantizer: Quantizer, rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give scale and zero point in the shape in which they meet a tensor of this rank."""
-    scale, zero_point = quantizer.scale, quantizer.zero_point
-    if scale.size == 1:
-        return scale.reshape(()), zero_point.reshape(())
-    shape = [1] * rank
-    shape[quantizer.axis] = -1
-    return scale.reshape(shape), zero_point.reshape(shape)
+def along(quantizer: Quantizer, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Give scale and zero point in the shape in which they meet a tensor of this shape."""
+    ends, axis, size = (quantizer.scale, quantizer.zero_point), quantizer.axis, quantizer.block_size
+    if size:
+        scale, zero_point = (np.repeat(one, size, axis).take(range(shape[axis]), axis) for one in ends)
+    else:
+        meet = [1] * len(shape)
+        if quantizer.scale.size > 1:
+            meet[axis] = -1
+        scale, zero_point = (one.reshape(meet) for one in ends)
+    return scale, zero_point

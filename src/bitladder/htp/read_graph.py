@@ -103,7 +103,7 @@ class ReadGraph:
             if quantizer is None:
                 return None
             stored = numpy_helper.to_array(self._constants[node.input[0]]).astype(np.float32)
-            scale, zero_point = along(quantizer, stored.ndim)
+            scale, zero_point = along(quantizer, stored.shape)
             return (stored - zero_point) * scale
         return None
 
@@ -169,15 +169,15 @@ class ReadGraph:
 
     def quantizer_of(self, node: NodeProto) -> Quantizer | None:
         """Tell how a QuantizeLinear or DequantizeLinear quantizes; None where its scale is no constant."""
-        scale = self._constants.get(node.input[1])
-        if scale is None or len(scale.dims) > 1:
+        scale, block = self._constants.get(node.input[1]), self.attribute(node, "block_size", 0)
+        if scale is None or (len(scale.dims) > 1 and not block):
             return None
         axis = self.attribute(node, "axis", 1)
         values = numpy_helper.to_array(scale)
         zero = self._constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
         if zero is None:
-            return Quantizer(values, np.zeros(values.shape, np.int64), TensorProto.UINT8, axis)
-        return Quantizer(values, numpy_helper.to_array(zero).astype(np.int64), zero.data_type, axis)
+            return Quantizer(values, np.zeros(values.shape, np.int64), TensorProto.UINT8, axis, block)
+        return Quantizer(values, numpy_helper.to_array(zero).astype(np.int64), zero.data_type, axis, block)
 
     @staticmethod
     def _constant_node(node: NodeProto) -> np.ndarray | None:

@@ -35,6 +35,8 @@ class Example:
     """`FP16`, `W8A16`, ..."""
     soc: str = "SM8650"
     writer: Writer = "bitladder"
+    weights_block: int | None = None
+    """Input channels that share a scale; None: all of them do."""
 
 
 @dataclass(frozen=True)

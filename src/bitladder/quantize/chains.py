@@ -89,6 +89,7 @@ def load_chains(params: Params, rung: str, task: Task, work: Path, scratch: Path
         seed=params.seed,
         work=work,
         layers=params.ladder[rung].layer_precisions,
+        block=params.ladder[rung].weights_block,
     )
     try_out = trier(task.metric, model, rest if len(rest) else fit, params.evaluate.batch_size, scratch)
     return Chains(setting, try_out if len(rest) else None), try_out

@@ -23,6 +23,7 @@ from bitladder.report import charts
 from bitladder.report.facts import facts
 from bitladder.report.published import beside_published
 from bitladder.report.tables import (
+    block_notes,
     cell,
     comparison_rows,
     float_cell,
@@ -69,6 +70,7 @@ def render(params: Params) -> str:
         undecided=chosen is not None and is_undecided(chosen),
         table=[{"state": _state(row), "cells": _cells(row)} for row in rows],
         interval_note=interval_note(decision),
+        block_notes=block_notes(results.exports),
         socs=[_soc_cells(row) for row in by_soc],
         plots=plots,
         facts=facts(params),
@@ -266,7 +268,7 @@ def _channels(path: Path, layers: Iterable[str]) -> Rows:
     rows: Rows = []
     for layer in layers:
         encoding = encodings.get(f"{layer}.param_quantizers.weight")
-        if encoding is None:
+        if encoding is None or "block_size" in encoding:  # with blocks, its scales are not channels'
             continue
         steps = 2 ** (encoding["bw"] - 1)
         rows += [

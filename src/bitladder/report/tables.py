@@ -160,6 +160,11 @@ def interval_note(decision: Decision) -> str:
     )
 
 
+def block_notes(exports: Mapping[str, ExportCheck]) -> list[str]:
+    """Say of each rung with block weights, which layers have them."""
+    return [f"{rung}: {one.block_weights}" for rung, one in exports.items() if one.block_weights]
+
+
 def mark(row: Mapping[str, Any]) -> str:
     """Say in a word or two what became of a row's rung."""
     if row["chosen"]:

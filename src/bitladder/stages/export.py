@@ -45,5 +45,10 @@ def main(params: Params, rung: str) -> None:
     found = check_outputs(files.model, few, sim.model, params.evaluate.batch_size, params.export.min_sqnr_db)
     in_float = find_float(files.model)
     check_float(in_float, params.export.allow_float, rung)
-    facts = {"repairs": repairs, "float_share": in_float.share, "float_tensors": in_float.tensors}
+    facts = {
+        "repairs": repairs,
+        "block_weights": sim.block_weights(),
+        "float_share": in_float.share,
+        "float_tensors": in_float.tensors,
+    }
     write_record(files.export_metrics, found.model_copy(update=facts))

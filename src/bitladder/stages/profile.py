@@ -16,7 +16,7 @@ from bitladder.records import Measurement, TargetRecord, write_record
 from bitladder.running.explain import refusing
 from bitladder.running.files import write_text
 from bitladder.socs import Soc
-from bitladder.targets.record import not_profiled, precision_of
+from bitladder.targets.record import lacking, not_profiled
 
 __all__ = ["main"]
 
@@ -40,8 +40,8 @@ def main(params: Params, rung: str) -> None:
 
 
 def _why_not(params: Params, files: RungFiles, soc: Soc) -> str:
-    reason, precision = str(why_left_out(files.model) or ""), precision_of(params, files.rung)
-    return reason or ("" if precision in soc.takes else f"{soc.name} does not take {precision}")
+    reason, lacks = str(why_left_out(files.model) or ""), lacking(params, files.rung, soc)
+    return reason or (f"{soc.name} does not take {lacks}" if lacks else "")
 
 
 def _measure(params: Params, files: RungFiles, soc: Soc, reason: str, measured: Future | None) -> Measurement:

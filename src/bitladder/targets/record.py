@@ -6,7 +6,7 @@ from bitladder.params import Params
 from bitladder.records import Measurement, Memory
 from bitladder.socs import Soc
 
-__all__ = ["MEMORY", "memory_of", "not_profiled", "precision_of"]
+__all__ = ["MEMORY", "lacking", "memory_of", "not_profiled", "precision_of"]
 
 MEMORY = tuple(name for name in Memory.model_fields if name != "source")
 """What a context binary says of its memory, in bytes."""
@@ -15,6 +15,13 @@ MEMORY = tuple(name for name in Memory.model_fields if name != "source")
 def precision_of(params: Params, rung: str) -> str:
     """Give the label of a rung's precision, by which SoCs take it: FP16, W8A8, ..."""
     return "FP16" if rung == "fp16" else str(params.ladder[rung].precision)
+
+
+def lacking(params: Params, rung: str, soc: Soc) -> str:
+    """Name what of a rung, or of FP16, a SoC does not take; nothing where it takes all."""
+    if rung == "fp16":
+        return "" if "FP16" in soc.takes else "FP16"
+    return params.ladder[rung].lacking(soc)
 
 
 def not_profiled(backend: str, soc: Soc, reason: str) -> Measurement:

@@ -12,7 +12,7 @@ from bitladder.errors import UserError
 from bitladder.export.checks import graph_names, run_unoptimised
 from bitladder.export.fp16 import HalfPrecision, export_fp16
 from bitladder.htp.repair import repair
-from bitladder.htp.rule import Rule, Writer
+from bitladder.htp.rule import Example, Rule
 from bitladder.network.evaluate import Outputs, predict, sqnr_db
 from bitladder.network.model import sample_inputs
 from bitladder.precision import Precision
@@ -66,7 +66,7 @@ def measure_rule(rule: Rule, precision: str, soc: Soc, pool: Pool) -> RuleFigure
     few, half = split.first(SAMPLES), precision == "FP16"
     with TemporaryDirectory() as folder:
         plain, repaired = Path(folder) / "plain.onnx", Path(folder) / "repaired.onnx"
-        _export(network, split, precision, soc, plain, rule.example.writer)
+        _export(network, split, precision, soc, plain, rule.example)
         proto = onnx.load(plain)
         if not repair(proto, soc, [rule.name]):
             return None
@@ -80,17 +80,18 @@ def measure_rule(rule: Rule, precision: str, soc: Soc, pool: Pool) -> RuleFigure
         )
 
 
-def _export(network: nn.Module, split: Split, precision: str, soc: Soc, path: Path, writer: Writer) -> None:
+def _export(network: nn.Module, split: Split, precision: str, soc: Soc, path: Path, example: Example) -> None:
     sample, names, bits = sample_inputs(split), graph_names(list(split.inputs), ["y"]), PROBED[precision]
     if bits is None:
         export_fp16(HalfPrecision(network), sample, names, path)
         return
-    if writer == "plain":
+    if example.writer == "plain":
         quantize_plainly(network, split, names, bits, path)
         return
     sim = build_sim(prepare(network, sample)[0], sample, Precision(*bits), soc.quantsim_config)
+    sim.set_blocks(example.weights_block)
     sim.calibrate(split, len(split))
-    sim.export_qdq(sample, names, path, int32_bias=writer == "aimet")
+    sim.export_qdq(sample, names, path, int32_bias=example.writer == "aimet")
 
 
 def _on_npu(model: Path, split: Split, expected: Outputs, soc: Soc, half: bool, pool: Pool) -> OnNpu | None:

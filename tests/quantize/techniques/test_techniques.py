@@ -24,6 +24,7 @@ from bitladder.quantize.sim.sim import build_sim
 from bitladder.quantize.sim.torch_sim import TorchSim
 from bitladder.quantize.techniques import gptq
 from bitladder.quantize.techniques.bias_correction import correct_biases
+from bitladder.quantize.techniques.gptq_scales import Blocks, Channels
 from bitladder.quantize.techniques.technique import ORDER, RANGES, NotApplicable, apply
 from bitladder.quantize.trial import trier
 from bitladder.tasks.task import Metric, Split
@@ -150,23 +151,26 @@ def test_gptq_beats_rounding_to_the_nearest_and_gives_the_same_bits_twice(traine
             assert torch.allclose(quantized, module.weight, atol=1e-6)
 
 
-@pytest.mark.parametrize("by_channel", [True, False])
-def test_going_over_rounded_weights_again_brings_them_nearer_to_the_outputs(by_channel):
+@pytest.mark.parametrize("scales", [Channels(True), Channels(False), Blocks(3)], ids=str)
+def test_going_over_rounded_weights_again_brings_them_nearer_to_the_outputs(scales):
     torch.manual_seed(0)
     inputs = torch.randn(2, 9, 500, dtype=torch.double) + torch.randn(2, 1, 500, dtype=torch.double)
     target, moments = torch.randn(2, 5, 9, dtype=torch.double), inputs @ inputs.transpose(1, 2) / 500
     scale = target.abs().amax(2, keepdim=True) / 7
-    scale = scale if by_channel else scale.amax().expand_as(scale)
+    if scales == Channels(False):
+        scale = scale.amax().expand_as(scale)
+    elif scales == Blocks(3):
+        scale = (target.abs().unflatten(2, (3, 3)).amax(3) / 7).repeat_interleave(3, 2)
 
     def error(weights):
         return (((weights - target) @ moments) * (weights - target)).sum().item()
 
     once = gptq._rounded(target, moments, scale, -8, 7)
-    again, scales = gptq._refined(once, target, moments, scale, -8, 7, by_channel)
+    again, found = gptq._refined(once, target, moments, scale, -8, 7, scales)
     assert error(again) < 0.97 * error(once)
-    steps = again / scales
+    steps = again / found
     assert torch.allclose(steps, steps.round(), atol=1e-9) and steps.min() >= -8.5 and steps.max() <= 7.5
-    assert by_channel or len(scales.unique()) == 1
+    assert len(found.unique()) == {Channels(True): 10, Channels(False): 1, Blocks(3): 30}[scales]
 
 
 def test_gptq_leaves_the_means_of_inputs_to_the_bias(trained):

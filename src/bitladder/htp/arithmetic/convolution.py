@@ -181,9 +181,9 @@ def _step(quantizer: Quantizer) -> Tensor:
 
 
 def _scales(operand: Operand, channels: int) -> Tensor | None:
-    """Give a scale for each output channel; None where weights have zero points of their own."""
+    """Give a scale for each output channel; None where weights have zero points of their own, or scales for blocks."""
     quantizer = operand.quantizer
-    if quantizer is None or operand.integers is None or np.any(quantizer.zero_point):
+    if quantizer is None or operand.integers is None or np.any(quantizer.zero_point) or quantizer.block_size:
         return None
     return torch.from_numpy(quantizer.scale.astype(np.float64)).reshape(-1).expand(channels).clone()
 

@@ -20,8 +20,10 @@ TOLERANCE = 1e-3  # relative; float32 products differ by 1e-7, a wrong scale by 
 
 
 def find(graph: Graph, soc: Soc) -> Iterator[NodeProto]:
-    """Give the layers whose bias is int32 in other units, or in units that are not known."""
+    """Give the layers whose bias is int32 in other units, or in units that are not known; not those with blocks."""
     for node in graph.of_type("Conv", "ConvTranspose", "Gemm"):
+        if (weights := graph.find_quantizer(node.input[1])) is not None and weights.block_size:
+            continue  # the NPU reads their bias by its own scale
         bias = graph.find_quantizer(node.input[2]) if len(node.input) > 2 else None
         if bias is not None and bias.type == TensorProto.INT32 and graph.find_constant(node.input[2]) is not None:
             unit = _unit(graph, node)

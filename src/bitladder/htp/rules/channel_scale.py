@@ -16,7 +16,7 @@ from bitladder.socs import Soc
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["RULE"]
+__all__ = ["RULE", "output_of"]
 
 LEAST_RATIO = 2.0**-24
 """Of input scale x weight scale to the output's, at 16 bits. It is sharp. This and the next are the same on all Hexagon
@@ -57,12 +57,12 @@ def repair(graph: Graph, node: NodeProto, soc: Soc) -> None:
 def _least(graph: Graph, node: NodeProto) -> np.ndarray | None:
     """Give the least scale that each output channel's weights may have; None where nothing is known of it."""
     inputs, weights = (graph.find_quantizer(name) for name in node.input[:2])
-    if inputs is None or weights is None or inputs.scale.size > 1 or weights.scale.size == 1:
-        return None
+    if inputs is None or weights is None or inputs.scale.size > 1 or weights.scale.size == 1 or weights.block_size:
+        return None  # blocks have kernels of their own, which are right
     if graph.find_constant(node.input[1]) is None:
         return None
     source, least = inputs.scale.astype(np.float64), np.zeros(weights.scale.shape)
-    output = _output(graph, node)
+    output = output_of(graph, node)
     if inputs.bits == 16 and output is not None and output.scale.size == 1:
         unit = output.scale.astype(np.float64) / source
         least = np.maximum(least, _least_ratio(graph, node, weights.scale / unit) * unit)
@@ -84,7 +84,7 @@ def _least_ratio(graph: Graph, node: NodeProto, ratios: np.ndarray) -> float:
     return DEPTHWISE_RATIO if overflows and exponents.max() <= most else LEAST_RATIO
 
 
-def _output(graph: Graph, node: NodeProto) -> Quantizer | None:
+def output_of(graph: Graph, node: NodeProto) -> Quantizer | None:
     """Give the output's quantizer, which may stand behind an activation."""
     found, readers = graph.find_quantizer(node.output[0]), graph.readers(node.output[0])
     if found is None and len(readers) == 1 and readers[0].op_type in ("Relu", "Clip"):

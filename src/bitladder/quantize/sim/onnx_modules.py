@@ -7,7 +7,7 @@ Every other node is a small graph of its own, which ONNX Runtime runs.
 import operator
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from aimet_torch.quantization.affine import QuantizeDequantize
 from onnx import numpy_helper
 from torch import Tensor, fx, nn
 
+from bitladder.quantize.sim.block_weights import shapes
 from bitladder.quantize.sim.onnx_parts import OnCpu, Padded, Part
 from bitladder.quantize.sim.onnx_ranges import channel_rows, has_range
 from bitladder.quantize.sim.onnx_weights import Layer, layer_of
@@ -82,7 +83,8 @@ class Modules:
         quantizer = module.param_quantizers["weight"]
         if quantizer is None:
             return None
-        low, high = (end.detach().flatten().tolist() for end in (quantizer.get_min(), quantizer.get_max()))
+        ends = (end.detach() for end in (quantizer.get_min(), quantizer.get_max()))
+        low, high = ((end.t() if self._layers[name].turned else end).flatten().tolist() for end in ends)
         return channel_rows(low, high, quantizer.bitwidth)
 
     def _graph(self) -> fx.Graph:
@@ -136,8 +138,7 @@ class Modules:
         module: Any = QuantizationMixin.from_module(layer.module(self._own))
         weight, output = (self._quantizers.get(one) for one in (layer.weight, node.output[0]))
         if has_range(weight):
-            by_channel = len(weight.get_encodings()) > 1
-            module.param_quantizers["weight"] = _as_torchs(weight, layer.range_shape if by_channel else ())
+            module.param_quantizers["weight"] = _of_weights(weight, layer, module.weight.shape)
         if self._activations and has_range(output):
             module.output_quantizers[0] = _as_torchs(output, ())
         self._parts[1][name] = module
@@ -172,10 +173,18 @@ def _simple(node: onnx.NodeProto, given: int, constants: Mapping[str, np.ndarray
     return ACTIVATIONS[node.op_type]() if node.op_type in ACTIVATIONS else None
 
 
-def _as_torchs(quantizer: Any, shape: tuple[int, ...]) -> QuantizeDequantize:
-    """Give aimet-torch's quantizer of the same grid as one of aimet-onnx's."""
-    own = QuantizeDequantize(shape, quantizer.bitwidth, quantizer.use_symmetric_encodings)
-    found = quantizer.get_encodings()
-    ends = [torch.tensor([getattr(one, end) for one in found]).reshape(shape) for end in ("min", "max")]
-    own.set_range(*ends)
+def _of_weights(quantizer: Any, layer: Layer, weight: Sequence[int]) -> QuantizeDequantize:
+    if size := quantizer.quant_info.blockSize:
+        return _as_torchs(quantizer, *shapes(weight, size), turned=layer.turned)
+    return _as_torchs(quantizer, layer.range_shape if len(quantizer.get_encodings()) > 1 else ())
+
+
+def _as_torchs(
+    quantizer: Any, shape: tuple[int, ...], block: tuple[int, ...] | None = None, turned: bool = False
+) -> QuantizeDequantize:
+    """Give aimet-torch's quantizer of the same grid as one of aimet-onnx's, whose ranges may stand `turned`."""
+    own = QuantizeDequantize(shape, quantizer.bitwidth, quantizer.use_symmetric_encodings, block_size=block)
+    found, stored = quantizer.get_encodings(), shape[::-1] if turned else shape
+    ends = (torch.tensor([getattr(one, end) for one in found]).reshape(stored) for end in ("min", "max"))
+    own.set_range(*(end.t() if turned else end for end in ends))
     return own

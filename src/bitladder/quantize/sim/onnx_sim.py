@@ -23,6 +23,7 @@ from bitladder.quantize.sim.batches import Batches
 from bitladder.quantize.sim.integers import keep_integer
 from bitladder.quantize.sim.joined import part_joined_onnx
 from bitladder.quantize.sim.layers import SAMPLES, Cost, LayerSqnr, What, no_such_layer
+from bitladder.quantize.sim.onnx_block_weights import block_weights, set_blocks
 from bitladder.quantize.sim.onnx_clipped import clip_to_activations
 from bitladder.quantize.sim.onnx_layers import cost_of, node_rows, rows_of
 from bitladder.quantize.sim.onnx_modules import Modules, followers
@@ -33,6 +34,7 @@ from bitladder.quantize.sim.onnx_state import put_weights, set_state, state_of, 
 from bitladder.quantize.sim.relu6 import note_of
 from bitladder.quantize.sim.tied import tie_onnx
 from bitladder.quantize.sim.unfused import part_unfused_onnx
+from bitladder.records import BlockWeights
 from bitladder.running.files import load_tensors, replacing, save_tensors
 from bitladder.tasks.onnx_model import OnnxNetwork, run_samples
 from bitladder.tasks.samples import Samples
@@ -132,6 +134,15 @@ class OnnxSim:
     def ending(self, name: str) -> str:
         """Look at the graph."""
         return self._names.ending(name)
+
+    def set_blocks(self, size: int | None) -> None:
+        """Divide the weights of nodes that the NPU takes so."""
+        if size:
+            set_blocks(self.network.proto.graph.node, self._quantizers, size)
+
+    def block_weights(self) -> BlockWeights | None:
+        """Ask the weights' quantizers."""
+        return block_weights({name: self._quantizers[self._names.weights([name])[0]] for name in self.layers("weight")})
 
     def layers(self, what: What) -> dict[str, str]:
         """Name the nodes that quantize a weight, or an output."""

@@ -8,6 +8,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
+from bitladder.quantize.sim.onnx_block_weights import as_stored
 from bitladder.quantize.sim.onnx_ranges import ranges_of, set_ranges
 from bitladder.tasks.onnx_model import OnnxNetwork
 
@@ -51,4 +52,5 @@ def set_state(sim: Any, tensors: Mapping[str, Tensor]) -> None:
         rows = tensors.get(f"{ENCODINGS}{name}")
         one.enabled = rows is not None
         if rows is not None:
+            as_stored(one, rows)
             set_ranges(one, rows)

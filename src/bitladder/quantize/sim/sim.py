@@ -12,6 +12,7 @@ from bitladder.quantize.sim.batches import Batches
 from bitladder.quantize.sim.layers import Cost, LayerSqnr, What
 from bitladder.quantize.sim.onnx_sim import OnnxSim
 from bitladder.quantize.sim.torch_sim import TorchSim
+from bitladder.records import BlockWeights
 from bitladder.tasks.onnx_model import OnnxNetwork
 from bitladder.tasks.samples import Samples
 
@@ -41,6 +42,15 @@ class Sim(Protocol):
 
     def set_layers(self, layers: Mapping[str, Precision]) -> None:
         """Give some layers bits of their own, before calibration. Raise UserError where there is no such layer."""
+
+    def set_blocks(self, size: int | None) -> None:
+        """Give weights a scale for each `size` input channels, before calibration; None: leave them per channel.
+
+        Raises RefusedError where no layer takes that.
+        """
+
+    def block_weights(self) -> BlockWeights | None:
+        """Name the layers with such weights, and the others; None where there are none."""
 
     def layers(self, what: What) -> dict[str, str]:
         """Name the layers that quantize a weight, or an output, in the network's order, each with its kind."""

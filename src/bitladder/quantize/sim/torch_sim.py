@@ -26,6 +26,7 @@ from bitladder.quantize.prepare.task_quantization import task_quantization_of
 from bitladder.quantize.sim import lean, torch_layers
 from bitladder.quantize.sim.aimet import learn_types, without_transformers
 from bitladder.quantize.sim.batches import Batches
+from bitladder.quantize.sim.block_weights import block_weights, load_state, set_blocks, with_shape
 from bitladder.quantize.sim.clipped import clip_to_activations, read_by_relus
 from bitladder.quantize.sim.hooks import hooked
 from bitladder.quantize.sim.integers import keep_integer
@@ -39,6 +40,7 @@ from bitladder.quantize.sim.relu6 import NOTE, note_of
 from bitladder.quantize.sim.tied import tie_torch
 from bitladder.quantize.sim.unfused import part_unfused_torch
 from bitladder.quantize.sim.unused import unused_layers
+from bitladder.records import BlockWeights
 from bitladder.running.files import load_tensors, replacing, save_tensors
 from bitladder.tasks.samples import Samples
 
@@ -135,6 +137,15 @@ class TorchSim:
         """Ask AIMET's graph of the network."""
         return read_by_relus(self.aimet).get(name, name)
 
+    def set_blocks(self, size: int | None) -> None:
+        """Divide the weights of layers that the NPU takes so."""
+        if size:
+            set_blocks(self.model, size)
+
+    def block_weights(self) -> BlockWeights | None:
+        """Ask the weights' quantizers."""
+        return block_weights(self.model)
+
     def layers(self, what: What) -> dict[str, str]:
         """Name the layers that quantize a weight, or an output."""
         own = quantized_layers(self.model, what)
@@ -195,7 +206,7 @@ class TorchSim:
     def copy(self) -> "TorchSim":
         """Build another, as AIMET's own graph of a network copies badly, and put the state in."""
         other = TorchSim(self.network, *self._built_with)
-        other.model.load_state_dict(self.model.state_dict())
+        load_state(other.model, self.model.state_dict())
         pairs: Any = zip(self.model.modules(), other.model.modules(), strict=True)
         for own, quantizer in pairs:
             if isinstance(own, QuantizerBase):
@@ -224,7 +235,7 @@ class TorchSim:
                 state.setdefault(owner, {})[part] = value
             else:
                 state[name] = value
-        self.model.load_state_dict(state)
+        load_state(self.model, state)
 
     def encodings(self) -> dict[str, Any]:
         """Give the encodings."""
@@ -232,7 +243,7 @@ class TorchSim:
         for name, quantizer in sorted(self.aimet.named_quantizers()):
             encodings = quantizer.get_encodings()
             if encodings is not None:
-                found[name] = encodings.to_qnn_encoding_dict("1.0.0")
+                found[name] = with_shape(encodings).to_qnn_encoding_dict("1.0.0")
         return found
 
     def layer_sqnr(self, network: nn.Module, split: Samples) -> list[LayerSqnr]:

@@ -27,6 +27,7 @@ from bitladder.quantize.sim.sim import Sim
 from bitladder.quantize.techniques.technique import (
     ADAROUND,
     SEQ_MSE,
+    NotApplicable,
     Quantized,
     Setting,
     apply,
@@ -48,6 +49,8 @@ def adaround(setting: Setting, start: Quantized | None) -> Quantized:
     """Each weight rounded up or down as the layer's output asks (arXiv:2004.10568)."""
     start = with_float_weights(setting, start or apply("min-max", setting, None), but=SEQ_MSE)
     sim, own = start.copy_sim(float_biases=True), setting.params.adaround
+    if sim.block_weights():
+        raise NotApplicable("AIMET's AdaRound takes weights per channel only")
     round_weights(sim, setting.fit.first(own.samples), own, setting.seed, setting.work / "adaround")
     return with_biases(setting, start, sim, ADAROUND)
 

@@ -34,6 +34,7 @@ def bn_reestimation(setting: Setting, start: Quantized | None) -> Quantized:
         raise NotApplicable("cle has changed the layers that the batch norms belong to")
     noisy = build_sim(unfolded, setting.sample, setting.precision, setting.config, start.ranges)
     noisy.set_layers(setting.layers)
+    noisy.set_blocks(setting.block)
     noisy.calibrate(setting.fit, setting.params.batch_size)
     batches = Batches(setting.fit, setting.params.batch_size)
     found, expected = (_statistics(model, batches) for model in (noisy.model, copy.deepcopy(unfolded)))

@@ -3,9 +3,10 @@
 AIMET has none (2.42). It asks only for the second moments of what comes to a layer, and for no gradients, so it takes
 seconds where AdaRound takes minutes. Four things are added. The target is what the float layer makes of the float
 network's activations, so that a layer makes up for those before it (arXiv:2504.02692); regularized towards the float
-weights when there are few samples. A layer whose output is added to another's, at the end of a residual
-block, makes up for that one's error too. Each channel's scale is searched for, by the error of its output. And what
-comes out is gone over again, the scales and then a weight at a time, which can only lower that error.
+weights when there are few samples. A layer whose output is added to another's, at the end of a residual block, makes up
+for that one's error too. The scale of each channel, or of each block of its weights, is searched for, by the error of
+its output. And what comes out is gone over again, the scales and then a weight at a time, which can only lower that
+error.
 """
 
 from dataclasses import replace
@@ -18,9 +19,11 @@ from aimet_torch.quantization.affine import AffineQuantizerBase
 from torch import Tensor, nn
 
 from bitladder.quantize.sim.batches import Batches
+from bitladder.quantize.sim.block_weights import divided
 from bitladder.quantize.sim.lockstep import Layer, in_lockstep
 from bitladder.quantize.sim.sim import Sim
 from bitladder.quantize.techniques.bias_correction import ChannelMeans, corrected_bias
+from bitladder.quantize.techniques.gptq_scales import Blocks, Channels
 from bitladder.quantize.techniques.observe import Positions, added_to, positions, windows
 from bitladder.quantize.techniques.technique import (
     BIAS,
@@ -39,8 +42,6 @@ LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 DAMPING = 0.01  # of the mean second moment, put on each: arXiv:2210.17323's own
 
 PULL, PULL_SAMPLES = 1.0, 356  # towards the float weights, in the same measure; the more, the fewer the samples
-
-SCALES = tuple(1 - 0.04 * step for step in range(16))  # tried, as shares of the min-max one
 
 SWEEPS = 4  # over all weights, after they were rounded
 
@@ -67,7 +68,7 @@ def round_weights(sim: Sim, batches: Batches, seed: int, folder: Path) -> int:
         seed: of the positions that are looked at, together with the layer's name.
         folder: for activations that memory should not hold.
 
-    Returns: the number of layers. Those with weights that are quantized by blocks or with an offset are passed over.
+    Returns: the number of layers. Those with weights that are quantized with an offset are passed over.
 
     """
     with sim.as_modules() as (reference, model):
@@ -109,8 +110,7 @@ def _is_ours(module: nn.Module) -> bool:
     return (
         isinstance(quantizer, AffineQuantizerBase)
         and quantizer.symmetric
-        and quantizer.block_size is None
-        and quantizer.min.numel() in (1, len(layer.weight))
+        and (divided(quantizer) > 0 or quantizer.min.numel() in (1, len(layer.weight)))
     )
 
 
@@ -152,6 +152,7 @@ def _round(module: Any, weight: Tensor, seen: _Moments, pull: float) -> None:
     """
     quantizer = module.param_quantizers["weight"]
     low, high, by_channel = int(quantizer.qmin), int(quantizer.qmax), quantizer.min.numel() > 1
+    block = divided(quantizer)
     moments, float_moments, missing = seen.value(about_means=module.bias is not None)  # which makes up for means
     groups = len(moments)
     flat = weight.double().reshape(groups, len(weight) // groups, -1)
@@ -162,25 +163,19 @@ def _round(module: Any, weight: Tensor, seen: _Moments, pull: float) -> None:
         wanted = wanted + missing
     target = torch.linalg.solve(moments + pull * size * one, wanted, left=False)
     damped = moments + DAMPING * size * one
-    least = quantizer.get_scale().double().expand(len(weight), *[1] * (weight.ndim - 1)).reshape(groups, -1, 1)
-    scale = _best_scale(target, damped, least, low, high, by_channel)
+    least = quantizer.get_scale().double()
+    if block:
+        least = least.reshape(1, len(weight), -1).repeat_interleave(block, 2)
+    else:
+        least = least.expand(len(weight), *[1] * (weight.ndim - 1)).reshape(groups, -1, 1)
+    scales = Blocks(block) if block else Channels(by_channel)
+    scale = scales.best(target, damped, least, low, high)
     rounded = _rounded(target, damped, scale, low, high)
-    rounded, scale = _refined(rounded, target, damped, scale, low, high, by_channel)
+    rounded, scale = _refined(rounded, target, damped, scale, low, high, scales)
     module.weight.copy_(rounded.reshape(weight.shape))
-    ends = scale.reshape(-1) if by_channel else scale.reshape(-1)[:1]
+    ends = scales.stored(scale)
     quantizer.set_range(*((end * ends).to(weight.dtype).reshape(quantizer.min.shape) for end in (low, high)))
     quantizer.allow_overwrite(False)  # calibration must not move the grid that the weights were put on
-
-
-def _best_scale(target: Tensor, moments: Tensor, scale: Tensor, low: int, high: int, by_channel: bool) -> Tensor:
-    """Give the share of each channel's scale at which rounding to the nearest costs its output least."""
-    best, least = scale, torch.full_like(scale, torch.inf)
-    for share in SCALES:
-        away = (target / (share * scale)).round().clamp(low, high) * (share * scale) - target
-        error = ((away @ moments) * away).sum(2, keepdim=True)
-        error = error if by_channel else error.sum().expand_as(error)
-        best, least = torch.where(error < least, share * scale, best), torch.minimum(error, least)
-    return best
 
 
 def _rounded(target: Tensor, moments: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
@@ -191,12 +186,14 @@ def _rounded(target: Tensor, moments: Tensor, scale: Tensor, low: int, high: int
     makes_up = torch.linalg.cholesky(torch.linalg.inv(sorted_moments), upper=True)
     index = order.unsqueeze(1).expand_as(target)
     left, done = target.gather(2, index), torch.empty_like(target)
+    scale = scale.expand_as(target).gather(2, index)
     for start in range(0, target.shape[2], BLOCK):
         end = min(start + BLOCK, target.shape[2])
         errors = torch.empty_like(left[:, :, start:end])
         for i in range(start, end):
             value = left[:, :, i : i + 1]
-            done[:, :, i : i + 1] = (value / scale).round().clamp(low, high) * scale
+            step = scale[:, :, i : i + 1]
+            done[:, :, i : i + 1] = (value / step).round().clamp(low, high) * step
             error = (value - done[:, :, i : i + 1]) / makes_up[:, i, i].reshape(-1, 1, 1)
             left[:, :, i + 1 : end] -= error * makes_up[:, i : i + 1, i + 1 : end]
             errors[:, :, i - start : i - start + 1] = error
@@ -205,25 +202,22 @@ def _rounded(target: Tensor, moments: Tensor, scale: Tensor, low: int, high: int
 
 
 def _refined(
-    rounded: Tensor, target: Tensor, moments: Tensor, scale: Tensor, low: int, high: int, by_channel: bool
+    rounded: Tensor, target: Tensor, moments: Tensor, scale: Tensor, low: int, high: int, scales: Channels | Blocks
 ) -> tuple[Tensor, Tensor]:
     """Give rounded weights and scales after SWEEPS of coordinate descent on the error of the layer's output."""
     sizes = moments.diagonal(dim1=1, dim2=2)
     for _ in range(SWEEPS):
         steps = (rounded / scale).round()
-        toward, own = ((values @ moments * steps).sum(2, keepdim=True) for values in (target, steps))
-        if not by_channel:
-            toward, own = toward.sum().expand_as(scale), own.sum().expand_as(scale)
-        scale = torch.where((toward > 0) & (own > 0), toward / own, scale)  # least squares
-        rounded = steps * scale
+        scale = scales.least_squares(steps, target, moments, scale)
+        rounded, wide = steps * scale, scale.expand_as(target)
         pulls = (target - rounded) @ moments
         for start in range(0, target.shape[2], BLOCK):
             end = min(start + BLOCK, target.shape[2])
             before, inside = rounded[:, :, start:end].clone(), pulls[:, :, start:end].clone()
             for i in range(start, end):
-                old = rounded[:, :, i : i + 1]
-                best = ((old + inside[:, :, i - start].unsqueeze(2) / sizes[:, i].reshape(-1, 1, 1)) / scale).round()
-                moved = best.clamp(low, high) * scale
+                old, step = rounded[:, :, i : i + 1], wide[:, :, i : i + 1]
+                best = ((old + inside[:, :, i - start].unsqueeze(2) / sizes[:, i].reshape(-1, 1, 1)) / step).round()
+                moved = best.clamp(low, high) * step
                 inside -= (moved - old) * moments[:, i : i + 1, start:end]
                 rounded[:, :, i : i + 1] = moved
             pulls -= (rounded[:, :, start:end] - before) @ moments[:, start:end]

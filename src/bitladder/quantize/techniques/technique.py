@@ -48,8 +48,8 @@ class Setting:
     """What one rung is quantized from.
 
     `model` is prepared, batch norms folded; `unfolded` builds the same with its batch norms; `fit` holds the samples
-    that techniques may look at; `layers` the layers whose bits are not the rung's own; `work` is scratch, where killed
-    work goes on from.
+    that techniques may look at; `layers` the layers whose bits are not the rung's own; `block` how many input channels
+    share a scale, None: all; `work` is scratch, where killed work goes on from.
     """
 
     model: nn.Module
@@ -62,6 +62,7 @@ class Setting:
     seed: int
     work: Path
     layers: Mapping[str, Precision] = field(default_factory=dict)
+    block: int | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def calibrated(setting: Setting, model: nn.Module, ranges: str, techniques: tupl
     """Build a sim of a float network with the rung's bits, and find its ranges."""
     sim = build_sim(model, setting.sample, setting.precision, setting.config, ranges)
     sim.set_layers(setting.layers)
+    sim.set_blocks(setting.block)
     sim.calibrate(setting.fit, setting.params.batch_size)
     return Quantized(sim, model, ranges, techniques)
 
