@@ -12,8 +12,9 @@ from bitladder.network.scoring import Reference, noise_db, reference_of
 from bitladder.params import MixedParams
 from bitladder.precision import Precision
 from bitladder.quantize.sim.layers import What
+from bitladder.quantize.sim.sim import Sim
 from bitladder.quantize.techniques.gptq import gptq
-from bitladder.quantize.techniques.technique import GPTQ, Quantized, Setting, with_biases
+from bitladder.quantize.techniques.technique import GPTQ, Quantized, Setting, calibrated, with_biases
 from bitladder.quantize.trial import Trial, Try
 from bitladder.tasks.samples import Samples, held
 
@@ -75,7 +76,10 @@ def _as_good_as_any(trials: Mapping[int, Trial]) -> int:
 
 
 def _order_layers(quantized: Quantized, setting: Setting, mixed: MixedParams) -> list[str]:
-    """Order a sim's layers with weights: the most noise on the outputs for the least cost first."""
+    """Order a sim's layers with weights: the most noise on the outputs for the least cost first.
+
+    It is measured on float weights: those that a technique rounded bring the noise of all layers into each figure.
+    """
     few = held(setting.fit.first(SAMPLES))
     size = setting.params.batch_size
     costs, before, after = _costs(quantized, setting, mixed), setting.precision, mixed.raise_to.precision
@@ -84,18 +88,14 @@ def _order_layers(quantized: Quantized, setting: Setting, mixed: MixedParams) ->
     raised += ["activation"] if after.activations > before.activations else []
     with TemporaryDirectory() as folder:
         reference = reference_of(quantized.model, few, size, Path(folder))
-        return _ordered(quantized, few, reference, size, costs, raised or ["weight"])
+        sim = calibrated(setting, quantized.model, quantized.ranges, ()).sim
+        return _ordered(sim, few, reference, size, costs, raised or ["weight"])
 
 
 def _ordered(
-    quantized: Quantized,
-    few: Samples,
-    reference: Reference,
-    size: int,
-    costs: Mapping[str, float],
-    raised: Sequence[What],
+    sim: Sim, few: Samples, reference: Reference, size: int, costs: Mapping[str, float], raised: Sequence[What]
 ) -> list[str]:
-    sim, gain = quantized.sim, dict.fromkeys(costs, 0.0)
+    gain = dict.fromkeys(costs, 0.0)
     for name, what in tqdm([*product(costs, raised)], desc="layers", unit="layer"):
         names = [name] if what == "weight" else [*{name, sim.ending(name)}]
         with sim.isolated(names, what):

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -328,6 +329,28 @@ def test_a_layer_raised_to_16_bit_activations_has_them_behind_its_activation_too
     assert sim.ending(name) in wide and wide <= {name, sim.ending(name)}
     sim.set_layers({name: Precision(8, 16), sim.ending(name): Precision(8, 8)})  # what is named itself has its own
     assert bits[sim.ending(name)].bitwidth == 8
+
+
+def test_mixed_precision_orders_layers_by_their_own_noise_whatever_was_done_to_them(trained):
+    """Weights that GPTQ rounded hold the noise of all layers: in each figure, if the order were measured on them."""
+
+    def raised_in_turn(techniques):
+        found = []
+
+        def never_enough(model):
+            weights = {name: getattr(module, "param_quantizers", {}) for name, module in model.named_modules()}
+            found.append({name for name, own in weights.items() if "weight" in own and own["weight"].bitwidth == 8})
+            worse = SimpleNamespace(is_enough=lambda *_: False, displaces=lambda _: False)
+            return SimpleNamespace(**vars(worse), found=SimpleNamespace(drop=1.0))
+
+        setting = rung_setting(trained, Precision(2, 8), techniques)
+        mixed = MixedParams(raise_to=Bits(weights=8, activations=8), max_drop=0.0, cost="macs")
+        raise_layers(quantize(setting)[0], setting, mixed, never_enough)
+        return found
+
+    turns = raised_in_turn(["min-max", "gptq"])
+    assert [len(names) for names in turns[:4]] == [0, 1, 2, 4]
+    assert turns == raised_in_turn(["min-max"])
 
 
 def test_mixed_precision_raises_activations_where_they_cost_most(trained, try_out):
