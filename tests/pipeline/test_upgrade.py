@@ -104,7 +104,7 @@ BELOW_PTQ = {"qat@tiny", "export@tiny", "profile@tiny", "judge@tiny", *SUMMARY}
     ("name", "first", "others"),
     [
         ("report/page.html", {"report"}, set()),
-        ("latency/data/published_latency.csv", {"profile@tiny", "profile-fp16"}, set()),
+        ("latency/data/published_latency.csv", {"profile@tiny", "profile-fp16", "report"}, set()),
         ("quantize/techniques/gptq.py", {"ptq@tiny"}, BELOW_PTQ),
         ("commands/cli.py", set(), set()),
         ("socs.yaml", set(), set()),

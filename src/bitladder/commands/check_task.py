@@ -28,8 +28,8 @@ def check_task(params: Params) -> Iterator[str]:
     from bitladder.network.evaluate import predict, sqnr_db
     from bitladder.network.model import sample_inputs
     from bitladder.network.smoke_test import try_task
-    from bitladder.quantize.chains import divide
     from bitladder.quantize.prepare.prepare import check_equal, prepare
+    from bitladder.quantize.trial import divide
     from bitladder.running.determinism import seed_all
     from bitladder.tasks.onnx_model import check_hashed
     from bitladder.tasks.samples import in_memory

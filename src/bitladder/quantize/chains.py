@@ -4,19 +4,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
-from bitladder.errors import UserError
 from bitladder.network.model import sample_inputs
 from bitladder.network.placement import on_device, placed
 from bitladder.params import Params
 from bitladder.paths import PREPARED, TRAINED
 from bitladder.quantize.prepare.prepare import load_prepared, load_unfolded
 from bitladder.quantize.techniques.technique import NotApplicable, Quantized, Setting, apply
-from bitladder.quantize.trial import Trial, Try, trier
-from bitladder.tasks.samples import Samples, held
+from bitladder.quantize.trial import Trial, Try, divide, trier
+from bitladder.tasks.samples import held
 from bitladder.tasks.splits import load_samples
 from bitladder.tasks.task import Task
 
-__all__ = ["Attempt", "Chains", "divide", "load_chains"]
+__all__ = ["Attempt", "Chains", "load_chains"]
 
 
 @dataclass(frozen=True)
@@ -93,18 +92,3 @@ def load_chains(params: Params, rung: str, task: Task, work: Path, scratch: Path
     )
     try_out = trier(task.metric, model, rest if len(rest) else fit, params.evaluate.batch_size, scratch)
     return Chains(setting, try_out if len(rest) else None), try_out
-
-
-def divide(calibration: Samples, params: Params, rung: str) -> tuple[Samples, Samples]:
-    """Give the samples that a rung's techniques are fitted to, and those that they are scored on.
-
-    Raises UserError where none are left to score on, and the rung's params ask for scores.
-    """
-    own = params.ptq_of(rung)
-    rest = calibration.after(own.samples)
-    if not len(rest) and (own.techniques == "auto" or params.ladder[rung].mixed):
-        raise UserError(
-            f"ptq.samples: {own.samples} leaves none of the {len(calibration)} calibration samples to score {rung} on;"
-            " lower it, or give the task a larger calibration split"
-        )
-    return calibration.first(own.samples), rest

@@ -16,11 +16,11 @@ from bitladder.network.scoring import save_score, score
 from bitladder.network.training import Epoch, Recipe, fit, rank
 from bitladder.params import Params
 from bitladder.paths import TASK, TRAINED, RungFiles, samples
-from bitladder.quantize.chains import divide
 from bitladder.quantize.distill import distilled
 from bitladder.quantize.sim.lean import plain_tensors
 from bitladder.quantize.sim.restore import restore
 from bitladder.quantize.sim.sim import Sim
+from bitladder.quantize.trial import divide
 from bitladder.records import Evaluation
 from bitladder.running.determinism import seed_all
 from bitladder.running.resume import fingerprint, load_state, save_state, workspace

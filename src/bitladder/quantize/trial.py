@@ -9,15 +9,17 @@ from pathlib import Path
 
 from torch import nn
 
+from bitladder.errors import UserError
 from bitladder.network.evaluate import Comparison
 from bitladder.network.scoring import Score, reference_of, score
+from bitladder.params import Params
 from bitladder.statistics.limits import allowed, is_within
 from bitladder.statistics.paired import gain
 from bitladder.statistics.scores import Scores
 from bitladder.tasks.metric import Metric
 from bitladder.tasks.samples import Samples
 
-__all__ = ["Trial", "Try", "trier"]
+__all__ = ["Trial", "Try", "divide", "trier"]
 
 
 @dataclass(frozen=True)
@@ -70,3 +72,18 @@ def trier(metric: Metric, model: nn.Module, samples: Samples, batch_size: int, w
     """Give a function that tries a sim of a prepared network on samples."""
     reference = reference_of(model, samples, batch_size, work / "fp32")
     return lambda sim: Trial(score(sim, samples, metric, batch_size, "score", reference), metric.higher_is_better)
+
+
+def divide(calibration: Samples, params: Params, rung: str) -> tuple[Samples, Samples]:
+    """Give the samples that a rung's techniques are fitted to, and those that they are scored on.
+
+    Raises UserError where none are left to score on, and the rung's params ask for scores.
+    """
+    own = params.ptq_of(rung)
+    rest = calibration.after(own.samples)
+    if not len(rest) and (own.techniques == "auto" or params.ladder[rung].mixed):
+        raise UserError(
+            f"ptq.samples: {own.samples} leaves none of the {len(calibration)} calibration samples to score {rung} on;"
+            " lower it, or give the task a larger calibration split"
+        )
+    return calibration.first(own.samples), rest

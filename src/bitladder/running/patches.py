@@ -143,6 +143,7 @@ PATCHES = {
 
 PRIVATE = {
     "aimet_onnx.qc_quantize_op.QcQuantizeOp._copy": "a Concat's inputs with ranges of their own",
+    "aimet_onnx.qc_quantize_op.QcQuantizeOp._enable_blockwise_quantization": "block weights",
     "aimet_onnx.qc_quantize_op.QcQuantizeOp._encoding_min_max_fixed_vals": "scales under aimet-onnx's limits",
     "aimet_onnx.quantsim.QuantizationSimModel._adjust_weight_scales_against_overflow": "scales under its limits",
     "aimet_onnx.quantsim.QuantizationSimModel._rebuild_session": "weights that techniques changed",
@@ -154,6 +155,7 @@ PRIVATE = {
     "aimet_torch.model_preparer._trace_model": "AIMET's preparer, after ours",
     "aimet_torch.nn.QuantizationMixin._remove_output_quantizers": "outputs for bias correction",
     "aimet_torch.quantization.affine.QuantizeDequantize._is_overwrite_allowed": "ranges that stay, in a copied sim",
+    "aimet_torch.quantization.affine.encoding.AffineEncoding._hint_input_shape": "the encodings of block weights",
     "aimet_torch.quantization.affine.QuantizeDequantize._symmetric": "lean-quantizers",
     "aimet_torch.quantization.affine.backends.torch_builtins._round_fn": "lean-quantizers",
     "aimet_torch.utils._enable_qtensor_casting": "lean-quantizers",
