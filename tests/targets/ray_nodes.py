@@ -21,7 +21,7 @@ SETTINGS = {
 }
 
 
-def wait_until(true: Callable[[], object], seconds: float = 120) -> None:
+def wait_until(true: Callable[[], object], seconds: float = 300) -> None:
     """Wait for something to come true; an error where it does not."""
     end = time.monotonic() + seconds
     while not true():
