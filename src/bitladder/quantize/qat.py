@@ -20,8 +20,7 @@ from bitladder.quantize.distill import distilled
 from bitladder.quantize.sim.lean import plain_tensors
 from bitladder.quantize.sim.restore import restore
 from bitladder.quantize.sim.sim import Sim
-from bitladder.quantize.trial import divide
-from bitladder.records import Evaluation
+from bitladder.records import Evaluation, read_record
 from bitladder.running.determinism import seed_all
 from bitladder.running.resume import fingerprint, load_state, save_state, workspace
 from bitladder.statistics.paired import gain
@@ -56,20 +55,23 @@ def train_rung(params: Params, rung: str) -> tuple[Evaluation | None, list[dict[
     splits = {name: load_samples(task, params, name) for name in SPLITS}
     sample = sample_inputs(splits["calibration"])
     sim, model = restore(params, rung, task, sample, files.ptq_sim)
-    fitted, unseen = divide(splits["calibration"], params, rung)
+    tried = read_record(Evaluation, files.ptq_metrics).held_out
+    assert tried is not None  # every rung after PTQ has it
+    unseen = splits["calibration"].after(len(splits["calibration"]) - tried.samples)  # all, if PTQ was fitted to all
     recipe = Recipe(**params.qat.model_dump(exclude={"when", "distill", "processes"}), seed=params.seed)
     key = fingerprint(
         params.task,
         recipe,
         params.qat.distill,
         params.compute.bits,
+        len(unseen),
         files=(*paths.values(), files.ptq_sim, TASK),
     )
     with workspace(f"qat-{rung}", key, is_main()) as work:
         result = train_quantized(
             sim,
             task,
-            (splits["train"], unseen if len(unseen) else fitted),
+            (splits["train"], unseen),
             recipe,
             params.evaluate.batch_size,
             work,

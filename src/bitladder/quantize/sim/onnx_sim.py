@@ -275,10 +275,9 @@ class OnnxSim:
             onnx.save(plain.proto, str(temporary))
 
     @contextmanager
-    def _without(self, names: Iterable[str]) -> Iterator[None]:
+    def _without(self, names: Collection[str]) -> Iterator[None]:
         """Take quantizers out, for a while; one that several tensors share stays for those that are not named."""
-        named = set(names)
-        kept = {id(one) for name, one in self._quantizers.items() if name not in named}
+        kept = {id(one) for name, one in self._quantizers.items() if name not in names}
         off = [one for one in self._quantizers.values() if one.enabled and id(one) not in kept]
         for one in off:
             one.enabled = False

@@ -1,5 +1,6 @@
 """The scales that GPTQ rounds to: what goes with the weights that share one, a channel, a tensor or a block."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,13 +19,12 @@ class Channels:
 
     def best(self, target: Tensor, moments: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
         """Give the share of each channel's scale at which rounding to the nearest costs its output least."""
-        best, least = scale, torch.full_like(scale, torch.inf)
-        for share in SCALES:
-            away = (target / (share * scale)).round().clamp(low, high) * (share * scale) - target
-            error = ((away @ moments) * away).sum(2, keepdim=True)
-            error = error if self.by_channel else error.sum().expand_as(error)
-            best, least = torch.where(error < least, share * scale, best), torch.minimum(error, least)
-        return best
+
+        def error(away: Tensor) -> Tensor:
+            found = ((away @ moments) * away).sum(2, keepdim=True)
+            return found if self.by_channel else found.sum().expand_as(found)
+
+        return _best(target, scale, low, high, error)
 
     def least_squares(self, steps: Tensor, target: Tensor, moments: Tensor, scale: Tensor) -> Tensor:
         """Give the scales at which these steps come nearest to the target."""
@@ -46,12 +46,11 @@ class Blocks:
 
     def best(self, target: Tensor, moments: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
         """Give the share of each block's scale at which rounding it to the nearest, alone, costs its output least."""
-        best, least = scale, torch.full_like(scale, torch.inf)
-        for share in SCALES:
-            away = (target / (share * scale)).round().clamp(low, high) * (share * scale) - target
-            error = torch.cat([self._error(away, moments, own) for own in self._each(target)], 2)
-            best, least = torch.where(error < least, share * scale, best), torch.minimum(error, least)
-        return best
+
+        def error(away: Tensor) -> Tensor:
+            return torch.cat([self._error(away, moments, own) for own in self._each(target)], 2)
+
+        return _best(target, scale, low, high, error)
 
     def least_squares(self, steps: Tensor, target: Tensor, moments: Tensor, scale: Tensor) -> Tensor:
         """Give the scales at which these steps come nearest to the target, block after block."""
@@ -76,3 +75,12 @@ class Blocks:
     def _error(self, away: Tensor, moments: Tensor, own: slice) -> Tensor:
         part = away[:, :, own]
         return ((part @ moments[:, own, own]) * part).sum(2, keepdim=True).expand_as(part)
+
+
+def _best(target: Tensor, scale: Tensor, low: int, high: int, error: Callable[[Tensor], Tensor]) -> Tensor:
+    """Give the share of each scale whose error, of how far rounding to the nearest is from the target, is least."""
+    best, least = scale, torch.full_like(scale, torch.inf)
+    for share in SCALES:
+        found = error((target / (share * scale)).round().clamp(low, high) * (share * scale) - target)
+        best, least = torch.where(found < least, share * scale, best), torch.minimum(found, least)
+    return best
