@@ -1,6 +1,7 @@
 """Models of the NPU's integers against the emulator, op by op, on random tensors."""
 
 import math
+import re
 
 import numpy as np
 import onnx
@@ -229,6 +230,59 @@ def test_an_op_without_a_model_runs_in_float_and_is_named():
     assert executor.float_ops == ("Softmax made",)
     values = torch.linspace(-3, 3, 8)[None]
     assert torch.allclose(executor({"x0": values})["y"], values.softmax(1), atol=0.01)
+
+
+def parsed(body: str, inputs: str) -> onnx.ModelProto:
+    """A graph of one input x and output y; `q(a) b` is a tensor a quantized and dequantized as b."""
+    body = re.sub(
+        r"q\((\w+)\) (\w+)",
+        r"\2_q = QuantizeLinear(\1, step, zero) \2 = DequantizeLinear(\2_q, step, zero)",
+        body,
+    )
+    ends = "float step = {0.05}, uint8 zero = {128}"
+    return onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["" : 21]> net ({inputs}) => (float[?,?,?] y) <{ends}> {{ {body} }}'
+    )
+
+
+def test_a_shape_that_the_graph_computes_is_a_constant():
+    """`flatten(2)` and `x.view(len(x), -1)` are exported so, also where the second shape rests on the first."""
+    graph = parsed(
+        """
+        start = Constant<value_ints = [0]>() two = Constant<value_ints = [2]>() rest = Constant<value_ints = [-1]>()
+        q(x) given
+        of_given = Shape(given) kept = Slice(of_given, start, two) flat_shape = Concat<axis = 0>(kept, rest)
+        flat = Reshape(given, flat_shape)
+        q(flat) moved
+        of_moved = Shape(moved) back_shape = Concat<axis = 0>(of_moved) back = Reshape(moved, back_shape)
+        q(back) y
+        """,
+        "float[1,3,4,4] x",
+    )
+    executor = Executor(graph)
+    assert executor.float_ops == ()
+    values = torch.linspace(-3, 3, 5 * 48).reshape(5, 3, 4, 4)
+    assert torch.allclose(executor({"x": values})["y"], values.flatten(2), atol=0.026)
+
+
+def test_a_graph_that_moves_the_samples_from_the_first_axis_is_run_sample_by_sample():
+    """Tokens first, as `nn.MultiheadAttention` has them: Softmax runs in float, and must not be cut by tokens."""
+    graph = parsed(
+        """
+        q(x) given
+        tokens = Transpose<perm = [1, 0, 2]>(given)
+        q(tokens) moved
+        weighed = Softmax<axis = 0>(moved)
+        q(weighed) shares
+        back = Transpose<perm = [1, 0, 2]>(shares)
+        q(back) y
+        """,
+        "float[1,5,8] x",
+    )
+    executor = Executor(graph)
+    assert executor.float_ops == ("Softmax ",)
+    values = torch.linspace(-3, 3, 3 * 40).reshape(3, 5, 8).sin() * 3
+    assert torch.allclose(executor({"x": values})["y"], values.softmax(1), atol=0.06)
 
 
 def test_a_batch_gives_what_its_samples_give_alone(monkeypatch):

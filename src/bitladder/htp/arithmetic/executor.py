@@ -16,6 +16,7 @@ from bitladder.htp.arithmetic.moves import concat, move, pad
 from bitladder.htp.arithmetic.pool import max_pool, mean
 from bitladder.htp.arithmetic.step import Family, Step
 from bitladder.htp.arithmetic.table import TABLES, table
+from bitladder.htp.graph import Graph
 
 __all__ = ["FAMILIES", "Executor"]
 
@@ -37,10 +38,14 @@ FAMILIES: dict[str, Family] = {
 
 
 class Executor:
-    """Runs a QDQ graph batch by batch, as the NPU does where its arithmetic is known, else in float."""
+    """Runs a QDQ graph batch by batch, as the NPU does where its arithmetic is known, else in float.
+
+    A graph that moves the batch axis away, such as one that works on tokens first, is run sample by sample.
+    """
 
     def __init__(self, proto: onnx.ModelProto, families: Mapping[str, Family] = FAMILIES) -> None:
         self._graph, self._families = normalized(proto), families
+        self._alone = not _has_batch_axis(self._graph)
         self._outputs = [value.name for value in proto.graph.output]
         self.steps = tuple(self._plan())
         last = {name: index for index, step in enumerate(self.steps) for name in (*step.reads, *step.makes)}
@@ -56,6 +61,10 @@ class Executor:
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give the graph's outputs for a batch."""
+        count = len(next(iter(inputs.values())))
+        if self._alone and count > 1:
+            rows = [self({name: one[row : row + 1] for name, one in inputs.items()}) for row in range(count)]
+            return {name: torch.cat([row[name] for row in rows]) for name in self._outputs}
         found: dict[str, Tensor] = {}
         for _, values in self.trace(inputs):
             found = values
@@ -102,7 +111,9 @@ class Executor:
             )
         reads = tuple(dict.fromkeys(name for name in node.input if name and graph.find_constant(name) is None))
         made = tuple(name for name in node.output if name)
-        return Step(node.name, node.op_type, reads, made, float_node(graph, node, reads), exact=False)
+        return Step(
+            node.name, node.op_type, reads, made, float_node(graph, node, reads, whole=self._alone), exact=False
+        )
 
     def _quantize(self, node: NodeProto) -> Step:
         layer = read_layer(self._graph, node)
@@ -114,3 +125,17 @@ class Executor:
         quantizer = self._graph.quantizer_of(node)
         assert quantizer is not None  # scales are constants
         return Step(node.name, node.op_type, (node.input[0],), (node.output[0],), lambda x: quantized(x, quantizer))
+
+
+def _has_batch_axis(graph: Graph) -> bool:
+    """Whether the first axis of each tensor that depends on the inputs is that of the samples, so that they stack."""
+    for node in graph.nodes:
+        if all(graph.find_constant(name) is not None for name in node.output):
+            continue
+        order = graph.attribute(node, "perm") if node.op_type == "Transpose" else None
+        if order is not None and order[0] != 0:
+            return False
+        shapes = [graph.shape(name) for name in node.output if name]
+        if any(shape is not None and shape[:1] not in ([0], [1]) for shape in shapes):
+            return False
+    return True

@@ -46,8 +46,13 @@ def dequantized(integers: Tensor, quantizer: Quantizer) -> Tensor:
     return (integers - zero_point.float()) * scale.float()
 
 
-def float_node(graph: Graph, node: NodeProto, reads: Iterable[str]) -> Callable[..., tuple[Tensor, ...]]:
-    """Give what runs a node in float, sample by sample, on tensors of these names; what else it reads is constant."""
+def float_node(
+    graph: Graph, node: NodeProto, reads: Iterable[str], *, whole: bool
+) -> Callable[..., tuple[Tensor, ...]]:
+    """Give what runs a node in float on tensors of these names; what else it reads is constant.
+
+    It takes what it gets sample by sample, along the first axis; `whole`: as it is, which is of one sample.
+    """
     names = list(reads)
     constants = {
         name: numpy_helper.from_array(np.ascontiguousarray(values, _dtype(values)), name)
@@ -69,7 +74,11 @@ def float_node(graph: Graph, node: NodeProto, reads: Iterable[str]) -> Callable[
     session = open_session(model.SerializeToString())
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-        found = run_samples(session.run, names, outputs, tuple(one.contiguous() for one in inputs))
+        parts = tuple(one.contiguous() for one in inputs)
+        if whole:
+            made = session.run(outputs, {name: part.numpy() for name, part in zip(names, parts, strict=True)})
+            return tuple(torch.from_numpy(np.asarray(one)) for one in made)
+        found = run_samples(session.run, names, outputs, parts)
         return tuple(found[name] for name in outputs)
 
     return run

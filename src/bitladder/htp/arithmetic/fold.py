@@ -20,6 +20,9 @@ CLIPPED = ("Conv", "Gemm", "MatMul", "Add")
 def normalized(proto: onnx.ModelProto) -> Graph:
     """Give a copy of a graph in this form."""
     graph = Graph(onnx.shape_inference.infer_shapes(proto))
+    while _fix_shapes(graph):  # one of these may be what a later one's tensor has its shape from
+        _fold(graph)
+        graph = Graph(onnx.shape_inference.infer_shapes(graph.proto))
     _fold(graph)
     for node in graph.of_type(*MOVES):
         before, output = graph.maker(node.input[0]), node.output[0]
@@ -42,6 +45,22 @@ def _join_clip(graph: Graph, clip: NodeProto) -> None:
     after = graph.find_quantizer(clip.output[0])
     if source is not None and source.op_type in CLIPPED and quantizer and after and quantizer.same_as(after):
         graph.set_input(clip, 0, source.output[0])
+
+
+def _fix_shapes(graph: Graph) -> bool:
+    """Put a constant for each shape that is asked of a tensor whose shape is known; say whether there was one."""
+    found = False
+    for node in graph.of_type("Shape"):
+        shape = graph.shape(node.input[0])
+        if shape is None or 0 in shape or graph.is_output(node.output[0]):
+            continue
+        start, end = graph.attribute(node, "start", 0), graph.attribute(node, "end", len(shape))
+        graph.proto.graph.initializer.append(
+            onnx.numpy_helper.from_array(np.array(shape[start:end], np.int64), node.output[0])
+        )
+        graph.remove(node)
+        found = True
+    return found
 
 
 def _fold(graph: Graph) -> None:

@@ -17,17 +17,17 @@ def move(layer: Layer) -> Callable[[Tensor], Tensor] | None:
         return None
     if layer.node.op_type == "Transpose":
         order = layer.graph.attribute(layer.node, "perm")
-        return None if order is None or order[0] != 0 else lambda inputs: inputs.permute(*order)
+        return None if order is None else lambda inputs: inputs.permute(*order)
     shape = layer.graph.shape(layer.node.output[0])
-    if not shape or not all(shape) or shape[0] != 1:  # graphs are for a batch of one
+    if not shape or not all(shape):
         return None
-    return lambda inputs: inputs.reshape(len(inputs), *shape[1:])
+    return lambda inputs: inputs.reshape(-1, *shape[1:])  # graphs are for a batch of one
 
 
 def concat(layer: Layer) -> Callable[..., Tensor] | None:
     """Model a Concat all parts of which have the output's quantizer."""
     axis = layer.graph.attribute(layer.node, "axis")
-    if len(layer.tensors) != len(layer.operands) or not _tied(layer) or axis == 0:
+    if len(layer.tensors) != len(layer.operands) or not _tied(layer):
         return None
     return lambda *parts: torch.cat(parts, axis)
 

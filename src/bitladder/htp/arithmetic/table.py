@@ -28,7 +28,7 @@ def table(layer: Layer) -> Callable[[Tensor], Tensor] | None:
     low, high = quantizer.levels
     steps = np.arange(low, high + 1) - int(quantizer.zero_point)
     values = torch.from_numpy(steps.astype(np.float32) * quantizer.scale.astype(np.float32))
-    (found,) = float_node(layer.graph, layer.node, (layer.node.input[0],))(values[None])
+    (found,) = float_node(layer.graph, layer.node, (layer.node.input[0],), whole=True)(values[None])
     # in float32, halves to even
     made = torch.round(found[0] / torch.tensor(layer.quantizer.step).float())
     looked_up = (made + int(layer.quantizer.zero_point)).clamp(*layer.levels)
