@@ -5,6 +5,7 @@ import json
 import onnx
 import pytest
 
+import other_cpu
 from clones import SMALL, make_clone
 from support import ROOT
 
@@ -130,13 +131,14 @@ def test_another_environments_code_is_not_run_in_its_place(clone):
     assert "compare: bitladder is imported from" in done.stderr and "set PYTHONPATH=src" in done.stderr
 
 
-def test_another_clone_gives_the_same_bytes_whatever_the_environment_says(clone, tmp_path):
+def test_another_clone_gives_the_same_bytes_whatever_the_environment_and_the_processor_say(clone, tmp_path):
     """dvc.lock holds the hash of every output: data, weights, encodings, ONNX, context binaries, metrics."""
     other = make_clone(tmp_path)
     changed = {"qat.learning_rate": 1e-3}  # as the shared clone has it by now
     other.edit(changed)
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MKL_CBWR": "AUTO", "ATEN_CPU_CAPABILITY": "default"}
-    done = other.run("nice", "-n", "12", "dvc", "repro", **environment)
+    processor = {} if other_cpu.why_not() else other_cpu.settings("amd")
+    done = other.run("nice", "-n", "12", "dvc", "repro", **environment, **processor)
     assert done.returncode == 0, done.stderr[-3000:]
 
     def outputs(root):

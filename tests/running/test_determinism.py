@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+import other_cpu
 from bitladder.running.determinism import INSTRUCTION_SET
 
 ROOTS = """
@@ -49,3 +50,45 @@ def test_pinned_settings_must_come_before_what_reads_them(python, first):
     unpinned = {name: value for name, value in os.environ.items() if name not in INSTRUCTION_SET}
     done = python(f"import {first}\nfrom bitladder.running.determinism import pin\npin(1)", env=unpinned)
     assert "pin() must be called before numpy and torch are imported" in done.stderr
+
+
+BITS = """
+from bitladder.running.determinism import pin, seed_all
+pin(2)
+import hashlib, io
+import numpy as np
+import onnxruntime
+import torch
+from torch import nn
+seed_all(0)
+torch.set_num_threads(2)
+found = hashlib.sha256()
+numbers = np.random.default_rng(0).normal(size=(300, 300))
+for values in (numbers, numbers.astype(np.float32)):
+    for made in (np.exp(values), np.log(abs(values)), np.tanh(values), np.sin(values), values @ values, values.sum(1)):
+        found.update(made.tobytes())
+    found.update(np.linalg.inv(values).tobytes())
+network = nn.Sequential(
+    nn.Conv2d(3, 32, 3, 2), nn.BatchNorm2d(32), nn.SiLU(), nn.Conv2d(32, 32, 3, groups=32), nn.GELU(),
+    nn.Conv2d(32, 64, 1), nn.Sigmoid(), nn.Flatten(2), nn.Linear(169, 64), nn.LayerNorm(64), nn.Softmax(-1),
+    nn.Flatten(), nn.Linear(4096, 10),
+)
+images, labels = torch.rand(64, 3, 32, 32), torch.randint(10, (64,))
+optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
+for _ in range(3):
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(network(images), labels).backward()
+    optimizer.step()
+for values in network.state_dict().values():
+    found.update(values.numpy().tobytes())
+found.update(torch.linalg.cholesky(torch.cov(torch.rand(50, 200))).numpy().tobytes())
+print(found.hexdigest())
+"""
+
+
+@pytest.mark.skipif(bool(other_cpu.why_not()), reason=str(other_cpu.why_not()))
+@pytest.mark.parametrize("kind", other_cpu.KINDS)
+def test_another_processor_gives_the_same_bits(python, kind):
+    here, there = python(BITS), python(BITS, env=os.environ | other_cpu.settings(kind))
+    assert here.returncode == 0, here.stderr
+    assert there.stdout == here.stdout, there.stderr

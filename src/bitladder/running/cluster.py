@@ -22,6 +22,7 @@ from tqdm import tqdm
 from bitladder.errors import UserError
 from bitladder.params import ComputeParams
 from bitladder.running.cluster_worker import Sent, versions
+from bitladder.running.determinism import INSTRUCTION_SET
 from bitladder.running.explain import shown
 
 __all__ = ["LOST_S", "Cluster", "ClusterError", "host_and_port"]
@@ -53,7 +54,8 @@ class Cluster:
         remote = self._where.partition("ray://")[2]
         self._head = host_and_port(remote or ray.get_runtime_context().gcs_address)
         self._count()
-        self._call = ray.remote(max_retries=TRIES - 1)(_entry())
+        # numpy reads its settings when Ray's own worker starts
+        self._call = ray.remote(max_retries=TRIES - 1, runtime_env={"env_vars": INSTRUCTION_SET})(_entry())
         # Threads apart: to count asks the head, which may never answer
         self._watches = [Thread(target=work, daemon=True) for work in (self._watch, self._keep_count)]
 
