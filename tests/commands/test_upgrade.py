@@ -82,7 +82,7 @@ def test_what_the_user_changed_stays_and_the_diff_is_shown(folder):
         ("stages/ptq.py", "seed_all(params.seed)", "seed_all(7)", r"^stages/ptq\.py: .*\(seed_all\(7\)\); undo"),
         ("stages/socs.py", "import shutil", "import os", r"^stages/socs\.py: changed by hand.* has no such file"),
         ("dvc.yaml", "- stages/ptq.py", "- stages/mine.py", r"^dvc\.yaml: changed by hand since version 0\.1\.0"),
-        ("params.yaml", "bitladder: 0.1.0", "bitladder: 0.0.7", r"0\.0\.7.*: .* from 0\.1\.0, .*, 0\.6\.0;"),
+        ("params.yaml", "bitladder: 0.1.0", "bitladder: 0.0.7", r"0\.0\.7.*: .* from 0\.1\.0, .*, 0\.7\.0;"),
         ("params.yaml", "weights: 4,", "weights: 5,", r"^params\.yaml, brought to .* does not take W5A8"),
         ("params.yaml", "bitladder:", "# bitladder:", r"^params\.yaml: names no version under `bitladder:`"),
     ],

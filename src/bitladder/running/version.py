@@ -9,7 +9,7 @@ from bitladder.params import PARAMS_FILE, Params, load_params
 
 __all__ = ["RELEASE", "installed", "load_own_params", "version_named"]
 
-RELEASE = "0.7.0"  # here and not in what is installed: the same commit gives the same manifest
+RELEASE = "0.8.0"  # here and not in what is installed: the same commit gives the same manifest
 
 
 def installed(package: str) -> str | None:
