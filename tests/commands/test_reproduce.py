@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from bitladder.commands.reproduce import Difference, compare_locks, other_versions, reproduce
+from bitladder.commands.reproduce import Difference, compare_locks, only_contexts, other_versions, reproduce
 from bitladder.errors import UserError
 from support import ROOT
 
@@ -81,6 +81,22 @@ def test_a_folder_that_holds_what_differs_is_an_input_that_differs():
         Difference("ptq@a", ("build/ptq/a.json",), True),
         Difference("bundle", ("deploy",), False),
     ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "passes"),
+    [
+        ({"SM8650/model_ctx_qnn.bin": "x"}, True),
+        ({"SM8650/model_ctx_qnn.bin": "x", "manifest.json": "x", "sbom.cdx.json": "x"}, True),
+        ({"manifest.json": "x"}, False),
+        ({"SM8650/model_ctx_qnn.bin": "x", "SM8650.safetensors": "x"}, False),  # its outputs differ too
+        ({"SM8650/model_ctx_qnn.bin": "x", "QCS6490/model_ctx_qnn.bin": "x"}, False),  # one more file
+    ],
+)
+def test_a_context_binary_may_differ_where_its_outputs_do_not(changed, passes):
+    """Qualcomm's compiler leaves bytes of its memory in those of some graphs."""
+    before = {"SM8650/model_ctx_qnn.bin": "a", "SM8650.safetensors": "b", "manifest.json": "c", "sbom.cdx.json": "d"}
+    assert only_contexts(before, before | changed) is passes
 
 
 def test_versions_other_than_the_recorded_are_named():
