@@ -361,7 +361,8 @@ class MixedParams(_Block):
 class Rung(Bits):
     """One rung of the ladder: its bit-widths, the rung above it, and the layers whose bits are not the rung's own.
 
-    Which layers those are is searched for by `mixed`, or written by hand in `layers`.
+    Which layers those are is searched for by `mixed`, or written by hand in `layers`; with both, `mixed` searches among
+    the layers that `layers` does not name.
     """
 
     after: str = Field(description="the rung above it; `fp16` for the first")
@@ -396,12 +397,6 @@ class Rung(Bits):
         """Such as W4A8, or `W4A8 mixed` where some layers have other bits; `W4A16 blocks of 32`."""
         blocks = f" blocks of {self.weights_block}" if self.weights_block else ""
         return f"{self.precision}{' mixed' if self.mixed or self.layers else ''}{blocks}"
-
-    @model_validator(mode="after")
-    def _one_map(self) -> "Rung":
-        if self.mixed and self.layers:
-            raise ValueError("give mixed, to have the layers searched for, or layers, to name them by hand; not both")
-        return self
 
     @model_validator(mode="after")
     def _blocks_are_sound(self) -> "Rung":

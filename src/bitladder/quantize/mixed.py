@@ -30,7 +30,7 @@ def raise_layers(
 
     Layers are ordered by the noise that each puts on the network's outputs for what raising it costs. The drop need not
     fall with each: so twice as many are tried from one on, and below the first that are enough, halves of what is left.
-    What is returned has been tried itself. If nothing is enough, or no more layers fit into `mixed.max_growth`, it is
+    Layers that have bits by hand keep these. What is returned has been tried itself. If nothing is enough, or no more layers fit into `mixed.max_growth`, it is
     the fewest layers that do as well as any, as far as the samples tell.
 
     Returns: the quantized network; the raised layers, by name, with their precision such as `W8A8`.
@@ -82,7 +82,8 @@ def _order_layers(quantized: Quantized, setting: Setting, mixed: MixedParams) ->
     """
     few = held(setting.fit.first(SAMPLES))
     size = setting.params.batch_size
-    costs, before, after = _costs(quantized, setting, mixed), setting.precision, mixed.raise_to.precision
+    costs = {name: cost for name, cost in _costs(quantized, setting, mixed).items() if name not in setting.layers}
+    before, after = setting.precision, mixed.raise_to.precision
     raised: list[What] = []
     raised += ["weight"] if after.weights > before.weights else []
     raised += ["activation"] if after.activations > before.activations else []
@@ -111,6 +112,7 @@ def _fitting(order: list[str], quantized: Quantized, setting: Setting, mixed: Mi
     weights = {name: cost.weights for name, cost in quantized.sim.costs().items()}
     bits = setting.precision.weights
     left, fitting = mixed.max_growth * sum(weights.values()) * bits, []
+    left -= sum(weights[name] * (own.weights - bits) for name, own in setting.layers.items() if name in weights)
     for name in order:
         more = weights[name] * (mixed.raise_to.weights - bits)
         if more <= left:
