@@ -30,8 +30,8 @@ def raise_layers(
 
     Layers are ordered by the noise that each puts on the network's outputs for what raising it costs. The drop need not
     fall with each: so twice as many are tried from one on, and below the first that are enough, halves of what is left.
-    Layers that have bits by hand keep these. What is returned has been tried itself. If nothing is enough, or no more layers fit into `mixed.max_growth`, it is
-    the fewest layers that do as well as any, as far as the samples tell.
+    Layers that have bits by hand keep these. What is returned has been tried itself. If nothing is enough, or no more
+    layers fit into `mixed.max_growth`, it is the fewest layers that do as well as any, as far as the samples tell.
 
     Returns: the quantized network; the raised layers, by name, with their precision such as `W8A8`.
     """

@@ -354,11 +354,11 @@ def test_mixed_precision_orders_layers_by_their_own_noise_whatever_was_done_to_t
 
 
 def test_mixed_precision_raises_activations_where_they_cost_most(trained, try_out):
-    setting = rung_setting(trained, Precision(8, 4), ["min-max"])
+    setting = rung_setting(trained, Precision(8, 3), ["min-max"])
     start, _, _ = quantize(setting)
-    mixed = MixedParams(raise_to=Bits(weights=8, activations=16), max_drop=0.01)
+    mixed = MixedParams(raise_to=Bits(weights=8, activations=16), max_drop=0.02)
     done, raised = raise_layers(start, setting, mixed, try_out)
-    assert try_out(start.sim.model).found.drop > 0.01
+    assert try_out(start.sim.model).found.drop > 0.02
     assert set(raised.values()) == {"W8A16"} and len(raised) < len(start.sim.layers("weight"))
     assert left_db(trained, done) > left_db(trained, start) + 3
 
