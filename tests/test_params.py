@@ -54,6 +54,14 @@ BAD = {
         {"ladder.tiny.mixed": {"raise_to": {"weights": 5, "activations": 8}, "max_drop": 0.01}},
         "ladder.tiny: SM8650 does not take W5A8",
     ),
+    "raised to the rung's own bits": (
+        {"ladder.tiny.mixed": {"raise_to": {"weights": 4, "activations": 8}, "max_drop": 0.01}},
+        "ladder.tiny: mixed.raise_to: W4A8 is no more than the rung's own W4A8; give more bits",
+    ),
+    "raised to fewer bits": (
+        {"ladder.balanced.mixed": {"raise_to": {"weights": 4, "activations": 8}, "max_drop": 0.01}},
+        "ladder.balanced: mixed.raise_to: W4A8 is no more than the rung's own W8A16; give more bits",
+    ),
     "layers found and named": (
         {
             "ladder.tiny.mixed": {"raise_to": {"weights": 8, "activations": 8}, "max_drop": 0.01},

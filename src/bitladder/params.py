@@ -404,6 +404,16 @@ class Rung(Bits):
         return self
 
     @model_validator(mode="after")
+    def _raises_something(self) -> "Rung":
+        raised = self.mixed.raise_to.precision if self.mixed else None
+        if raised and raised.weights <= self.weights and raised.activations <= self.activations:
+            raise ValueError(
+                f"mixed.raise_to: {raised} is no more than the rung's own {self.precision}; give more bits to weights"
+                " or activations, or leave mixed out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _blocks_are_sound(self) -> "Rung":
         for precision in self.precisions if self.weights_block else ():
             if precision.weights not in (4, 8) or precision.activations != 16:
