@@ -159,7 +159,8 @@ def _check_tensors(name: str, split: Split) -> None:
 
 def _streamed(name: str, dataset: Any, task: Task, workers: int) -> Streamed:
     """Take a Dataset as samples, in its own order."""
-    if not isinstance(dataset, Dataset) and not hasattr(type(dataset), "__getitem__"):
+    joined = isinstance(dataset, tuple) and any(isinstance(one, Tensor) for one in dataset)  # not a sequence of pairs
+    if joined or (not isinstance(dataset, Dataset) and not hasattr(type(dataset), "__getitem__")):
         raise UserError(
             f"task: the {name!r} split must be a Split({{input name: tensor}}, targets) or a map-style Dataset of"
             f" PyTorch's with items (inputs, target), and is of type {type(dataset).__name__}"
