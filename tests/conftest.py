@@ -62,9 +62,11 @@ def params_with(default_params: dict[str, Any], tmp_path: Path):
                 del block[last]
             else:
                 block[last] = value
-        path = tmp_path / "params.yaml"
+        path, code = tmp_path / "params.yaml", tmp_path / "src"
         with path.open("w", encoding="utf-8") as file:
             YAML().dump(values, file)
+        if not code.exists():
+            code.symlink_to(ROOT / "src")  # the task's files are looked for beside params.yaml
         return path
 
     return write

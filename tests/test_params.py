@@ -15,6 +15,23 @@ BAD = {
     "unknown key": ({"extra": 1}, "extra: unknown key"),
     "unknown key of white space": ({"qat.\n": 3}, "qat.'\\n': unknown key"),
     "unknown key in a block": ({"qat.epoch": 3}, "qat.epoch: unknown key"),
+    "a misspelt key that has no default": (
+        {"train.epochs": DELETED, "train.epoch": 3},
+        "train.epoch: unknown key; is it epochs? See the comments in params.yaml for the keys there are (and 1 more)",
+    ),
+    "a misspelt block": ({"trian": {}}, "trian: unknown key; is it train? See the comments"),
+    "a misspelt key in a rung": (
+        {"ladder.tiny.weight_block": 32},
+        "ladder.tiny.weight_block: unknown key; is it weights_b",
+    ),
+    "a misspelt key of mixed": (
+        {"ladder.tiny.mixed": {"raise_to": {"weights": 8, "activations": 8}, "max_drops": 0.01}},
+        "ladder.tiny.mixed.max_drops: unknown key; is it max_drop?",
+    ),
+    "neither a word nor a list": (
+        {"export.repairs": "of"},
+        "export.repairs: input should be 'auto' or 'off', or a valid list, not 'of'",
+    ),
     "unknown key in a rung": ({"ladder.tiny.bits": 4}, "ladder.tiny.bits: unknown key"),
     "ssh without a host": ({"target.backend": "ssh"}, "target.host: missing; name the device as ssh takes it"),
     "ssh and several SoCs": (
@@ -48,11 +65,26 @@ BAD = {
     "learning rate of zero": ({"qat.learning_rate": 0.0}, "qat.learning_rate: "),
     "empty batch": ({"evaluate.batch_size": 0}, "evaluate.batch_size: "),
     "unknown choice": ({"qat.when": "sometimes"}, "qat.when: "),
-    "unknown technique": ({"ptq.techniques": ["entropy"]}, "ptq.techniques"),
-    "techniques in a word": ({"ptq.techniques": "all"}, "ptq.techniques"),
+    "unknown technique": (
+        {"ptq.techniques": ["entropy"]},
+        "ptq.techniques.0: use one of min-max, sqnr, bias-correction, bn-reestimation, cle, gptq, seq-mse, adaround,"
+        " not 'entropy'\n",
+    ),
+    "techniques in a word": (
+        {"ptq.techniques": "all"},
+        "ptq.techniques: input should be 'auto', or a valid list, not 'all'\n",
+    ),
     "raised to what the SoC does not take": (
         {"ladder.tiny.mixed": {"raise_to": {"weights": 5, "activations": 8}, "max_drop": 0.01}},
         "ladder.tiny: SM8650 does not take W5A8",
+    ),
+    "raised to the rung's own bits": (
+        {"ladder.tiny.mixed": {"raise_to": {"weights": 4, "activations": 8}, "max_drop": 0.01}},
+        "ladder.tiny: mixed.raise_to: W4A8 is no more than the rung's own W4A8; give more bits",
+    ),
+    "raised to fewer bits": (
+        {"ladder.balanced.mixed": {"raise_to": {"weights": 4, "activations": 8}, "max_drop": 0.01}},
+        "ladder.balanced: mixed.raise_to: W4A8 is no more than the rung's own W8A16; give more bits",
     ),
     "layers found and named": (
         {
@@ -165,6 +197,16 @@ def test_a_further_soc_that_takes_no_block_weights_is_told_with_the_rung(params_
     assert load_params(path).ladder["balanced"].label == "W8A16 blocks of 32"
     shown = CliRunner().invoke(app, ["check", "--params", str(path)]).stdout
     assert "SM8350 too, but for what it does not take: balanced (weights_block)\nSM8750 too\n" in shown
+
+
+def test_a_task_file_that_is_not_there_is_told_of_unless_dvc_brings_it(params_with):
+    path = params_with({"task.files.weights": "net.pt"})
+    result = CliRunner().invoke(app, ["check", "--params", str(path)])
+    assert result.exit_code == 1 and result.stderr.startswith(
+        "bitladder: task.files.weights: net.pt: no such file or f"
+    )
+    (path.parent / "net.pt.dvc").touch()
+    assert CliRunner().invoke(app, ["check", "--params", str(path)]).exit_code == 0
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD)

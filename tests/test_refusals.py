@@ -201,6 +201,12 @@ def test_a_rung_says_which_layers_have_blocks_and_is_refused_where_none_can(tmp_
     assert {"rule": "block-bias", "node": "/head/Conv", "op": "Conv"} in found["repairs"]
     record = read_record(ExportCheck, project.root / "metrics/export/wide.json")
     assert block_notes({"wide": record}) == ["wide: a scale for each 16 input channels in head; per channel: stem"]
+    blocks = record.block_weights.model_copy(update={"layers": tuple(f"block{i}.conv" for i in range(29))})
+    many = record.model_copy(update={"block_weights": blocks})
+    assert block_notes({"wide": many}) == [
+        "wide: a scale for each 16 input channels in 29 of 30 layers; `block_weights` in metrics/export/wide.json names"
+        " them"
+    ]
     refused = project.record("metrics/ptq/narrow.json")["refused"]
     assert refused.startswith("ladder: weights_block: no Linear and no convolution of 1 x 1 has a multiple of 32 input")
 

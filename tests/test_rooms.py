@@ -10,7 +10,7 @@ from support import ROOT
 SRC = ROOT / "src/bitladder"
 
 ROOMS = (
-    {"errors", "paths", "precision", "socs"},
+    {"errors", "paths", "precision", "socs", "validation"},
     {"params"},
     {"running"},
     {"statistics"},

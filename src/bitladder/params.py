@@ -1,5 +1,6 @@
 """The schema of params.yaml: unknown keys and bad values are refused by name, before any work starts."""
 
+import difflib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from ruamel.yaml.error import YAMLError
 from bitladder.errors import UserError
 from bitladder.precision import FLOAT, Precision
 from bitladder.socs import Soc, find_soc
+from bitladder.validation import one_line
 
 __all__ = ["RULES", "TARGETS", "TECHNIQUES", "GoalsParams", "Params", "Rung", "TaskParams", "load_params", "names_file"]
 
@@ -187,8 +189,10 @@ class TaskParams(_Block):
     def _code_is_hashed(self) -> "TaskParams":
         source = self.factory.rpartition(":")[0]
         if names_file(source) and not self.names(Path(source)):
+            near = difflib.get_close_matches(source, self.files.values(), 1)
             raise ValueError(
                 f"task.files: add `code: {source}`, which task.factory names, so that an edit of it is noticed"
+                + (f"; or is task.factory to name {near[0]}?" if near else "")
             )
         return self
 
@@ -397,6 +401,16 @@ class Rung(Bits):
         """Such as W4A8, or `W4A8 mixed` where some layers have other bits; `W4A16 blocks of 32`."""
         blocks = f" blocks of {self.weights_block}" if self.weights_block else ""
         return f"{self.precision}{' mixed' if self.mixed or self.layers else ''}{blocks}"
+
+    @model_validator(mode="after")
+    def _raises_something(self) -> "Rung":
+        raised = self.mixed.raise_to.precision if self.mixed else None
+        if raised and raised.weights <= self.weights and raised.activations <= self.activations:
+            raise ValueError(
+                f"mixed.raise_to: {raised} is no more than the rung's own {self.precision}; give more bits to weights"
+                " or activations, or leave mixed out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _blocks_are_sound(self) -> "Rung":
@@ -608,19 +622,4 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     try:
         return Params.model_validate(data)
     except ValidationError as error:
-        raise UserError(f"{path}: {_one_line(error)}") from None
-
-
-def _one_line(error: ValidationError) -> str:
-    first, *others = error.errors(include_url=False)
-    parts = [str(part) for part in first["loc"] if part != "[key]"]
-    key = ".".join(part if part.isprintable() and part.strip() else repr(part) for part in parts)
-    kind, text = first["type"], first["msg"].removeprefix("Value error, ")
-    if kind == "extra_forbidden":
-        text = "unknown key; see the comments in params.yaml for the keys there are"
-    elif kind == "missing":
-        text = "missing; it has no default"
-    elif "input" in first and isinstance(first["input"], str | int | float | None):
-        text = f"{text[0].lower()}{text[1:]}, not {first['input']!r}"
-    more = f" (and {len(others)} more)" if others else ""
-    return f"{key}: {text}{more}" if key else f"{text}{more}"
+        raise UserError(f"{path}: {one_line(error, Params)}") from None

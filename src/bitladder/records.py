@@ -57,6 +57,9 @@ Count = Annotated[int, Field(ge=0)]
 
 LatencySource = Literal["measured", "estimated", "none"]
 
+NAMED_IN_A_LINE = 6
+"""Layers that a line names one by one; of more it has their number."""
+
 _LEFT_OUT: Any = Field(default=None, exclude_if=lambda value: value is None)
 """Of a key that a file has only where there is something to say."""
 
@@ -390,10 +393,18 @@ class BlockWeights(_Block):
     per_channel: tuple[str, ...]
     """Those with one scale for each output channel: other kernels, and input channels that are no multiple of it."""
 
+    @property
+    def names_layers(self) -> bool:
+        """Whether the line below names them, rather than count them."""
+        return len(self.layers) + len(self.per_channel) <= NAMED_IN_A_LINE
+
     def __str__(self) -> str:
-        """Say it in a line."""
+        """Say it in a line, which names the layers where they are few."""
+        scales = f"a scale for each {self.size} input channels in"
+        if not self.names_layers:
+            return f"{scales} {len(self.layers)} of {len(self.layers) + len(self.per_channel)} layers"
         left = f"; per channel: {', '.join(self.per_channel)}" if self.per_channel else ""
-        return f"a scale for each {self.size} input channels in {', '.join(self.layers)}{left}"
+        return f"{scales} {', '.join(self.layers)}{left}"
 
 
 class ExportCheck(Record):

@@ -79,6 +79,22 @@ def test_the_decision_says_of_the_chosen_rung_what_is_not_decided() -> None:
     ]
 
 
+def test_of_rungs_of_one_size_one_whose_goals_hold_beyond_chance_is_chosen() -> None:
+    places = {rung: rung_scores(0.0, 1_000) for rung in RUNGS}
+    lucky = scores(0.0, 1_000)[FP32].values
+    lucky[:30], lucky[900:931] = 0.0, 1.0  # 30 lost, 31 won
+    found = of(lucky)
+    for place in places["tiny"].values():
+        place.update({SIMULATION: found, NETWORK: found})
+    evals = {rung: off(rung, -0.001 if rung == "tiny" else 0.0) for rung in RUNGS} | {"fp32": FLOAT}
+    targets = {rung: on(rung, -0.001 if rung == "tiny" else 0.0, memory_bytes=81_920) for rung in RUNGS}
+    decision = decide(with_goals(max_drop=0.005), evals, targets, None, places)
+    assert decision.chosen == "compact" and "undecided" not in decision.reason
+    outcomes = {entry.rung: entry.outcome for entry in decision.trail}
+    assert outcomes["tiny"] == "not chosen: meets the goals and is as small, but compact meets them beyond chance"
+    assert outcomes["balanced"] == "not chosen: meets the goals and is as small, but compact has fewer bits"
+
+
 def test_of_the_most_accurate_rung_it_is_said_which_others_are_as_good() -> None:
     drops = {"fp16": 0.0, "balanced": 0.001, "compact": 0.0, "tiny": 0.03}
     evals = {rung: off(rung, drop) for rung, drop in drops.items()} | {"fp32": FLOAT}

@@ -17,7 +17,7 @@ from bitladder.errors import UserError
 from bitladder.params import load_params
 from bitladder.tasks.metric import Metric
 from bitladder.tasks.samples import in_memory
-from bitladder.tasks.splits import load_samples, make_splits, save_samples
+from bitladder.tasks.splits import check_repeats, load_samples, make_splits, save_samples
 from bitladder.tasks.task import Split, Task
 
 
@@ -104,7 +104,10 @@ def fail(index: int, item: Any) -> Any:
 
 
 WRONG = {
-    "no pair": (Numbers(40, lambda index, item: item[0]), "sample 0 .* must be a pair"),
+    "no pair": (
+        Numbers(40, lambda index, item: item[0]),
+        "sample 0 .* must be a pair.*no targets, bitladder.tasks.label_free",
+    ),
     "a later item is no pair": (
         Numbers(40, lambda index, item: item if index < 20 else (1,)),
         r"must be a pair.* of 1",
@@ -158,7 +161,7 @@ def test_data_that_changed_is_noticed(reread):
     with pytest.raises(UserError, match="has 39 samples, and had 40 when the stage data read it"):
         look(task_of(Numbers(39)))
     changed = Numbers(40, lambda index, item: (item[0] + (index == 17), item[1]))
-    with pytest.raises(UserError, match="sample 17 of the 'evaluation' split is not what the stage data read"):
+    with pytest.raises(UserError, match="sample 17 of the 'evaluation' split is not what it was when first read"):
         look(task_of(changed))
     relabelled = Numbers(40, lambda index, item: (item[0], 0 if index == 17 else item[1]))
     with pytest.raises(UserError, match="sample 17"):
@@ -169,6 +172,9 @@ def test_a_data_set_that_draws_at_random_is_refused():
     random = Numbers(40, lambda index, item: (item[0] + torch.rand(()), item[1]))
     with pytest.raises(UserError, match=r"draw at random\? Put that into Task.augment"):
         save_samples("evaluation", make_splits(task_of(random), 0)["evaluation"])
+    with pytest.raises(UserError, match=r"sample .* of the 'evaluation' split is not what it was when first read"):
+        check_repeats(make_splits(task_of(random), 0)["evaluation"])  # as `check --task` does
+    check_repeats(make_splits(task_of(Numbers(40)), 0)["evaluation"])
 
 
 def test_an_unreadable_image_is_named_by_its_path(tmp_path):

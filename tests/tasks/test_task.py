@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from bitladder.errors import UserError
+from bitladder.network.model import build_network
 from bitladder.tasks.builtin.mnist import network, shift, task
 from bitladder.tasks.splits import make_splits
 from bitladder.tasks.task import SPLITS, Split, Task, load_task, name_outputs
@@ -45,6 +46,10 @@ def of(count: int, name: str = "x") -> Split:
             "'evaluation' split has 4 samples of 'x' and 3 targets",
         ),
         ({"train": Split({"x": torch.zeros(3)}, torch.tensor(3))}, "'targets' of the 'train' split is a single number"),
+        (
+            {"train": ({"x": torch.zeros(3, 2)}, torch.zeros(3))},
+            r"the 'train' split must be a Split\({input name: tensor}, targets\) .*, and is of type tuple",
+        ),
         ({"train": Split({"x": torch.tensor(3)}, torch.zeros(3))}, "'x' of the 'train' split is a single number"),
     ],
 )
@@ -53,6 +58,12 @@ def test_wrong_splits_give_one_line(splits, message):
     wrong = Task(made.model, lambda seed: splits, made.loss, made.metric)
     with pytest.raises(UserError, match=message):
         make_splits(wrong, 0)
+
+
+def test_a_network_in_place_of_the_function_that_builds_it_is_told_so():
+    made = task()
+    with pytest.raises(UserError, match="task: model must be a function that builds the network, and is one; give "):
+        build_network(Task(made.model(), made.splits, made.loss, made.metric))
 
 
 def test_each_split_is_shuffled_by_its_seed_and_targets_stay_with_their_inputs():

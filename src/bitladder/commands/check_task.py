@@ -33,7 +33,8 @@ def check_task(params: Params) -> Iterator[str]:
     from bitladder.running.determinism import seed_all
     from bitladder.tasks.onnx_model import check_hashed
     from bitladder.tasks.samples import in_memory
-    from bitladder.tasks.splits import make_splits
+    from bitladder.tasks.splits import check_repeats, make_splits
+    from bitladder.tasks.streamed import Streamed
     from bitladder.tasks.task import load_task
 
     determinism.check_device(params.compute.device)
@@ -46,6 +47,9 @@ def check_task(params: Params) -> Iterator[str]:
     read = _listen()
     task = load_task(params.task.factory, params.task.args)
     splits = make_splits(task, params.seed)
+    for split in splits.values():
+        if isinstance(split, Streamed):
+            check_repeats(split)
     model = try_task(task, splits)
     check_hashed(model, params.task)
     sizes = ", ".join(f"{len(split)} {name}" for name, split in splits.items())

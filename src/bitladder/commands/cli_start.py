@@ -66,10 +66,11 @@ def check(
     from bitladder.commands.heal import check_lock
     from bitladder.running.version import load_own_params
     from bitladder.targets.record import lacking
-    from bitladder.tasks.source import check_factory
+    from bitladder.tasks.source import check_factory, check_files
 
     loaded = load_own_params(params)
     check_factory(loaded.task.factory, params.parent)
+    check_files(loaded.task.files, params.parent)
     check_lock()
     rungs = ", ".join(f"{name} {loaded.ladder[name].precision}" for name in loaded.rungs())
     typer.echo(f"{params}: good. {loaded.target.soc} on {loaded.target.backend}; rungs: {rungs}")

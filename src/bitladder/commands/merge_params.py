@@ -180,7 +180,8 @@ def _comments(mine: _File, before: _File, after: _File) -> Iterator[tuple[int, i
     for key in [key for key in mine.entries if key in before.entries and key in after.entries]:
         (start, end), old, new = mine.comment(key), before.comment(key), after.comment(key)
         shown, came, comes = mine.text[start:end], before.text[slice(*old)], after.text[slice(*new)]
-        if shown.strip() == came.strip() != comes.strip() and shown and comes:
+        alone = not mine.text[end:].partition("\n")[0].strip()  # nothing else follows on the line
+        if shown.strip() == came.strip() != comes.strip() and comes and alone:
             yield start, end, comes
 
 

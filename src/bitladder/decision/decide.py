@@ -96,8 +96,12 @@ def _pareto_front(targets: Mapping[str, Measurement]) -> set[str]:
     }
 
 
-def _rank(verdict: Verdict, objective: str, verdicts: Sequence[Verdict]) -> tuple[float, float, int]:
-    """Order by the objective, then by accuracy or size, then the lower rung first."""
+def _rank(verdict: Verdict, objective: str, verdicts: Sequence[Verdict]) -> tuple[float, ...]:
+    """Order by the objective, then by accuracy or size, then the lower rung first.
+
+    Of rungs of one size, which small networks have, those come first whose goals hold beyond chance: bits that bring
+    nothing are not paid for in doubt.
+    """
     measured, depth = verdict.measured, -verdicts.index(verdict)
     size = math.inf if measured.memory_bytes is None else measured.memory_bytes
     drop = measured.target_drop
@@ -105,7 +109,7 @@ def _rank(verdict: Verdict, objective: str, verdicts: Sequence[Verdict]) -> tupl
     if objective == "fastest":
         assert measured.latency_ms is not None
         return measured.latency_ms, size, depth
-    return (drop, size, depth) if objective == "most-accurate" else (size, drop, depth)
+    return (drop, size, depth) if objective == "most-accurate" else (size, bool(verdict.undecided), drop, depth)
 
 
 def _outcome(verdict: Verdict, chosen: Verdict, claim: str) -> str:
@@ -115,7 +119,18 @@ def _outcome(verdict: Verdict, chosen: Verdict, claim: str) -> str:
         return f"skipped: {chosen.label} meets every goal, and goals.policy is step-down"
     if verdict.misses:
         return _missed(verdict)
+    if claim.startswith(BEST["smallest"]) and verdict.measured.memory_bytes == chosen.measured.memory_bytes:
+        return f"not chosen: meets the goals and is as small, but {chosen.rung} {_advantage(verdict, chosen)}"
     return f"not chosen: meets the goals, but {chosen.rung} is {claim}"
+
+
+def _advantage(verdict: Verdict, chosen: Verdict) -> str:
+    """Say what the chosen rung has over another of the same size: by the order that `_rank` goes by."""
+    if verdict.undecided and not chosen.undecided:
+        return "meets them beyond chance"
+    if verdict.measured.target_drop != chosen.measured.target_drop:
+        return "loses less"
+    return "has fewer bits"
 
 
 def _missed(verdict: Verdict) -> str:

@@ -38,6 +38,8 @@ def build_model(task: Task, weights: Path) -> nn.Module:
 
 def build_network(task: Task) -> nn.Module:
     """Call the task for its network. Raise UserError where it is none, holds NaN, or does not lie on the CPU."""
+    if isinstance(task.model, nn.Module):
+        raise UserError("task: model must be a function that builds the network, and is one; give lambda: network")
     with user_code("model()"):
         model = task.model()
     if isinstance(model, nn.DataParallel):

@@ -6,6 +6,7 @@ from typing import Any
 from tabulate import tabulate
 
 from bitladder.decision.figures import figure, interval
+from bitladder.paths import RungFiles
 from bitladder.precision import FLOAT, Precision
 from bitladder.records import Decision, Evaluation, ExportCheck, FloatShare, Measurement, RungDecision
 
@@ -161,8 +162,12 @@ def interval_note(decision: Decision) -> str:
 
 
 def block_notes(exports: Mapping[str, ExportCheck]) -> list[str]:
-    """Say of each rung with block weights, which layers have them."""
-    return [f"{rung}: {one.block_weights}" for rung, one in exports.items() if one.block_weights]
+    """Say of each rung with block weights, which layers have them; or, of many, how many and where they stand."""
+    blocks = {rung: one.block_weights for rung, one in exports.items() if one.block_weights}
+    return [
+        f"{rung}: {one}" + f"; `block_weights` in {RungFiles(rung).export_metrics} names them" * (not one.names_layers)
+        for rung, one in blocks.items()
+    ]
 
 
 def mark(row: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +13,7 @@ from bitladder.errors import UserError
 from bitladder.params import names_file
 from bitladder.running.explain import shown, user_line
 
-__all__ = ["check_factory", "find_factory", "user_code"]
+__all__ = ["check_factory", "check_files", "find_factory", "user_code"]
 
 
 def check_factory(factory: str, folder: Path) -> None:
@@ -36,6 +36,22 @@ def check_factory(factory: str, folder: Path) -> None:
         raise UserError(f"task.factory: cannot import {source!r} ({error})") from None
     if found is None:
         raise UserError(f"task.factory: cannot import {source!r}: there is no such module; is its package installed?")
+
+
+def check_files(files: Mapping[str, str], folder: Path) -> None:
+    """Refuse a file of `task.files` that is not there, and that DVC would not bring.
+
+    Args:
+        files: paths by key.
+        folder: that holds params.yaml.
+
+    """
+    for key, name in files.items():
+        tracked = Path(f"{name}.dvc")
+        if not (folder / name).exists() and not (folder / tracked).exists():
+            raise UserError(
+                f"task.files.{key}: {name}: no such file or folder; the path is from the folder that holds params.yaml"
+            )
 
 
 def find_factory(factory: str) -> Callable[..., Any]:

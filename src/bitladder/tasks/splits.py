@@ -24,7 +24,7 @@ from bitladder.tasks.source import user_code
 from bitladder.tasks.streamed import Shape, Streamed, shapes_of
 from bitladder.tasks.task import Task, load_task
 
-__all__ = ["find_split", "load_samples", "load_split", "make_splits", "save_samples", "save_split"]
+__all__ = ["check_repeats", "find_split", "load_samples", "load_split", "make_splits", "save_samples", "save_split"]
 
 CHECKED = 2000  # samples of a Dataset that are read by the stage `data`, and known again by the others
 
@@ -70,12 +70,18 @@ def save_samples(name: str, samples: Samples) -> None:
     assert isinstance(samples, Streamed)
     known = samples.first(CHECKED)
     digests = known.read_digests()
-    again = Streamed(**{**vars(known), "digests": digests}).first(TWICE)
-    next(again.batches(TWICE))  # a data set that draws at random is refused here
+    check_repeats(known, digests)
     tensors = {"order": torch.from_numpy(samples.rows), "digests": torch.tensor(list(digests.values()))}
     whole = hashlib.sha256(b"".join(values.numpy().tobytes() for values in tensors.values())).hexdigest()
     shapes = {part: {"shape": list(shape), "dtype": dtype} for part, (shape, dtype) in samples.shapes.items()}
     save_tensors(file_of(name), tensors, json.dumps({"samples": len(samples), "inputs": shapes, "digest": whole}))
+
+
+def check_repeats(samples: Streamed, digests: Mapping[int, int] | None = None) -> None:
+    """Read a few samples again. Raise UserError where one is not what it was, as of a data set that draws at random."""
+    few = samples.first(TWICE)
+    again = Streamed(**{**vars(few), "digests": few.read_digests() if digests is None else digests})
+    next(again.batches(TWICE))
 
 
 def load_samples(task: Task, params: Params, name: str) -> Samples:
@@ -159,7 +165,8 @@ def _check_tensors(name: str, split: Split) -> None:
 
 def _streamed(name: str, dataset: Any, task: Task, workers: int) -> Streamed:
     """Take a Dataset as samples, in its own order."""
-    if not isinstance(dataset, Dataset) and not hasattr(type(dataset), "__getitem__"):
+    joined = isinstance(dataset, tuple) and any(isinstance(one, Tensor) for one in dataset)  # not a sequence of pairs
+    if joined or (not isinstance(dataset, Dataset) and not hasattr(type(dataset), "__getitem__")):
         raise UserError(
             f"task: the {name!r} split must be a Split({{input name: tensor}}, targets) or a map-style Dataset of"
             f" PyTorch's with items (inputs, target), and is of type {type(dataset).__name__}"

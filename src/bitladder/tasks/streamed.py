@@ -144,7 +144,12 @@ class Streamed:
         if self.label:
             item = (item, 0)
         if not isinstance(item, tuple | list) or len(item) != 2:
-            return f"{what} must be a pair (inputs, target), and is {_described(item)}"
+            alone = (
+                ""
+                if isinstance(item, tuple | list)
+                else "; where there are no targets, bitladder.tasks.label_free helps"
+            )
+            return f"{what} must be a pair (inputs, target), and is {_described(item)}{alone}"
         try:
             inputs = name_inputs(item[0])
         except (TypeError, ValueError, RuntimeError) as error:
@@ -153,8 +158,8 @@ class Streamed:
             return f"{what} is {_told(found)}, and the first sample is {_told(self.shapes)}; all must be alike"
         if row in self.digests and digest_of((inputs, item[1])) != self.digests[row]:
             return (
-                f"{what} is not what the stage data read. Has the data changed? Name it under task.files, so that DVC"
-                " notices. Does the data set draw at random? Put that into Task.augment"
+                f"{what} is not what it was when first read. Has the data changed? Name it under task.files, so that"
+                " DVC notices. Does the data set draw at random? Put that into Task.augment"
             )
         return inputs, item[1]
 
