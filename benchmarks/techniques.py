@@ -1,12 +1,13 @@
 """What each PTQ technique comes to, in QuantSim and in the NPU's integers: the metric, SQNR and seconds.
 
-    python benchmarks/techniques.py DIR [--only gptq ...] [--bits W4A8 ...] [--samples N]
+    python benchmarks/techniques.py DIR [--only gptq ...] [--bits W4A8 ...] [--samples N] [--scored N] [--onnx]
 
-DIR is a clone with a pipeline; if there is none, it is made as `benchmarks/efficientnet.py` does it. It is run up to
-its baseline. Each row is put on min-max ranges alone (but for `sqnr`, which finds ranges of its own), fitted to the
-first N calibration samples (by default `ptq.samples`), or as many of them as the technique takes. It is scored on the
-rest of them, as PTQ does, and on the evaluation split: by QuantSim, and by the model of the NPU's integers. A technique
-that can do nothing says why.
+DIR is a clone with a pipeline; if there is none, it is made as `benchmarks/efficientnet.py` does it, with `--onnx` of
+the same network as torch.onnx exports it. It is run up to its baseline. Each row is put on min-max ranges alone (but
+for `sqnr`, which finds ranges of its own), fitted to the first N calibration samples (by default `ptq.samples`), or as
+many of them as the technique takes. It is scored on the rest of them (`--scored`: on so many of these), as PTQ does,
+and on the evaluation split: by QuantSim, and by the model of the NPU's integers. A technique that can do nothing says
+why.
 """
 
 import argparse
@@ -18,6 +19,29 @@ from tempfile import TemporaryDirectory
 
 from bitladder.running import determinism
 
+ONNX_TASK = '''"""EfficientNet-Lite0 as an ONNX file, on the samples and the metric of the network of torch."""
+
+from dataclasses import replace
+
+import torch
+
+from bitladder.tasks.builtin import efficientnet_lite0
+from bitladder.tasks.onnx_model import OnnxModel, no_loss
+from bitladder.tasks.task import Task
+
+
+def task(**sizes: int) -> Task:
+    return replace(efficientnet_lite0.task(**sizes), model=OnnxModel("net.onnx"), loss=no_loss)
+
+
+if __name__ == "__main__":
+    names = {"input_names": ["image"], "output_names": ["logits"], "dynamic_axes": {"image": {0: "N"}}}
+    model = efficientnet_lite0.network().eval()
+    torch.onnx.export(model, torch.randn(1, 3, 224, 224), "net.onnx", opset_version=17, dynamo=False, **names)
+'''
+
+ONNX_FILES = {"task": "onnx_task.py", "onnx": "net.onnx"}
+
 BITS = {"W8A8": (8, 8), "W4A8": (4, 8), "W8A16": (8, 16)}
 
 
@@ -28,19 +52,28 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], help="names of techniques")
     parser.add_argument("--bits", nargs="*", choices=BITS, default=["W8A8", "W4A8"])
     parser.add_argument("--samples", type=int, help="ptq.samples of DIR, if not given")
+    parser.add_argument("--scored", type=int, help="of the other calibration samples, to score on; by default all")
+    parser.add_argument("--onnx", action="store_true", help="the network as an ONNX file, where DIR is made")
     given = parser.parse_args()
 
     from efficientnet import CHANGES, Clone, make_clone
 
-    clone = Clone(given.folder) if (given.folder / "dvc.yaml").exists() else make_clone(given.folder, CHANGES)
+    there = (given.folder / "dvc.yaml").exists()
+    clone = Clone(given.folder) if there else make_clone(given.folder, CHANGES)
+    if given.onnx and not there:
+        (clone.root / "onnx_task.py").write_text(ONNX_TASK, "utf-8")
+        clone.edit({"task.factory": "onnx_task.py:task", "task.files": CHANGES["task.files"] | ONNX_FILES})
+        made = clone.run("python", "onnx_task.py")
+        if made.returncode:
+            raise SystemExit(made.stderr[-2000:])
     done = clone.repro("baseline")
     if done.code:
         raise SystemExit(done.text[-2000:])
     os.chdir(given.folder)
-    measure(given.only, given.bits, given.samples)
+    measure(given.only, given.bits, given.samples, given.scored)
 
 
-def measure(only: list[str], rungs: list[str], samples: int | None) -> None:
+def measure(only: list[str], rungs: list[str], samples: int | None, scored_on: int | None) -> None:
     """Quantize the baseline of the pipeline in this folder by each technique."""
     from bitladder.params import load_params
 
@@ -61,7 +94,7 @@ def measure(only: list[str], rungs: list[str], samples: int | None) -> None:
     task = load_task(params.task.factory, params.task.args)
     calibration, evaluation = (load_samples(task, params, name) for name in ("calibration", "evaluation"))
     count = samples or params.ptq.samples
-    splits = [held(calibration.after(count)), held(evaluation)]
+    splits = [held(calibration.after(count).first(scored_on)), held(evaluation)]
     sample, batch, exclude = sample_inputs(calibration), params.evaluate.batch_size, params.prepare.exclude
     model = load_prepared(task, sample, PREPARED, exclude)
     references = [predict(model, split, batch, "fp32") for split in splits]

@@ -80,4 +80,6 @@ class Part(nn.Module):
         )
         options = register_aimet_custom_ops(onnxruntime.SessionOptions())
         options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 4
+        # else each session keeps for itself the memory of all outputs that were held at once, for as long as it lives
+        options.enable_cpu_mem_arena = False
         return onnxruntime.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
