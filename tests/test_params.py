@@ -86,13 +86,6 @@ BAD = {
         {"ladder.balanced.mixed": {"raise_to": {"weights": 4, "activations": 8}, "max_drop": 0.01}},
         "ladder.balanced: mixed.raise_to: W4A8 is no more than the rung's own W8A16; give more bits",
     ),
-    "layers found and named": (
-        {
-            "ladder.tiny.mixed": {"raise_to": {"weights": 8, "activations": 8}, "max_drop": 0.01},
-            "ladder.tiny.layers": {"stem": {"weights": 8, "activations": 8}},
-        },
-        "ladder.tiny: give mixed",
-    ),
     "block weights at 8-bit activations": (
         {"ladder.tiny.weights_block": 32},
         "ladder.tiny: weights_block: the NPU takes block weights at W4A16 and W8A16 only, not at W4A8",
