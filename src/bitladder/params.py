@@ -65,6 +65,7 @@ RULES = {
     "reciprocal": "bitladder.htp.rules.reciprocal:RULE",
     "l2-norm": "bitladder.htp.rules.l2_norm:RULE",
     "attention": "bitladder.htp.rules.attention:RULE",
+    "activation-bits": "bitladder.htp.rules.activation_bits:RULE",
     "narrow-linear": "bitladder.htp.rules.narrow_linear:RULE",
     "four-bits": "bitladder.htp.rules.four_bits:RULE",
     "float-constant": "bitladder.htp.rules.float_constant:RULE",

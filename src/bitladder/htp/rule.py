@@ -1,7 +1,7 @@
 """What a rule is: where the NPU does otherwise than a graph says, why, and the edit of the graph that puts it right."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from onnx import NodeProto
@@ -37,6 +37,8 @@ class Example:
     writer: Writer = "bitladder"
     weights_block: int | None = None
     """Input channels that share a scale; None: all of them do."""
+    layers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Bits of the weights and activations of layers that are not the precision's, by name."""
 
 
 @dataclass(frozen=True)

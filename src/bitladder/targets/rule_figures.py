@@ -89,6 +89,7 @@ def _export(network: nn.Module, split: Split, precision: str, soc: Soc, path: Pa
         quantize_plainly(network, split, names, bits, path)
         return
     sim = build_sim(prepare(network, sample)[0], sample, Precision(*bits), soc.quantsim_config)
+    sim.set_layers({name: Precision(*own) for name, own in example.layers.items()})
     sim.set_blocks(example.weights_block)
     sim.calibrate(split, len(split))
     sim.export_qdq(sample, names, path, int32_bias=example.writer == "aimet")
