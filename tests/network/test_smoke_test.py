@@ -66,7 +66,7 @@ def fail(*args):
 WRONG = {
     "no loss": ({"loss": None}, r"loss must be a function, and is None"),
     "no metric": ({"metric": len}, r"metric must be a Metric\(name, function\)"),
-    "no model": ({"model": nn.ReLU()}, r"model\(\) fails with TypeError"),
+    "no model": ({"model": nn.ReLU()}, r"model must be a function that builds the network"),
     "a model that is none": ({"model": lambda: "resnet18"}, r"must return a torch.nn.Module, and returned str"),
     "a factory that fails": (
         {"model": fail},

@@ -19,10 +19,19 @@ from bitladder.paths import PACKAGE
 
 __all__ = ["HELD", "KEPT", "address", "is_private", "is_same_user", "new_socket", "settings"]
 
-KEPT = (
-    "bitladder",
-    *(f"bitladder.{name}" for name in ("errors", "params", "precision", "running", "running.determinism", "socs")),
+_KEPT = (
+    "errors",
+    "params",
+    "precision",
+    "running",
+    "running.determinism",
+    "running.patches",
+    "running.version",
+    "socs",
+    "validation",
 )
+
+KEPT = ("bitladder", *(f"bitladder.{name}" for name in _KEPT))
 """Modules of this project's that stay loaded: building the classes of params.py takes longer than all the others."""
 
 HELD = (
@@ -32,8 +41,6 @@ HELD = (
     "quantize/__init__.py",
     "quantize/sim/__init__.py",
     "quantize/sim/aimet.py",
-    "running/patches.py",
-    "running/version.py",
     "socs.yaml",
 )
 """What else it has read of this project, and does not forget."""
