@@ -30,6 +30,7 @@ from bitladder.quantize.sim.onnx_modules import Modules, followers
 from bitladder.quantize.sim.onnx_names import Names
 from bitladder.quantize.sim.onnx_ranges import set_ranges, widen_padded
 from bitladder.quantize.sim.onnx_small_scales import with_small_scales
+from bitladder.quantize.sim.onnx_sqnr import RANGE_SETTINGS, with_weight_ranges
 from bitladder.quantize.sim.onnx_state import put_weights, set_state, state_of, weights_of
 from bitladder.quantize.sim.relu6 import note_of
 from bitladder.quantize.sim.tied import tie_onnx
@@ -40,8 +41,6 @@ from bitladder.tasks.onnx_model import OnnxNetwork, run_samples
 from bitladder.tasks.samples import Samples
 
 __all__ = ["OnnxSim"]
-
-RANGE_SETTINGS = {"min-max": "min_max", "sqnr": "tf_enhanced"}  # ours, in aimet-onnx's words
 
 SEQ_MSE_BITS = 4
 
@@ -64,7 +63,7 @@ class OnnxSim:
         from aimet_onnx.quantsim import QuantizationSimModel
 
         quantization = task_quantization_of(network)
-        self.network, self._built_with = network, (sample, precision, config)
+        self.network, self._built_with = network, (sample, precision, config, range_setting)
         self._folder = TemporaryDirectory()  # aimet-onnx's own is not cleared away at the end of the process
         try:
             self.aimet: QuantizationSimModel = QuantizationSimModel(
@@ -108,7 +107,7 @@ class OnnxSim:
     def calibrate(self, samples: Samples, batch_size: int) -> None:
         """Find the quantizers' ranges, sample by sample."""
         rows = tqdm(rows_of(samples), desc="calibrate", unit="sample", total=len(samples), leave=False)
-        with with_small_scales(self.aimet, samples):
+        with with_weight_ranges(self.aimet, self._built_with[-1]), with_small_scales(self.aimet, samples):
             self.aimet.compute_encodings(iter(rows))
         clip_to_activations(self.network.proto.graph, self._quantizers)
         widen_padded(self.network.proto.graph, self._quantizers)

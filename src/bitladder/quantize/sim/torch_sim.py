@@ -63,7 +63,7 @@ class TorchSim:
         range_setting: str = "min-max",
     ) -> None:
         """Build it as build_sim says."""
-        self.network, self._built_with = network, (sample, precision, config)
+        self.network, self._built_with = network, (sample, precision, config, range_setting)
         lean.install()
         placed(network)
         sample = on_device(sample)
