@@ -29,10 +29,8 @@ def one_line(error: ValidationError, model: type[BaseModel]) -> str:
     text = ", or ".join([texts[0], *(one.removeprefix("Input should be ") for one in texts[1:])])
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(parts[-1], _known(model, parts[:-1]), 1)
-        text = "unknown key; "
-        text += f"is it {near[0]}? " if near else ""
-        text += "See the comments in params.yaml for the keys there are"
-        text = text if near else text.replace("See", "see")
+        text = f"unknown key; is it {near[0]}? See" if near else "unknown key; see"
+        text += " the comments in params.yaml for the keys there are"
     elif first["type"] == "missing":
         text = "missing; it has no default"
     elif "input" in first and isinstance(first["input"], str | int | float | None):

@@ -22,7 +22,7 @@ for name in ("sqrt", "log2", "log10", "tan", "asin", "acos", "atan"):
 
 
 def test_roots_are_those_of_no_processors_estimate(python):
-    """MKL's are one bit off in a fifth of all values, in others with AMD's processors than with Intel's."""
+    """MKL's, which start from one, are a bit off in a fifth of all values."""
     done = python(ROOTS)
     assert done.returncode == 0 and done.stderr == "", done.stderr
 

@@ -129,7 +129,7 @@ def compare_locks(old: Stages, new: Stages, passed: Collection[str] = ()) -> lis
 def only_contexts(old: Mapping[str, str], new: Mapping[str, str]) -> bool:
     """Whether of a folder's files, with their hashes, context binaries alone differ, and what lists their hashes.
 
-    What was computed with them lies in the same folder, and is the same then.
+    Scores of every sample by them lie in the same folder, in a bundle recorded outputs, and are the same then.
     """
     differing = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
     contexts = {name for name in differing if name.endswith(CONTEXT)}

@@ -61,7 +61,8 @@ def decide(
     else:
         chosen = min(good, key=lambda verdict: _rank(verdict, goals.objective, verdicts))
         claim = f"{BEST[goals.objective]} rung that meets every goal"
-    outcomes = {verdict.rung: _outcome(verdict, chosen, claim) for verdict in verdicts}
+    by_size = goals.policy == "sweep" and goals.objective == "smallest"
+    outcomes = {verdict.rung: _outcome(verdict, chosen, claim, by_size) for verdict in verdicts}
     trail = tuple(_entry(verdict, outcomes[verdict.rung], front) for verdict in verdicts)
     reason = f"{chosen.rung} ({chosen.precision}, {evals[chosen.rung].technique}) is {claim}: " + _figures(
         evals[chosen.rung], targets[chosen.rung]
@@ -112,14 +113,14 @@ def _rank(verdict: Verdict, objective: str, verdicts: Sequence[Verdict]) -> tupl
     return (drop, size, depth) if objective == "most-accurate" else (size, bool(verdict.undecided), drop, depth)
 
 
-def _outcome(verdict: Verdict, chosen: Verdict, claim: str) -> str:
+def _outcome(verdict: Verdict, chosen: Verdict, claim: str, by_size: bool) -> str:
     if verdict is chosen:
         return f"chosen: {claim}"
     if verdict.skipped:
         return f"skipped: {chosen.label} meets every goal, and goals.policy is step-down"
     if verdict.misses:
         return _missed(verdict)
-    if claim.startswith(BEST["smallest"]) and verdict.measured.memory_bytes == chosen.measured.memory_bytes:
+    if by_size and verdict.measured.memory_bytes == chosen.measured.memory_bytes:
         return f"not chosen: meets the goals and is as small, but {chosen.rung} {_advantage(verdict, chosen)}"
     return f"not chosen: meets the goals, but {chosen.rung} is {claim}"
 

@@ -85,8 +85,8 @@ def seed_all(seed: int) -> None:
 def _same_roots() -> None:
     """Have numpy take torch's roots and the like on the CPU.
 
-    torch has MKL do it, which starts from the processor's own estimate (the instruction rsqrtps): the last bit then is
-    another with AMD's than with Intel's. AdamW takes a root in each step.
+    torch has MKL do it, which starts from the processor's own estimate (the instruction rsqrtps). That is each maker's
+    own, and a fifth of MKL's roots are one bit off. AdamW takes a root in each step.
     """
     import torch
 

@@ -19,19 +19,18 @@ from bitladder.paths import PACKAGE
 
 __all__ = ["HELD", "KEPT", "address", "is_private", "is_same_user", "new_socket", "settings"]
 
-_KEPT = (
-    "errors",
-    "params",
-    "precision",
-    "running",
-    "running.determinism",
-    "running.patches",
-    "running.version",
-    "socs",
-    "validation",
+KEPT = (
+    "bitladder",
+    "bitladder.errors",
+    "bitladder.params",
+    "bitladder.precision",
+    "bitladder.running",
+    "bitladder.running.determinism",
+    "bitladder.running.patches",
+    "bitladder.running.version",
+    "bitladder.socs",
+    "bitladder.validation",
 )
-
-KEPT = ("bitladder", *(f"bitladder.{name}" for name in _KEPT))
 """Modules of this project's that stay loaded: building the classes of params.py takes longer than all the others."""
 
 HELD = (
