@@ -32,7 +32,7 @@ _AIMET, _DVC = {"aimet-torch": "2.42.*", "torch": "2.14.*"}, {"dvc": "3.67.*"}
 
 PATCHES = {
     "same-roots": Patch(
-        why="MKL's roots, which torch takes, start from the processor's own estimate, and differ with it in the last bit",
+        why="torch takes MKL's roots, which start from the processor's own estimate and differ with it in the last bit",
         checked={"torch": "2.14.*"},
         off="training may give other bits on another maker's processor",
         replaces=tuple(f"torch.ops.aten.{name}" for name in ("sqrt", "log2", "log10", "tan", "asin", "acos", "atan")),
