@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from onnx import numpy_helper
+from onnx import GraphProto, numpy_helper
 
 from bitladder.quantize.sim.onnx_layers import TensorReader, rows_of
 from bitladder.quantize.sim.onnx_ranges import ranges_of, set_ranges
@@ -73,9 +73,11 @@ def _fit_activations(sim: Any, samples: Samples) -> bool:
     for one in own.values():
         one.reset_encoding_stats()
     factor, zeros = LIMIT / LEAST, set(own)
+    # Each sample tells the same of shapes and pads that a graph computes, and a pass over all takes as long as AIMET's own
+    told = samples if _of_inputs(sim.model.model.graph) & small.keys() else samples.first(1)
     with _in_float(sim, used):
         read = TensorReader(sim.model.model, {name: name for name in small})
-        for row in rows_of(samples):
+        for row in rows_of(told):
             for name, values in read(row).items():
                 small[name].update_encoding_stats(values * values.dtype.type(factor))
                 if values.any():
@@ -86,6 +88,15 @@ def _fit_activations(sim: Any, samples: Samples) -> bool:
         elif own.pop(id(one), None):
             _divide(one, factor)
     return True
+
+
+def _of_inputs(graph: GraphProto) -> set[str]:
+    """Name the tensors that depend on the graph's inputs."""
+    found = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        if not found.isdisjoint(node.input):
+            found |= set(node.output)
+    return found
 
 
 @contextmanager
