@@ -73,7 +73,7 @@ def _fit_activations(sim: Any, samples: Samples) -> bool:
     for one in own.values():
         one.reset_encoding_stats()
     factor, zeros = LIMIT / LEAST, set(own)
-    # Each sample tells the same of shapes and pads that a graph computes, and a pass over all takes as long as AIMET's own
+    # Each sample tells the same of pads that a graph computes, and a pass over all takes as long as AIMET's own
     told = samples if _of_inputs(sim.model.model.graph) & small.keys() else samples.first(1)
     with _in_float(sim, used):
         read = TensorReader(sim.model.model, {name: name for name in small})
